@@ -1,0 +1,138 @@
+// Package access says who acts, what a role may do, and decides. Servers authenticate and hand an Actor over; every core method that
+// changes or shows something calls Decider.Require first, which also has the refusal recorded. There is no other place where
+// permission is decided.
+//
+// Roles are fixed sets of permissions. They come from the profile of the certificate that an operator presents (a profile that "grants" a
+// role), or from the Unix socket, whose user owns the data anyway. The package deliberately knows no transport, database or certificate.
+package access
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"mooring/internal/base/errs"
+)
+
+// Role names a fixed set of permissions. The zero value has none.
+type Role string
+
+// The roles.
+const (
+	RoleNone     Role = ""
+	RoleAdmin    Role = "admin"    // everything, including what grants roles to others
+	RoleOperator Role = "operator" // runs the fleet: devices, tokens, revocation, approvals
+	RoleAuditor  Role = "auditor"  // reads everything, changes nothing
+)
+
+// Permission names one thing that may be done.
+type Permission string
+
+// The permissions.
+const (
+	DeviceRead   Permission = "device.read"
+	DeviceWrite  Permission = "device.write"
+	DeviceToken  Permission = "device.token"
+	DeviceState  Permission = "device.state"
+	CertRead     Permission = "cert.read"
+	CertRevoke   Permission = "cert.revoke"
+	CARead       Permission = "ca.read"
+	CAManage     Permission = "ca.manage"
+	ProfileRead  Permission = "profile.read"
+	AuditRead    Permission = "audit.read"
+	EnrolApprove Permission = "enrol.approve"
+	ConfigRead   Permission = "config.read"
+	Grant        Permission = "access.grant" // add, change or give a token to something whose profile grants a role
+)
+
+// Permissions returns what role may do, in a fixed order; nothing for an unknown role.
+func Permissions(role Role) []Permission {
+	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead}
+	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove}
+	switch role {
+	case RoleAuditor:
+		return read
+	case RoleOperator:
+		return append(read, operate...)
+	case RoleAdmin:
+		return append(append(read, operate...), CAManage, Grant)
+	}
+	return nil
+}
+
+// ParseRole returns the role called name.
+func ParseRole(name string) (Role, error) {
+	if r := Role(name); Permissions(r) != nil {
+		return r, nil
+	}
+	return RoleNone, errs.New(errs.Invalid, "unknown role %q: use admin, operator or auditor", name)
+}
+
+// Kind says how an actor became known.
+type Kind string
+
+// The kinds of actors.
+const (
+	KindOperator Kind = "operator" // a person or service with an operator certificate
+	KindLocal    Kind = "local"    // a user of the server's machine, by the Unix socket
+	KindDevice   Kind = "device"   // a device that proved its identity
+	KindSystem   Kind = "system"   // the platform itself
+	KindStranger Kind = "stranger" // nobody we know
+)
+
+// Actor is who does something. The zero value is nobody and may do nothing.
+type Actor struct {
+	Kind Kind
+	ID   string // pseudonymous: the hex id of a device or operator, "uid=0", or a component's name
+	Role Role
+	Via  string // the surface it came by: "api", "socket", "est", …
+}
+
+// System returns the actor for what component does on its own, such as "init" or "crl".
+func System(component string) Actor { return Actor{Kind: KindSystem, ID: component, Role: RoleAdmin} }
+
+// Device returns the actor for a device that proved its identity over the surface via.
+func Device(id, via string) Actor { return Actor{Kind: KindDevice, ID: id, Via: via} }
+
+// String returns the form that the audit record holds, such as "operator:6f…" or "local:uid=0".
+func (a Actor) String() string {
+	if a.Kind == "" {
+		return string(KindStranger)
+	}
+	if a.ID == "" {
+		return string(a.Kind)
+	}
+	return string(a.Kind) + ":" + a.ID
+}
+
+// May reports whether a's role includes p.
+func (a Actor) May(p Permission) bool { return slices.Contains(Permissions(a.Role), p) }
+
+// Refusals keeps the record of what was refused. It returns an error when the record could not be written; the refusal stands either way.
+type Refusals interface {
+	RecordRefusal(ctx context.Context, actor Actor, perm Permission, object, reason string) error
+}
+
+// Decider is the one place that decides.
+type Decider struct{ refusals Refusals }
+
+// NewDecider returns a Decider that has refusals recorded by r.
+func NewDecider(r Refusals) *Decider { return &Decider{refusals: r} }
+
+// Require returns nil when actor may do perm to object, and otherwise an error of kind Denied after the refusal has been recorded.
+// The text names the missing permission and the actor's own role, nothing about the object.
+func (d *Decider) Require(ctx context.Context, actor Actor, perm Permission, object string) error {
+	if actor.May(perm) {
+		return nil
+	}
+	role := string(actor.Role)
+	if role == "" {
+		role = "none"
+	}
+	reason := fmt.Sprintf("needs the permission %s, which the role %q does not have", perm, role)
+	denied := errs.New(errs.Denied, "this %s", reason)
+	if err := d.refusals.RecordRefusal(ctx, actor, perm, object, reason); err != nil {
+		return errs.Wrap(errs.Denied, err, "%s", errs.Public(denied))
+	}
+	return denied
+}
