@@ -22,6 +22,7 @@
 package arch
 
 import (
+	"cmp"
 	"fmt"
 	"go/token"
 	"io/fs"
@@ -51,8 +52,14 @@ func Check(fsys fs.FS) ([]string, error) {
 	} {
 		step()
 	}
-	slices.Sort(c.found)
-	return slices.Compact(c.found), nil
+	slices.SortFunc(c.found, func(a, b offence) int {
+		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.line, b.line), cmp.Compare(a.text, b.text))
+	})
+	var lines []string
+	for _, o := range slices.Compact(c.found) {
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", o.file, o.line, o.text))
+	}
+	return lines, nil
 }
 
 // checker carries one run: what was read, and what was found.
@@ -61,11 +68,17 @@ type checker struct {
 	table *table
 	mod   *module
 	tree  *tree
-	found []string
+	found []offence
+}
+
+type offence struct {
+	file string
+	line int
+	text string
 }
 
 func (c *checker) report(file string, line int, format string, a ...any) {
-	c.found = append(c.found, fmt.Sprintf("%s:%d: %s", file, line, fmt.Sprintf(format, a...)))
+	c.found = append(c.found, offence{file, line, fmt.Sprintf(format, a...)})
 }
 
 func (c *checker) reportAt(pos token.Pos, format string, a ...any) {

@@ -38,6 +38,7 @@ skip scratch
 `,
 	"standards.txt": `# id | title | status | where | notes
 RFC 5280 | Internet X.509 Public Key Infrastructure | partial | wire/der | profiles
+TS 102 941 | ITS trust and privacy | partial | v2x/aa | announced by the table
 RFC 9000 | QUIC | no | | not ours
 `,
 	"doc/dependencies.md": "| module | version | what for |\n|---|---|---|\n| `example.org/asn` | v1.2.3 | DER |\n| `example.org/script` | v1.0.0 | tests |\n",
@@ -160,8 +161,8 @@ func TestOffences(t *testing.T) {
 		{"naked note in SQL", "core/device/schema/002.sql", "SELECT 1;\n-- FIXME\n", "core/device/schema/002.sql:2: a naked note"},
 		{"uncited RFC", "core/device/x.go", "package device\n\n// As in RFC\n// 7030, section 4.\nfunc f() {}\n",
 			"core/device/x.go:3: RFC 7030 is cited but has no line in standards.txt"},
-		{"standard twice", "standards.txt", "RFC 5280 | again | no | | |\n", "standards.txt:4: a line has five fields"},
-		{"standard with a strange status", "standards.txt", "RFC 1 | a | done | |\n", `standards.txt:4: status "done" is none of`},
+		{"standard twice", "standards.txt", "RFC 5280 | again | no | | |\n", "standards.txt:5: a line has five fields"},
+		{"standard with a strange status", "standards.txt", "RFC 1 | a | done | |\n", `standards.txt:5: status "done" is none of`},
 		{"standard said to be followed nowhere", "standards.txt", "RFC 1 | a | full | wire/gone |\n", "RFC 1 is said to be followed in wire/gone, which is no package"},
 		{"dead may line", "architecture.txt", "may gone wire/...\n", "architecture.txt:18: no package gets its allowance from this line (may gone)"},
 		{"shadowed may line", "architecture.txt", "may wire/der\n", "architecture.txt:18: no package gets its allowance from this line (may wire/der)"},
