@@ -1,0 +1,78 @@
+package db
+
+import (
+	"context"
+)
+
+// Row is the present row of a result. Scan takes pointers to int64, int, int16, uint8, bool, string, []byte or any, in column order.
+// A []byte is the caller's to keep.
+type Row interface {
+	Scan(dest ...any) error
+}
+
+// BatchID names one committed transaction: the Seq-th, counted from 1 and without gaps, of a stream.
+type BatchID struct {
+	Stream [8]byte
+	Seq    int64
+}
+
+// Tx is one open transaction. It belongs to one goroutine and ends with the function that received it.
+type Tx struct {
+	session session
+	arrays  bool
+	batch   BatchID
+	part    int64
+	after   []func()
+}
+
+// Stmt is one statement of a Send. Each, when set, is called for every row; N is set to the number of rows affected.
+type Stmt struct {
+	SQL  string
+	Args []any
+	Each func(Row) error
+	N    int64
+}
+
+// Exec runs a statement and returns how many rows it affected.
+func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (int64, error) {
+	return tx.session.exec(ctx, sql, args)
+}
+
+// Get scans the first row into dest and reports whether there was one.
+func (tx *Tx) Get(ctx context.Context, dest []any, sql string, args ...any) (bool, error) {
+	found := false
+	err := tx.session.query(ctx, func(r Row) (bool, error) {
+		found = true
+		return false, r.Scan(dest...)
+	}, sql, args)
+	return found, err
+}
+
+// Each calls fn for every row, until fn returns an error.
+func (tx *Tx) Each(ctx context.Context, fn func(Row) error, sql string, args ...any) error {
+	return tx.session.query(ctx, func(r Row) (bool, error) { return true, fn(r) }, sql, args)
+}
+
+// Send runs the statements in order, in one round trip where the engine is a server. It stops at the first error.
+func (tx *Tx) Send(ctx context.Context, stmts ...*Stmt) error { return tx.session.send(ctx, stmts) }
+
+// Arrays reports whether array parameters and unnest may be used.
+func (tx *Tx) Arrays() bool { return tx.arrays }
+
+// Batch returns the identity of this transaction; the zero value when it was opened by View.
+func (tx *Tx) Batch() BatchID { return tx.batch }
+
+// Part returns 0, 1, 2, … at successive calls: a number for rows that share a BatchID.
+func (tx *Tx) Part() int64 {
+	tx.part++
+	return tx.part - 1
+}
+
+// OnCommit has fn called once the commit is certain, in the order of registration.
+func (tx *Tx) OnCommit(fn func()) { tx.after = append(tx.after, fn) }
+
+func (tx *Tx) committed() {
+	for _, fn := range tx.after {
+		fn()
+	}
+}
