@@ -1,0 +1,57 @@
+# What a developer runs; .ci/run runs the same on a fresh machine. Only `interop` and `test-postgres` need more than Go.
+
+GO          ?= go
+FUZZTIME    ?= 10s
+BENCH       ?= .
+STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all fmt vet staticcheck test race fuzz bench interop test-postgres gen build
+
+all: fmt vet test
+
+fmt:
+	gofmt -l -w .
+
+vet:
+	$(GO) vet ./...
+
+staticcheck:
+	$(GO) run $(STATICCHECK) ./...
+
+test:
+	$(GO) test ./...
+
+race:
+	$(GO) test -race ./...
+
+# Each fuzz target for FUZZTIME, one after the other, because the go command takes one at a time.
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for name in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# Tests named TestInterop... talk to other people's programs (curl, openssl, gnutls-cli). With MOORING_INTEROP=require a
+# program that is missing is a failure; without it such a test skips. That there are any is checked, so that the target
+# cannot pass empty.
+interop:
+	@$(GO) test -list '^TestInterop' ./... | grep -q '^TestInterop' || { echo 'no test is named TestInterop...'; exit 1; }
+	MOORING_INTEROP=require $(GO) test -count=1 -run '^TestInterop' ./...
+
+# The packages that use a database, on a PostgreSQL that is started for the purpose.
+DBPACKAGES = $(shell grep -rlE '"mooring/internal/(base/db/dbtest|app/apptest)"|MOORING_TEST_DB' --include='*_test.go' . | xargs -r -n1 dirname | sort -u)
+
+test-postgres:
+	.ci/postgres run $(GO) test -count=1 $(DBPACKAGES)
+
+# Generated files are checked in; CI fails if this changes anything.
+gen:
+	$(GO) generate ./...
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o mooring ./cmd/mooring
