@@ -1,0 +1,215 @@
+// Package conf reads the one configuration file, mooring.yaml in the data directory.
+//
+// The file is YAML, strictly read: an unknown key, a wrong type, a doubled key or a value outside its range is an error with file and
+// line, and all errors are reported together. A key that is absent has a safe default, so that the empty file is a working configuration
+// and a new key never breaks an old file. Anchors, aliases, tags and several documents are refused.
+//
+// One table (table.go) holds every key with its type, default, meaning and example and binds it to its field in Config; reading, checking,
+// the generated file and "mooring config describe" all use it. Secrets never stand in the file: it names the files that hold them.
+// The package deliberately reads no environment variables and watches nothing: a change takes effect at the next start.
+package conf
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"mooring/internal/base/errs"
+)
+
+// FileName is the configuration file's name in the data directory.
+const FileName = "mooring.yaml"
+
+// maxFile bounds the configuration file in octets.
+const maxFile = 1 << 20
+
+// Config is the whole configuration. Make one with Default, Parse or Load; the zero value is not usable. Paths in it may be relative to
+// Dir: the methods resolve them.
+type Config struct {
+	Dir string // the data directory, absolute; set by Load, not a key of the file
+
+	Version    int
+	Name       string
+	Names      []string // DNS names and IP addresses of the server certificate
+	Database   Database
+	Keys       Keys
+	Profiles   Profiles
+	Listen     Listen
+	PublicURLs PublicURLs
+	TLS        TLS
+	Limits     Limits
+	CRL        CRL
+	OCSP       OCSP
+	Enrol      Enrol
+	Log        Log
+	Audit      Audit
+}
+
+// Database says where the records are kept. Use Config.DatabaseURL, which resolves both fields.
+type Database struct {
+	URL          string
+	PasswordFile string
+}
+
+// Keys says where the private keys are kept and what unlocks them. Use Config.KeyDir and Config.UnlockSource.
+type Keys struct {
+	Dir    string
+	Unlock string
+}
+
+// Profiles says where the certificate profiles are. Use Config.ProfileDir.
+type Profiles struct{ Dir string }
+
+// Listen holds the addresses to bind: host:port, and for Socket a path (use Config.SocketPath).
+type Listen struct {
+	EST    string
+	API    string
+	Status string
+	Socket string
+}
+
+// PublicURLs holds what devices are told, without a trailing slash.
+type PublicURLs struct {
+	EST    string
+	Status string
+}
+
+// TLS holds what every TLS listener shares.
+type TLS struct {
+	MinVersion      string // "1.2" or "1.3"
+	Hybrid          bool
+	SessionLifetime time.Duration // 0: no session tickets
+}
+
+// Limits bounds what strangers can make the server hold or do, per listener.
+type Limits struct {
+	Connections       int
+	AddressConns      int
+	Handshakes        int
+	HandshakeTimeout  time.Duration
+	HandshakeRate     int // per second, all addresses together
+	AddressHandshakes int // per second and address
+	HeaderTimeout     time.Duration
+	BodyTimeout       time.Duration
+	IdleTimeout       time.Duration
+	DrainTimeout      time.Duration
+	RequestRate       int // per second and address
+	RequestBurst      int
+	TrackedAddresses  int
+	BodySize          int // octets
+}
+
+// CRL holds how long a revocation list is valid and how often it is signed anew without a change.
+type CRL struct {
+	Validity time.Duration
+	Refresh  time.Duration
+}
+
+// OCSP holds how long a status answer is valid.
+type OCSP struct{ Validity time.Duration }
+
+// Enrol holds what the registration authority lets wait, and how long.
+type Enrol struct {
+	RetryAfter time.Duration
+	TokenTTL   time.Duration
+	MaxPending int
+}
+
+// Log holds the log's level ("debug", "info", "warn", "error") and format ("text", "json").
+type Log struct {
+	Level  string
+	Format string
+}
+
+// Audit holds the name of the audit log; "" is derived from the organisation's name. Use Config.AuditOrigin.
+type Audit struct{ Origin string }
+
+// Default returns the configuration of an empty file.
+func Default() *Config {
+	c := new(Config)
+	for _, e := range c.table() {
+		if e.def == "" {
+			continue
+		}
+		if err := e.value.parse(e.def); err != nil {
+			panic("conf: default of " + e.key + ": " + err.Error()) // the table is wrong, and a test says so first
+		}
+	}
+	return c
+}
+
+// Load reads the configuration in the data directory dir. A missing file is NotFound, a wrong one Invalid with every error on a line.
+func Load(dir string) (*Config, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, errs.Wrap(errs.Invalid, err, "the data directory %q cannot be resolved", dir)
+	}
+	path := filepath.Join(abs, FileName)
+	data, err := readBounded(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errs.Wrap(errs.NotFound, err, "no configuration at %s: run mooring init --dir %s", path, dir)
+	}
+	if err != nil {
+		return nil, errs.Wrap(errs.Unavailable, err, "the configuration %s cannot be read", path)
+	}
+	c, err := Parse(FileName, data)
+	if err != nil {
+		return nil, err
+	}
+	c.Dir = abs
+	return c, nil
+}
+
+// readBounded reads one octet more than allowed, so that Parse sees that there is too much.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // read only: nothing to lose
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
+
+// Path resolves p against the data directory.
+func (c *Config) Path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.Dir, p)
+}
+
+// KeyDir returns the directory of the private keys.
+func (c *Config) KeyDir() string { return c.Path(c.Keys.Dir) }
+
+// ProfileDir returns the directory of the certificate profiles.
+func (c *Config) ProfileDir() string { return c.Path(c.Profiles.Dir) }
+
+// SocketPath returns the path of the Unix socket.
+func (c *Config) SocketPath() string { return c.Path(c.Listen.Socket) }
+
+// UnlockSource returns where the unlock secret comes from, a "file:" path made absolute.
+func (c *Config) UnlockSource() string {
+	if p, ok := strings.CutPrefix(c.Keys.Unlock, "file:"); ok {
+		return "file:" + c.Path(p)
+	}
+	return c.Keys.Unlock
+}
+
+// AuditOrigin returns the audit log's name: audit.origin, or the organisation's name in lower case, with "-" between its words, and "/audit".
+// It has no white space and no "+", as a key name in a signed note must not.
+func (c *Config) AuditOrigin() string {
+	if c.Audit.Origin != "" {
+		return c.Audit.Origin
+	}
+	words := strings.FieldsFunc(strings.ToLower(c.Name), func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+	if len(words) == 0 {
+		return "mooring/audit"
+	}
+	return strings.Join(words, "-") + "/audit"
+}

@@ -1,0 +1,90 @@
+package conf
+
+import "time"
+
+// entry is one key of the file.
+type entry struct {
+	key     string // "listen.est"
+	def     string // the default, as the file would write it; "" is the empty text
+	doc     string
+	example string
+	value   value
+}
+
+// groups says what the keys below a name have in common, in the order of the file.
+func groups() map[string]string {
+	return map[string]string{
+		"database":    "Where the records are kept.",
+		"keys":        "Where the private keys are kept and what unlocks them.",
+		"profiles":    "What kinds of certificates are issued.",
+		"listen":      "What is bound on this machine.",
+		"public_urls": "What devices are told, when that differs from what is bound.",
+		"tls":         "How connections are protected.",
+		"limits":      "What strangers can make each listener hold or do.",
+		"crl":         "Certificate revocation lists.",
+		"ocsp":        "Answers about single certificates.",
+		"enrol":       "What waits before it becomes a certificate.",
+		"log":         "What the server says about its own running, on standard error.",
+		"audit":       "The tamper-evident record.",
+	}
+}
+
+// table binds every key to its field in c. The order is that of the generated file.
+func (c *Config) table() []entry {
+	const day = 24 * time.Hour
+	l := &c.Limits
+	return []entry{
+		{"version", "1", "The version of this file's format.", "1", whole(&c.Version, 1, 1)},
+		{"name", "Mooring", "The organisation, as shown in CA certificates and used for the audit log's name.", "Acme Vehicles", title(&c.Name)},
+		{"names", "localhost,127.0.0.1,::1", "DNS names and IP addresses that devices and operators use to reach this server; its certificate carries them.", "pki.example.com,192.0.2.7", hosts(&c.Names)},
+
+		{"database.url", "sqlite:mooring.db", "sqlite: and a file, or the address of a PostgreSQL-compatible engine, without a password.", "postgres://mooring@db.example.com/mooring?sslmode=verify-full", databaseURL(&c.Database.URL)},
+		{"database.password_file", "", "A file that holds the database password, readable by its owner only.", "database.password", text(&c.Database.PasswordFile)},
+
+		{"keys.dir", "keys", "The directory of the encrypted private keys.", "/var/lib/mooring/keys", path(&c.Keys.Dir)},
+		{"keys.unlock", "file:keys/unlock", "Where the secret that unlocks the keys comes from: file:PATH (readable by its owner only), fd:N, or prompt.", "fd:3", unlock(&c.Keys.Unlock)},
+
+		{"profiles.dir", "profiles", "The directory of the profiles, one YAML file each.", "/etc/mooring/profiles", path(&c.Profiles.Dir)},
+
+		{"listen.est", "127.0.0.1:8443", "Enrolment over HTTPS (EST), for devices.", "0.0.0.0:8443", address(&c.Listen.EST)},
+		{"listen.api", "127.0.0.1:9443", "The management API over HTTPS, for operators with a certificate.", "10.0.0.5:9443", address(&c.Listen.API)},
+		{"listen.status", "127.0.0.1:8080", "Revocation lists, status answers and CA certificates over plain HTTP; all of it is public and signed.", "0.0.0.0:80", address(&c.Listen.Status)},
+		{"listen.socket", "mooring.sock", "The Unix socket for commands on this machine.", "/run/mooring/mooring.sock", path(&c.Listen.Socket)},
+
+		{"public_urls.est", "https://localhost:8443", "Where devices reach the EST listener; the host must be one of names.", "https://pki.example.com:8443", baseURL(&c.PublicURLs.EST, "https")},
+		{"public_urls.status", "http://localhost:8080", "Where anybody reaches the status listener. It is written into every certificate, so choose it to last.", "http://status.example.com", baseURL(&c.PublicURLs.Status, "http")},
+
+		{"tls.min_version", "1.2", "The oldest TLS version accepted: \"1.2\" or \"1.3\".", "1.3", oneOf(&c.TLS.MinVersion, "1.2", "1.3")},
+		{"tls.hybrid", "true", "Offer the key exchange X25519MLKEM768, which also withstands quantum computers; costs a quarter of the connections per second.", "false", truth(&c.TLS.Hybrid)},
+		{"tls.session_lifetime", "1h", "How long a client may resume a session at most; 0s means never.", "10m", duration(&c.TLS.SessionLifetime, 0, day)},
+
+		{"limits.connections", "8192", "Open connections.", "20000", whole(&l.Connections, 1, 1<<20)},
+		{"limits.connections_per_address", "256", "Open connections from one IPv4 address or IPv6 /64 network.", "1000", whole(&l.AddressConns, 1, 1<<20)},
+		{"limits.handshakes", "1024", "TLS handshakes in progress.", "2048", whole(&l.Handshakes, 1, 1<<16)},
+		{"limits.handshake_timeout", "10s", "The time a TLS handshake may take.", "5s", duration(&l.HandshakeTimeout, time.Millisecond, 5*time.Minute)},
+		{"limits.handshakes_per_second", "2000", "New TLS connections per second, from everywhere.", "5000", whole(&l.HandshakeRate, 1, 1<<20)},
+		{"limits.handshakes_per_address", "100", "New TLS connections per second from one address; four times as many in a burst.", "20", whole(&l.AddressHandshakes, 1, 1<<20)},
+		{"limits.header_timeout", "10s", "The time a request's header may take to arrive.", "5s", duration(&l.HeaderTimeout, time.Millisecond, 5*time.Minute)},
+		{"limits.body_timeout", "60s", "The time a whole request may take to arrive, and its answer to leave.", "2m", duration(&l.BodyTimeout, time.Millisecond, time.Hour)},
+		{"limits.idle_timeout", "2m", "How long a connection may rest between requests.", "30s", duration(&l.IdleTimeout, time.Millisecond, day)},
+		{"limits.drain_timeout", "10s", "How long requests may go on after the server was asked to stop.", "30s", duration(&l.DrainTimeout, 0, 10*time.Minute)},
+		{"limits.requests_per_second", "100", "Requests per second from one address.", "20", whole(&l.RequestRate, 1, 1<<20)},
+		{"limits.request_burst", "400", "Requests that one address may send at once.", "800", whole(&l.RequestBurst, 1, 1<<20)},
+		{"limits.tracked_addresses", "16384", "Addresses whose rates are remembered; the least recently seen is forgotten first.", "65536", whole(&l.TrackedAddresses, 16, 1<<22)},
+		{"limits.body_size", "262144", "Octets in a request's body, where the operation has no smaller limit.", "1048576", whole(&l.BodySize, 1024, 1<<30)},
+
+		{"crl.validity", "7d", "How long a list is valid.", "3d", duration(&c.CRL.Validity, time.Minute, 400*day)},
+		{"crl.refresh", "12h", "A list is signed anew at least this often; after a revocation at once.", "1h", duration(&c.CRL.Refresh, time.Second, 400*day)},
+
+		{"ocsp.validity", "12h", "How long an answer is valid.", "1h", duration(&c.OCSP.Validity, time.Minute, 30*day)},
+
+		{"enrol.retry_after", "60s", "When a device whose request waits for approval is told to ask again.", "10m", duration(&c.Enrol.RetryAfter, time.Second, day)},
+		{"enrol.token_ttl", "7d", "How long an enrolment token can be used if nothing else is said.", "1h", duration(&c.Enrol.TokenTTL, time.Minute, 400*day)},
+		{"enrol.max_pending", "10000", "Requests that may wait for approval.", "500", whole(&c.Enrol.MaxPending, 1, 1<<20)},
+
+		{"log.level", "info", "The least serious message written: debug, info, warn or error.", "debug", oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
+		{"log.format", "text", "text for people, json for machines.", "json", oneOf(&c.Log.Format, "text", "json")},
+
+		{"audit.origin", "", "The audit log's name in its signed checkpoints; made from name if empty. It must never change.", "acme.example/audit", origin(&c.Audit.Origin)},
+	}
+}
