@@ -263,8 +263,8 @@ func (n *AltNames) readName(names *cryptobyte.String) error {
 	return nil
 }
 
-// BuildAltNames encodes the value of a subjectAltName extension, kinds in the order otherName, mail, DNS, URI, IP and
-// names as given. It normalises first. No names give nil.
+// BuildAltNames encodes the value of a subjectAltName extension, kinds in the order DNS, mail, IP, URI, otherName, as
+// crypto/x509 does, and names as given. It normalises first. No names give nil.
 func BuildAltNames(names AltNames) ([]byte, error) {
 	if names.Count() == 0 {
 		return nil, nil
@@ -274,23 +274,23 @@ func BuildAltNames(names AltNames) ([]byte, error) {
 		return nil, err
 	}
 	var content []byte
+	for _, name := range names.DNS {
+		content = appendText(content, tagContext+nameDNS, name)
+	}
+	for _, address := range names.Email {
+		content = appendText(content, tagContext+nameEmail, address)
+	}
+	for _, ip := range names.IP {
+		content = AppendElement(content, tagContext+nameIP, ip.AsSlice())
+	}
+	for _, uri := range names.URI {
+		content = appendText(content, tagContext+nameURI, uri)
+	}
 	for _, other := range names.Other {
 		n := elementSize(len(other.Type)) + elementSize(len(other.Value))
 		content = AppendHeader(content, tagConstructed+nameOther, n)
 		content = other.Type.Append(content)
 		content = AppendElement(content, tagConstructed, other.Value)
-	}
-	for _, address := range names.Email {
-		content = appendText(content, tagContext+nameEmail, address)
-	}
-	for _, name := range names.DNS {
-		content = appendText(content, tagContext+nameDNS, name)
-	}
-	for _, uri := range names.URI {
-		content = appendText(content, tagContext+nameURI, uri)
-	}
-	for _, ip := range names.IP {
-		content = AppendElement(content, tagContext+nameIP, ip.AsSlice())
 	}
 	return AppendElement(nil, tagSequence, content), nil
 }
