@@ -204,8 +204,9 @@ func hasROCA(n *big.Int) bool {
 // HashSPKI is the SHA-256 of a SubjectPublicKeyInfo, by which keys are looked up.
 func HashSPKI(spki []byte) [32]byte { return sha256.Sum256(spki) }
 
-// keyBits is the content of the BIT STRING of a SubjectPublicKeyInfo, without the octet that counts unused bits.
-func keyBits(spki []byte) ([]byte, error) {
+// KeyBits is the content of the BIT STRING of a SubjectPublicKeyInfo, without the octet that counts unused bits: what
+// key identifiers and the key hashes of OCSP are computed over.
+func KeyBits(spki []byte) ([]byte, error) {
 	s, err := whole(spki, asn1.SEQUENCE, "public key")
 	if err != nil {
 		return nil, err
@@ -220,7 +221,7 @@ func keyBits(spki []byte) ([]byte, error) {
 // SubjectKeyID is the key identifier that Mooring writes: the leftmost 160 bits of the SHA-256 of the BIT STRING
 // content (RFC 7093, section 2, method 1).
 func SubjectKeyID(spki []byte) ([20]byte, error) {
-	bits, err := keyBits(spki)
+	bits, err := KeyBits(spki)
 	if err != nil {
 		return [20]byte{}, err
 	}
