@@ -14,6 +14,10 @@ const maxKeys = 8
 // SealKeys returns the DER of private keys made by a server for a device: an envelope around SignedData around an
 // AsymmetricKeyPackage (RFC 7030, section 4.4.2). The keys are PKCS#8 (OneAsymmetricKey). The content types and
 // contents of both inputs are set here; the rest says who signs and who can open it.
+//
+// Choose a CBC cipher unless the device asked for GCM: releases of OpenSSL before the summer of 2026 read no
+// AuthEnvelopedData with anything but plain data in it (openssl/openssl issue 26101). The signature inside protects
+// the keys from change either way.
 func SealKeys(keys [][]byte, sign SignInput, encrypt EncryptInput) ([]byte, error) {
 	content, err := encodeKeyPackage(keys)
 	if err != nil {

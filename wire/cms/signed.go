@@ -99,6 +99,9 @@ func Sign(in SignInput) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if public, ok := in.Certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(in.Signer.Public()) {
+		return nil, errors.New("the signing key does not belong to the signer's certificate")
+	}
 	attributes, err := signedAttributes(in, scheme)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,6 @@ import (
 
 // identity is a key with a self-signed certificate.
 type identity struct {
-	kind   string
 	cert   *x509.Certificate
 	signer crypto.Signer
 }
@@ -70,7 +69,7 @@ func newCertificate(t testing.TB, kind string) identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return identity{kind, cert, key}
+	return identity{cert, key}
 }
 
 // ecKey returns the Diffie-Hellman form of an identity's key.
@@ -185,6 +184,14 @@ func TestSignRefusesRepeatedAttribute(t *testing.T) {
 		Attributes: []Attribute{{OIDMessageDigest, [][]byte{{4, 0}}}}})
 	if err == nil {
 		t.Error("a second message digest was signed")
+	}
+}
+
+func TestSignRefusesOtherKey(t *testing.T) {
+	id := newCertificate(t, "P-256")
+	_, err := Sign(SignInput{ContentType: OIDData, Signer: newKey(t, "P-256"), Certificate: id.cert, Rand: rand.Reader})
+	if err == nil {
+		t.Error("signed with a key that is not the certificate's")
 	}
 }
 

@@ -34,8 +34,9 @@ var (
 	oidECDSASHA384 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}
 	oidECDSASHA512 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}
 	oidEd25519     = asn1.ObjectIdentifier{1, 3, 101, 112}
-	errNoSignature = errors.New("CMS message has no signature by this certificate")
 )
+
+var errNoSignature = errors.New("CMS message has no signature by this certificate")
 
 // family is a kind of signing key.
 type family int

@@ -19,7 +19,7 @@
 //     subjectPKInfo [0] SubjectPublicKeyInfoTemplate OPTIONAL, attributes [1] SET OF Attribute }
 //
 //     where attribute values in the subject and extension values may be left out for the device to fill in. We rely on
-//     the tags [0] and [1] being IMPLICIT, as the ASN.1 module of RFC 9908 is read by its author's own decoder, and
+//     the tags [0] and [1] being IMPLICIT (read off the RFC 9908 module of pyasn1-alt-modules, not off the RFC), and
 //     write attributes as an empty set when there are none (as PKCS#10 does), while its absence is accepted.
 //
 //   - The two-part answer of server-side key generation (BuildKeygen, ParseKeygen), and the attributes by which a
