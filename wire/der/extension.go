@@ -225,8 +225,8 @@ func oidList(ids []OID, wrap func([]byte) []byte) []byte {
 	return AppendElement(nil, tagSequence, content)
 }
 
-// NewBasicConstraints is the basicConstraints extension, critical. A negative path length means no limit; it is
-// ignored for what is not a CA.
+// NewBasicConstraints is the basicConstraints extension, critical. A negative path length means no limit; more
+// than 127 is written as 127, and what is not a CA has none.
 func NewBasicConstraints(ca bool, pathLen int) Extension {
 	var content []byte
 	if ca {

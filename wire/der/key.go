@@ -80,7 +80,6 @@ func readEC(parameters cryptobyte.String, point []byte) (crypto.PublicKey, error
 }
 
 func namedCurve(id OID) (elliptic.Curve, error) {
-	name := id.String()
 	switch id {
 	case oidP256:
 		return elliptic.P256(), nil
@@ -88,14 +87,21 @@ func namedCurve(id OID) (elliptic.Curve, error) {
 		return elliptic.P384(), nil
 	case oidP521:
 		return elliptic.P521(), nil
-	case oidP192:
-		name = "P-192"
-	case oidP224:
-		name = "P-224"
-	case oidSecp256k1:
-		name = "secp256k1"
 	}
-	return nil, fmt.Errorf("%w: unsupported curve %s; use P-256", ErrKey, name)
+	return nil, fmt.Errorf("%w: unsupported curve %s; use P-256", ErrKey, curveName(id))
+}
+
+// curveName is what people call the refused curves that they use most.
+func curveName(id OID) string {
+	switch id {
+	case oidP192:
+		return "P-192"
+	case oidP224:
+		return "P-224"
+	case oidSecp256k1:
+		return "secp256k1"
+	}
+	return id.String()
 }
 
 func readRSA(parameters cryptobyte.String, bits []byte) (crypto.PublicKey, error) {

@@ -78,6 +78,11 @@ func ParseRequest(der []byte) (*Request, error) {
 	return r, nil
 }
 
+// String tells what a log may: subject and kind of key. It keeps the challengePassword out of formatted messages.
+func (r *Request) String() string {
+	return fmt.Sprintf("request of %q for an %s key", FormatName(r.Subject), KindOf(r.PublicKey))
+}
+
 // CheckSignature proves that the sender holds the private key. Run CheckKey first: verifying with a hostile key may be
 // slow.
 func (r *Request) CheckSignature() error {

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -85,6 +86,9 @@ func TestBuildRequest(t *testing.T) {
 	}
 	if a, ok := r.Attribute("\x2a\x03"); !ok || len(a.Values) != 2 || !bytes.Equal(a.Values[0], []byte{4, 0}) {
 		t.Errorf("attribute %+v, %v; want its values sorted", a, ok)
+	}
+	if text := fmt.Sprintf("%+v", r); text != `request of "O=Acme, CN=dev1" for an ec-p256 key` {
+		t.Errorf("a request prints as %s", text)
 	}
 	if r.HashSPKI() != der.HashSPKI(spec.SPKI) {
 		t.Error("HashSPKI differs")
@@ -326,6 +330,7 @@ func FuzzParseRequest(f *testing.F) {
 			t.Fatalf("wrapping again gives %x, not %x", again, in)
 		}
 		_ = r.CheckSignature() // must not panic
+		// Its own refusals ("x509: ...") are a matter of taste; its decoder ("asn1: ...") must not see less than ours.
 		if _, err := x509.ParseCertificateRequest(in); err != nil && !strings.Contains(err.Error(), "x509") {
 			t.Fatalf("the standard library refuses the shape of %x: %v", in, err)
 		}
