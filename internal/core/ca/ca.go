@@ -1,0 +1,244 @@
+// Package ca is the certification authority: the hierarchy of CAs, the profiles that say what certificates look like, and the making of
+// certificates (RFC 5280).
+//
+// One certificate is made in three steps, in this order, and the types make other orders impossible:
+//
+//	prepared, err := authority.Prepare(ctx, order)   // names, key, times against the profile; nothing is signed
+//	certificate, err := prepared.Sign(ctx)           // exactly one signature
+//	tx.Send(ctx, authority.InsertStmts(tx, certs)…)  // recorded, with its audit entry, by the caller's transaction
+//
+// The caller (package enrol, and nobody else) has decided that the certificate may be issued, has verified possession of the key, and
+// releases nothing before the commit. A certificate contains what its profile says and what the registry knows; from the request come only
+// the public key and those names that the profile lets it choose. There is one template for each pair of CA and profile version, linted when
+// the profile is loaded: by rules of our own, by zlint's RFC lints, and by comparison with what crypto/x509 makes of the same fields.
+// Each certificate is then checked only for what differs, and one in 64 is verified and parsed whole.
+//
+// Serial numbers tell where a row lies (see Locate), so that a certificate is found without an index over all of them.
+//
+// The package deliberately does not decide who may have a certificate, knows no protocol, and does not revoke.
+package ca
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/key"
+)
+
+// URLs are where certificates point to, by plain http: an https address would need a certificate to check a certificate. An empty one
+// is not written; a profile that wants it then cannot be used.
+type URLs struct {
+	CRL       string // the issuer's id and ".crl" are appended: "http://pki.example/crl/"
+	OCSP      string // used as it is
+	CAIssuers string // the issuer's id and ".cer" are appended
+}
+
+func (u URLs) crl(id IssuerID) string       { return suffixed(u.CRL, id, ".crl") }
+func (u URLs) caIssuers(id IssuerID) string { return suffixed(u.CAIssuers, id, ".cer") }
+
+func suffixed(base string, id IssuerID, extension string) string {
+	if base == "" {
+		return ""
+	}
+	return strings.TrimSuffix(base, "/") + "/" + id.String() + extension
+}
+
+// Deps are what an Authority stands on.
+type Deps struct {
+	DB       *db.DB
+	Audit    *audit.Log
+	Access   *access.Decider
+	Keys     key.Custody
+	Profiles *Profiles
+	URLs     URLs
+	Now      func() time.Time
+	Rand     io.Reader // of serial numbers; nil for crypto/rand
+}
+
+// Authority makes certificates. It is safe for concurrent use. Call Load before anything else.
+type Authority struct {
+	Deps
+	templates sync.Map // templateKey to *template
+	issued    atomic.Uint64
+
+	mu      sync.RWMutex // guards the maps; what they hold never changes
+	byID    map[IssuerID]*Issuer
+	byName  map[string]*Issuer
+	caSPKIs map[[32]byte]bool // keys that no leaf may have
+}
+
+// New returns an Authority without any CA. It starts nothing and reads nothing.
+func New(d Deps) *Authority {
+	if d.Rand == nil {
+		d.Rand = rand.Reader
+	}
+	return &Authority{Deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
+}
+
+// Load reads the CAs, checks the signature of each, and records profile versions that were not there before. It may be called again, to
+// learn of CAs that another node made.
+func (a *Authority) Load(ctx context.Context) error {
+	var rows []issuerRow
+	err := a.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		rows = nil
+		return readIssuers(ctx, tx, func(r issuerRow) error { rows = append(rows, r); return nil })
+	})
+	if err != nil {
+		return fmt.Errorf("reading the CAs: %w", err)
+	}
+	if err := a.adopt(rows); err != nil {
+		return err
+	}
+	return a.recordProfiles(ctx)
+}
+
+// adopt adds the CAs of rows. Parents are older than their children, so that one pass in the order of creation nearly always does.
+func (a *Authority) adopt(rows []issuerRow) error {
+	for len(rows) > 0 {
+		var waiting []issuerRow
+		for _, r := range rows {
+			if _, err := a.Issuer(r.name); err == nil {
+				continue
+			}
+			var parent *Issuer
+			if len(r.parent) > 0 {
+				if parent = a.issuer(IssuerID(r.parent)); parent == nil {
+					waiting = append(waiting, r)
+					continue
+				}
+			}
+			i, err := newIssuer(r.name, parent, key.ID(r.key), r.der, r.created)
+			if err != nil {
+				return err
+			}
+			a.add(i)
+		}
+		if len(waiting) == len(rows) {
+			return fmt.Errorf("the parent of CA %q is not in the database", waiting[0].name)
+		}
+		rows = waiting
+	}
+	return nil
+}
+
+func (a *Authority) add(i *Issuer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.byID[i.id], a.byName[i.name] = i, i
+	a.caSPKIs[sha256.Sum256(i.cert.RawSubjectPublicKeyInfo)] = true
+}
+
+// issuer returns the CA with the id, or nil.
+func (a *Authority) issuer(id IssuerID) *Issuer {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.byID[id]
+}
+
+// Issuer returns the CA with this name or hex id, or an error of kind NotFound. The names and certificates of CAs are public.
+func (a *Authority) Issuer(nameOrID string) (*Issuer, error) {
+	a.mu.RLock()
+	i := a.byName[nameOrID]
+	a.mu.RUnlock()
+	if i != nil {
+		return i, nil
+	}
+	if id, err := ParseIssuerID(nameOrID); err == nil {
+		if i := a.issuer(id); i != nil {
+			return i, nil
+		}
+	}
+	return nil, errs.New(errs.NotFound, "there is no CA %q", nameOrID)
+}
+
+// IssuerByID returns the CA with this id, or an error of kind NotFound.
+func (a *Authority) IssuerByID(id IssuerID) (*Issuer, error) {
+	if i := a.issuer(id); i != nil {
+		return i, nil
+	}
+	return nil, errs.New(errs.NotFound, "there is no CA with the id %q", id)
+}
+
+// Issuers returns all CAs in the order of their names.
+func (a *Authority) Issuers(ctx context.Context, actor access.Actor) ([]*Issuer, error) {
+	if err := a.Access.Require(ctx, actor, access.CARead, "ca"); err != nil {
+		return nil, err
+	}
+	return a.all(), nil
+}
+
+func (a *Authority) all() []*Issuer {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	all := make([]*Issuer, 0, len(a.byName))
+	for _, i := range a.byName {
+		all = append(all, i)
+	}
+	slices.SortFunc(all, func(x, y *Issuer) int { return strings.Compare(x.name, y.name) })
+	return all
+}
+
+// Each calls fn for every CA, for components of the platform that act on all of them (CRLs, TLS client pools).
+func (a *Authority) Each(fn func(*Issuer)) {
+	for _, i := range a.all() {
+		fn(i)
+	}
+}
+
+// Chain returns the DER certificates from the CA to its root, or nil when there is no such CA.
+func (a *Authority) Chain(id IssuerID) [][]byte {
+	if i := a.issuer(id); i != nil {
+		return i.chain
+	}
+	return nil
+}
+
+// Profile returns a profile, or an error of kind NotFound.
+func (a *Authority) Profile(name string) (*Profile, error) { return a.Profiles.Get(name) }
+
+// recordProfiles keeps the text of every profile version that is in use, with an audit entry for each new one, so that a certificate can
+// be explained long after its profile was edited.
+func (a *Authority) recordProfiles(ctx context.Context) error {
+	if a.Profiles == nil {
+		return nil
+	}
+	err := a.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		for _, p := range a.Profiles.All() {
+			n, err := tx.Exec(ctx, `INSERT INTO profile_version (cell, name, version, yaml, seen) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+				p.Name, p.Version, p.Source, a.Now().Unix())
+			if err != nil || n == 0 {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			if err := a.Audit.Append(ctx, tx, p.entry()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("recording the profiles: %w", err)
+	}
+	return nil
+}
+
+func (p *Profile) entry() audit.Entry {
+	sum := sha256.Sum256([]byte(p.Source))
+	return audit.Entry{Action: "profile.load", Actor: access.System("ca").String(), Object: p.Name,
+		Detail: map[string]string{"version": p.Version, "sha256": hex.EncodeToString(sum[:])}}
+}

@@ -1,0 +1,214 @@
+package ca
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/key"
+	"mooring/wire/der"
+)
+
+// Spec says what a new CA is to be.
+type Spec struct {
+	Name      string          // unique: small letters, digits, hyphens
+	Parent    string          // name of the CA above; "" for a root
+	Subject   []der.Attribute // best with O and a CN that names the generation
+	Algorithm key.Algorithm
+	Validity  int64 // seconds; not used when Forever
+	Forever   bool  // no well-defined end, for CAs of birth certificates
+	PathLen   int   // how many tiers of CAs may follow below: 0 for one that issues to devices, 1 for a root above such
+}
+
+// Create makes a CA: a key, its certificate by the parent (or by itself), the row and the audit entry. It needs the permission ca.manage.
+// A name that is taken is an error of kind Conflict, one that its parent cannot cover Invalid.
+func (a *Authority) Create(ctx context.Context, actor access.Actor, s Spec) (*Issuer, error) {
+	if err := a.Access.Require(ctx, actor, access.CAManage, "ca "+s.Name); err != nil {
+		return nil, err
+	}
+	parent, err := a.checkSpec(&s)
+	if err != nil {
+		return nil, err
+	}
+	id, pub, err := a.Keys.Generate(ctx, s.Algorithm, "ca "+s.Name)
+	if err != nil {
+		return nil, fmt.Errorf("making the key of CA %q: %w", s.Name, err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the key of CA %q: %w", s.Name, err)
+	}
+	raw, err := a.certifyCA(ctx, s, parent, id, spki)
+	if err != nil {
+		return nil, err
+	}
+	i, err := newIssuer(s.Name, parent, id, raw, a.Now().Unix())
+	if err != nil {
+		return nil, err
+	}
+	if err := a.recordIssuer(ctx, actor, i); err != nil {
+		return nil, err
+	}
+	a.add(i)
+	return i, nil
+}
+
+func (a *Authority) checkSpec(s *Spec) (parent *Issuer, err error) {
+	switch {
+	case !plainName.MatchString(s.Name):
+		return nil, errs.New(errs.Invalid, "the CA's name %q: use 1 to 32 small letters, digits and hyphens, a letter first", s.Name)
+	case len(s.Subject) == 0:
+		return nil, errs.New(errs.Invalid, "the CA %q needs a subject, such as O=Acme, CN=Acme Devices G1", s.Name)
+	case !s.Forever && (s.Validity < 60 || s.Validity > maxValidity):
+		return nil, errs.New(errs.Invalid, "the validity of CA %q must lie between a minute and 100 years, or have no end", s.Name)
+	case s.PathLen < 0 || s.PathLen > maxDepth-2:
+		return nil, errs.New(errs.Invalid, "the path length of CA %q must lie between 0 and %d", s.Name, maxDepth-2)
+	}
+	if _, err := a.Issuer(s.Name); err == nil {
+		return nil, errs.New(errs.Conflict, "there already is a CA %q", s.Name)
+	}
+	if s.Parent == "" {
+		return nil, nil
+	}
+	if parent, err = a.Issuer(s.Parent); err != nil {
+		return nil, err
+	}
+	if parent.cert.MaxPathLen <= s.PathLen && parent.cert.MaxPathLen >= 0 {
+		return nil, errs.New(errs.Invalid, "the CA %q permits %d tiers of CAs below it, so %q cannot permit %d", parent.name, parent.cert.MaxPathLen, s.Name, s.PathLen)
+	}
+	return parent, nil
+}
+
+// certifyCA builds, signs and checks the certificate of a CA (RFC 5280, section 4.2.1; basicConstraints and keyUsage critical).
+func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id key.ID, spki []byte) ([]byte, error) {
+	subject, err := der.BuildName(s.Subject)
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "the subject of CA %q cannot be written: %v", s.Name, err)
+	}
+	ski, err := der.SubjectKeyID(spki)
+	if err != nil {
+		return nil, fmt.Errorf("reading the key of CA %q: %w", s.Name, err)
+	}
+	signingKey, issuerName, aki := id, subject, ski[:]
+	now := a.Now().Unix()
+	notBefore, notAfter := now-defaultBackdate, now-defaultBackdate+s.Validity-1
+	if s.Forever {
+		notAfter = der.NoExpiry
+	}
+	if parent != nil {
+		signingKey, issuerName, aki = parent.key, parent.cert.RawSubject, parent.cert.SubjectKeyId
+		notBefore = max(notBefore, parent.cert.NotBefore.Unix())
+		if err := parent.covers(notBefore, notAfter); err != nil {
+			return nil, errs.Wrap(errs.Invalid, err, "the CA %q would outlive its parent %q, which ends at %s", s.Name, parent.name,
+				parent.cert.NotAfter.UTC().Format("2006-01-02"))
+		}
+	}
+	signer, err := a.Keys.Signer(ctx, signingKey)
+	if err != nil {
+		return nil, fmt.Errorf("fetching the key to sign CA %q: %w", s.Name, err)
+	}
+	algorithm, err := der.AlgorithmFor(signer.Public())
+	if err != nil {
+		return nil, err
+	}
+	t, err := der.NewTemplate(der.TemplateSpec{Algorithm: algorithm, Issuer: issuerName, Extensions: a.caExtensions(s, parent, aki)})
+	if err != nil {
+		return nil, fmt.Errorf("building the certificate of CA %q: %w", s.Name, err)
+	}
+	serial, err := newSerial(classLong, now, 0, a.Rand)
+	if err != nil {
+		return nil, err
+	}
+	tbs, err := t.AppendTBS(nil, der.Variable{Serial: serial[:], NotBefore: notBefore, NotAfter: notAfter, Subject: subject, SPKI: spki, SKI: ski[:]})
+	if err != nil {
+		return nil, fmt.Errorf("building the certificate of CA %q: %w", s.Name, err)
+	}
+	raw, err := seal(signer, algorithm, tbs)
+	if err != nil {
+		return nil, err
+	}
+	if findings, err := zlint(raw, nil); err != nil || len(findings) > 0 {
+		return nil, errs.Wrap(errs.Invalid, err, "the certificate of CA %q would break %v", s.Name, findings)
+	}
+	return raw, nil
+}
+
+// caExtensions are those of a CA. A CA that issues to devices also signs OCSP responses with its own key, which takes digitalSignature.
+func (a *Authority) caExtensions(s Spec, parent *Issuer, aki []byte) []der.Extension {
+	usage := der.KeyCertSign | der.CRLSign
+	if s.PathLen == 0 {
+		usage |= der.DigitalSignature
+	}
+	extensions := []der.Extension{der.NewBasicConstraints(true, s.PathLen), der.NewKeyUsage(usage)}
+	if parent == nil {
+		return extensions
+	}
+	extensions = append(extensions, der.NewAuthorityKeyID(aki))
+	if url := a.URLs.crl(parent.id); url != "" {
+		extensions = append(extensions, der.NewCRLPoints(url))
+	}
+	if url := a.URLs.caIssuers(parent.id); url != "" {
+		extensions = append(extensions, der.NewAuthorityInfo(nil, []string{url}))
+	}
+	return extensions
+}
+
+func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Issuer) error {
+	r := i.row()
+	err := a.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO ca_issuer (cell, id, name, parent, key, der, created) VALUES (0, $1, $2, $3, $4, $5, $6)`,
+			i.id[:], r.name, r.parent, r.key, r.der, r.created); err != nil {
+			return err
+		}
+		return a.Audit.Append(ctx, tx, audit.Entry{At: r.created, Action: "ca.create", Actor: actor.String(), Object: r.name, Detail: r.detail()})
+	})
+	if db.IsConflict(err) {
+		return errs.New(errs.Conflict, "there already is a CA %q", i.name)
+	}
+	if err != nil {
+		return fmt.Errorf("recording CA %q: %w", i.name, err)
+	}
+	return nil
+}
+
+// issuerRow is a row of ca_issuer.
+type issuerRow struct {
+	id      []byte
+	name    string
+	parent  []byte // empty for a root
+	key     string
+	der     []byte
+	created int64
+}
+
+func (i *Issuer) row() issuerRow {
+	r := issuerRow{id: i.id[:], name: i.name, parent: []byte{}, key: string(i.key), der: i.chain[0], created: i.created}
+	if i.parent != nil {
+		r.parent = i.parent.id[:]
+	}
+	return r
+}
+
+// detail is what the audit entry says about the row, all of it, so that a changed row is found.
+func (r issuerRow) detail() map[string]string {
+	sum := sha256.Sum256(r.der)
+	return map[string]string{"id": hex.EncodeToString(r.id), "parent": hex.EncodeToString(r.parent), "key": r.key,
+		"created": strconv.FormatInt(r.created, 10), "sha256": hex.EncodeToString(sum[:])}
+}
+
+func readIssuers(ctx context.Context, tx *db.Tx, fn func(issuerRow) error) error {
+	return tx.Each(ctx, func(row db.Row) error {
+		var r issuerRow
+		if err := row.Scan(&r.id, &r.name, &r.parent, &r.key, &r.der, &r.created); err != nil {
+			return err
+		}
+		return fn(r)
+	}, `SELECT id, name, parent, key, der, created FROM ca_issuer WHERE cell = 0 ORDER BY created, name`)
+}

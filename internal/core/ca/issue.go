@@ -1,0 +1,303 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/wire/der"
+)
+
+// Order asks for one certificate. The caller has decided that it may be issued.
+type Order struct {
+	Profile    *Profile
+	Device     [16]byte
+	Cell       uint8 // where the certificate is kept: the device's cell
+	Registry   Values
+	Request    *der.Request // possession of the key proven by the caller; may be nil when SPKI is set
+	SPKI       []byte       // the public key, DER, when it is not the request's: a key that the platform made
+	PrevSerial []byte       // of the certificate that this one follows in its slot
+}
+
+// template holds what all certificates of one CA and one profile version share. It is immutable.
+type template struct {
+	issuer  *Issuer
+	profile *Profile
+	signer  crypto.Signer
+	der     *der.Template
+}
+
+type templateKey struct {
+	issuer  IssuerID
+	profile string
+	version string
+}
+
+// Certificate is a certificate of ours with what its row says. DER is complete; nothing in it may be changed.
+type Certificate struct {
+	Serial              [16]byte
+	Cell                uint8
+	Day                 int64 // of issue, since 1970
+	Issuer              IssuerID
+	Profile, Version    string
+	Slot                string
+	Device              [16]byte
+	NotBefore, NotAfter int64 // Unix seconds, inclusive
+	SPKIHash            [32]byte
+	PrevSerial          []byte // empty for the first in its slot
+	DER                 []byte
+}
+
+// Prepared is a certificate that passed every check and lacks only its signature. It comes from Prepare alone.
+type Prepared struct {
+	authority *Authority
+	template  *template
+	cert      Certificate
+	tbs       []byte
+}
+
+// maxCertificate bounds a certificate; TLS stacks and our own columns are made for less.
+const maxCertificate = 16 << 10
+
+// Prepare decides what the certificate will say. Errors of kind Invalid and Denied say what is wrong with the request and may be shown to
+// the sender; Unavailable means that the CA, not the request, is the obstacle.
+func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
+	t, err := a.template(ctx, o.Profile)
+	if err != nil {
+		return nil, err
+	}
+	spki, err := a.checkKey(&o)
+	if err != nil {
+		return nil, err
+	}
+	now := a.Now().Unix()
+	v, err := t.variable(&o, spki, now)
+	if err != nil {
+		return nil, err
+	}
+	class := byte(classOrdinary)
+	if v.NotAfter-v.NotBefore > longLife {
+		class = classLong
+	}
+	serial, err := newSerial(class, now, o.Cell, a.Rand)
+	if err != nil {
+		return nil, err
+	}
+	v.Serial = serial[:]
+	tbs, err := t.der.AppendTBS(make([]byte, 0, 1024), v)
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "the certificate cannot be written: %v", err)
+	}
+	if len(tbs) > maxCertificate-1024 {
+		return nil, errs.New(errs.Invalid, "the certificate would be larger than %d octets", maxCertificate)
+	}
+	return &Prepared{authority: a, template: t, tbs: tbs, cert: Certificate{
+		Serial: serial, Cell: o.Cell, Day: now / 86400, Issuer: t.issuer.id, Profile: o.Profile.Name, Version: o.Profile.Version,
+		Slot: o.Profile.Slot, Device: o.Device, NotBefore: v.NotBefore, NotAfter: v.NotAfter, SPKIHash: der.HashSPKI(spki),
+		PrevSerial: slices.Clone(o.PrevSerial)}}, nil
+}
+
+// template finds or makes the template of a profile. The key is fetched with it, so that a lost key is noticed before anything is built.
+func (a *Authority) template(ctx context.Context, p *Profile) (*template, error) {
+	a.mu.RLock()
+	i := a.byName[p.Issuer]
+	a.mu.RUnlock()
+	if i == nil {
+		return nil, errs.New(errs.Unavailable, "the profile %s needs a CA %q, which an administrator must make first", p.Name, p.Issuer)
+	}
+	k := templateKey{i.id, p.Name, p.Version}
+	if t, ok := a.templates.Load(k); ok {
+		return t.(*template), nil
+	}
+	signer, err := a.Keys.Signer(ctx, i.key)
+	if err != nil {
+		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.name, err)
+	}
+	t, err := newTemplate(i, p, signer, a.URLs)
+	if err != nil {
+		return nil, err
+	}
+	stored, _ := a.templates.LoadOrStore(k, t)
+	return stored.(*template), nil
+}
+
+func newTemplate(i *Issuer, p *Profile, signer crypto.Signer, urls URLs) (*template, error) {
+	if pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(i.cert.PublicKey) {
+		return nil, errs.New(errs.Unavailable, "the key of CA %q is not the one in its certificate: restore the right key store", i.name)
+	}
+	if (p.CRL && urls.CRL == "") || (p.OCSP && urls.OCSP == "") {
+		return nil, errs.New(errs.Unavailable, "the profile %s puts the address of the CRL or OCSP responder into certificates: configure these addresses, or set crl and ocsp to false", p.Name)
+	}
+	t, err := der.NewTemplate(der.TemplateSpec{Algorithm: i.algorithm, Issuer: i.cert.RawSubject, Extensions: p.constant(i, urls)})
+	if err != nil {
+		return nil, fmt.Errorf("building the template of profile %q: %w", p.Name, err)
+	}
+	return &template{issuer: i, profile: p, signer: signer, der: t}, nil
+}
+
+// constant are the extensions that do not change from certificate to certificate.
+func (p *Profile) constant(i *Issuer, urls URLs) []der.Extension {
+	extensions := []der.Extension{der.NewAuthorityKeyID(i.cert.SubjectKeyId), der.NewKeyUsage(p.KeyUsage)}
+	if len(p.ExtKeyUsage) > 0 {
+		extensions = append(extensions, der.NewExtKeyUsage(p.ExtKeyUsage...))
+	}
+	if p.CRL {
+		extensions = append(extensions, der.NewCRLPoints(urls.crl(i.id)))
+	}
+	if p.OCSP {
+		var issuers []string
+		if url := urls.caIssuers(i.id); url != "" {
+			issuers = []string{url}
+		}
+		extensions = append(extensions, der.NewAuthorityInfo([]string{urls.OCSP}, issuers))
+	}
+	return append(extensions, p.Extensions...)
+}
+
+// checkKey returns the SubjectPublicKeyInfo to certify.
+func (a *Authority) checkKey(o *Order) ([]byte, error) {
+	if err := o.Profile.checkKey(o); err != nil {
+		return nil, err
+	}
+	spki := o.spki()
+	hash := der.HashSPKI(spki)
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.caSPKIs[hash] {
+		return nil, errs.New(errs.Denied, "the public key is that of a CA: make a key of your own")
+	}
+	return spki, nil
+}
+
+func (o *Order) spki() []byte {
+	if o.SPKI != nil {
+		return o.SPKI
+	}
+	return o.Request.RawSPKI
+}
+
+func (p *Profile) checkKey(o *Order) error {
+	var pub crypto.PublicKey
+	switch {
+	case o.SPKI != nil:
+		var err error
+		if pub, err = der.ParsePublicKey(o.SPKI); err != nil {
+			return errs.New(errs.Invalid, "%v", err)
+		}
+	case o.Request != nil:
+		pub = o.Request.PublicKey
+	default:
+		return errs.New(errs.Invalid, "there is no public key to certify")
+	}
+	if err := der.CheckKey(pub); err != nil {
+		return errs.New(errs.Invalid, "%v", err)
+	}
+	if kind := der.KindOf(pub); !slices.Contains(p.Keys, kind) {
+		return errs.New(errs.Denied, "the profile %s does not accept keys of kind %s: use one of %v", p.Name, kind, p.Keys)
+	}
+	return nil
+}
+
+// variable fills in all that differs, except the serial number.
+func (t *template) variable(o *Order, spki []byte, now int64) (v der.Variable, err error) {
+	p := t.profile
+	var asked *der.AltNames
+	if o.Request != nil {
+		if err := p.checkAsked(o.Request); err != nil {
+			return v, err
+		}
+		asked = &o.Request.Names
+	}
+	if v.Subject, err = p.subjectFor(&o.Registry, o.Request); err != nil {
+		return v, err
+	}
+	names, err := p.namesFor(&o.Registry, asked)
+	if err != nil {
+		return v, err
+	}
+	if v.SAN, err = der.BuildAltNames(names); err != nil {
+		return v, errs.New(errs.Invalid, "a name cannot be written: %v", err)
+	}
+	ski, err := der.SubjectKeyID(spki)
+	if err != nil {
+		return v, errs.New(errs.Invalid, "%v", err)
+	}
+	v.SPKI, v.SKI = spki, ski[:]
+	v.NotBefore = max(now-p.Backdate, t.issuer.cert.NotBefore.Unix())
+	v.NotAfter = v.NotBefore + p.Validity - 1
+	if p.Forever {
+		v.NotAfter = der.NoExpiry
+	}
+	return v, t.issuer.covers(v.NotBefore, v.NotAfter)
+}
+
+// Sign makes the one signature and returns the certificate, which must be recorded before it is released. A key that cannot sign is an
+// error of kind Unavailable.
+func (p *Prepared) Sign(ctx context.Context) (*Certificate, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, errs.Wrap(errs.Unavailable, err, "the request was given up before the certificate was signed")
+	}
+	t := p.template
+	raw, err := seal(t.signer, t.issuer.algorithm, p.tbs)
+	if err != nil {
+		return nil, err
+	}
+	c := p.cert
+	c.DER = raw
+	if p.authority.issued.Add(1)%sampleEvery == 1 {
+		if err := t.verify(&c); err != nil {
+			return nil, fmt.Errorf("checking a certificate of profile %q: %w", t.profile.Name, err)
+		}
+	}
+	return &c, nil
+}
+
+// Issued returns how many certificates were signed since the start, for metrics.
+func (a *Authority) Issued() uint64 { return a.issued.Load() }
+
+// sampleEvery: the full check costs three times a P-256 signature, and what it could find (a broken key, a broken encoder) breaks more than
+// one certificate. The first after the start is always checked.
+const sampleEvery = 64
+
+// verify parses the finished certificate and checks signature and fields.
+func (t *template) verify(c *Certificate) error {
+	cert, err := x509.ParseCertificate(c.DER)
+	if err != nil {
+		return err
+	}
+	if err := cert.CheckSignatureFrom(t.issuer.cert); err != nil {
+		return err
+	}
+	switch {
+	case !bytes.Equal(cert.SerialNumber.Bytes(), c.Serial[:]):
+		return fmt.Errorf("serial number %x instead of %x", cert.SerialNumber, c.Serial)
+	case !bytes.Equal(cert.RawIssuer, t.issuer.cert.RawSubject):
+		return fmt.Errorf("another issuer than %q", t.issuer.name)
+	case cert.NotBefore.Unix() != c.NotBefore || cert.NotAfter.Unix() != c.NotAfter:
+		return fmt.Errorf("validity %s to %s instead of %d to %d", cert.NotBefore, cert.NotAfter, c.NotBefore, c.NotAfter)
+	case der.HashSPKI(cert.RawSubjectPublicKeyInfo) != c.SPKIHash:
+		return fmt.Errorf("another public key than ordered")
+	case len(cert.UnhandledCriticalExtensions) > 0:
+		return fmt.Errorf("critical extensions %v that peers do not understand", cert.UnhandledCriticalExtensions)
+	}
+	return nil
+}
+
+// Entry is the audit entry of the issue, which goes into the same transaction as the row.
+func (c *Certificate) Entry(actor access.Actor) audit.Entry {
+	sum := sha256.Sum256(c.DER)
+	return audit.Entry{Action: "cert.issue", Actor: actor.String(), Device: hex.EncodeToString(c.Device[:]), Serial: hex.EncodeToString(c.Serial[:]),
+		Detail: map[string]string{
+			"sha256": hex.EncodeToString(sum[:]), "issuer": c.Issuer.String(), "profile": c.Profile, "version": c.Version, "slot": c.Slot,
+			"prev": hex.EncodeToString(c.PrevSerial), "not_after": strconv.FormatInt(c.NotAfter, 10), "spki": hex.EncodeToString(c.SPKIHash[:]),
+		}}
+}

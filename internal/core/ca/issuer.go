@@ -1,0 +1,144 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+
+	"mooring/internal/base/errs"
+	"mooring/internal/core/key"
+	"mooring/wire/der"
+)
+
+// IssuerID names a pair of CA name and CA key: the first 8 octets of SHA-256 over its subject and SubjectPublicKeyInfo, DER. It is the
+// scope of serial numbers and revocation.
+type IssuerID [8]byte
+
+// String returns the id in hex.
+func (id IssuerID) String() string { return hex.EncodeToString(id[:]) }
+
+// ParseIssuerID reads what String returns.
+func ParseIssuerID(s string) (IssuerID, error) {
+	var id IssuerID
+	if b, err := hex.DecodeString(s); err == nil && len(b) == len(id) {
+		return IssuerID(b), nil
+	}
+	return id, errs.New(errs.NotFound, "there is no CA with the id %q", s)
+}
+
+func issuerID(subject, spki []byte) IssuerID {
+	h := sha256.New()
+	h.Write(subject)
+	h.Write(spki)
+	return IssuerID(h.Sum(nil)[:8])
+}
+
+// Issuer is a CA of ours. It never changes; a CA with a new key is a new Issuer.
+type Issuer struct {
+	id        IssuerID
+	name      string
+	parent    *Issuer // nil for a root
+	key       key.ID
+	cert      *x509.Certificate
+	chain     [][]byte // DER, itself first, the root last
+	algorithm der.SignatureAlgorithm
+	created   int64
+}
+
+// ID returns the issuer's id.
+func (i *Issuer) ID() IssuerID { return i.id }
+
+// Name returns the unique name that profiles and people use.
+func (i *Issuer) Name() string { return i.name }
+
+// Parent returns the CA that signed i's certificate, or nil when it is a root.
+func (i *Issuer) Parent() *Issuer { return i.parent }
+
+// Key returns where the private key is kept.
+func (i *Issuer) Key() key.ID { return i.key }
+
+// Certificate returns the CA's certificate. It is shared: do not change it.
+func (i *Issuer) Certificate() *x509.Certificate { return i.cert }
+
+// Algorithm returns the signature algorithm of what i signs.
+func (i *Issuer) Algorithm() der.SignatureAlgorithm { return i.algorithm }
+
+// Created returns the Unix second at which the CA was made.
+func (i *Issuer) Created() int64 { return i.created }
+
+// Chain returns the DER certificates from i to its root, both included. It is shared: do not change it.
+func (i *Issuer) Chain() [][]byte { return i.chain }
+
+// PEM returns Chain as text.
+func (i *Issuer) PEM() []byte {
+	var out bytes.Buffer
+	for _, der := range i.chain {
+		// Encoding to a buffer fails only on headers, of which there are none.
+		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	return out.Bytes()
+}
+
+// Forever reports whether the CA has no well-defined end.
+func (i *Issuer) Forever() bool { return i.cert.NotAfter.Unix() == der.NoExpiry }
+
+// maxDepth bounds chains, so that a mistake in the table cannot make a loop.
+const maxDepth = 8
+
+// newIssuer makes an Issuer from its row and checks the certificate: that it is a CA's, and that the parent signed it.
+func newIssuer(name string, parent *Issuer, id key.ID, raw []byte, created int64) (*Issuer, error) {
+	cert, err := x509.ParseCertificate(raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate of CA %q: %w", name, err)
+	}
+	signer := cert
+	chain := [][]byte{raw}
+	if parent != nil {
+		signer = parent.cert
+		chain = append(chain, parent.chain...)
+	}
+	if err := cert.CheckSignatureFrom(signer); err != nil {
+		return nil, fmt.Errorf("checking the certificate of CA %q: %w", name, err)
+	}
+	if len(chain) > maxDepth {
+		return nil, fmt.Errorf("the chain of CA %q is longer than %d", name, maxDepth)
+	}
+	algorithm, err := der.AlgorithmFor(cert.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("reading the key of CA %q: %w", name, err)
+	}
+	return &Issuer{id: issuerID(cert.RawSubject, cert.RawSubjectPublicKeyInfo), name: name, parent: parent, key: id, cert: cert,
+		chain: chain, algorithm: algorithm, created: created}, nil
+}
+
+// covers checks that a certificate of the given validity lies within the issuer's own, and so decides when a CA stops issuing.
+func (i *Issuer) covers(notBefore, notAfter int64) error {
+	end := i.cert.NotAfter.Unix()
+	switch {
+	case notBefore < i.cert.NotBefore.Unix():
+		return errs.New(errs.Unavailable, "the CA %q is not valid yet", i.name)
+	case notAfter == der.NoExpiry && end != der.NoExpiry:
+		return errs.New(errs.Unavailable, "certificates without an end need a CA without one, and %q has one", i.name)
+	case notAfter > end:
+		return errs.New(errs.Unavailable, "the CA %q ends at %s, before the certificate would: an administrator must set up its successor",
+			i.name, i.cert.NotAfter.UTC().Format("2006-01-02 15:04:05Z"))
+	}
+	return nil
+}
+
+// seal signs tbs and returns the certificate. It is the only place where a CA key signs one.
+func seal(signer crypto.Signer, algorithm der.SignatureAlgorithm, tbs []byte) ([]byte, error) {
+	signature, err := signer.Sign(rand.Reader, algorithm.Digest(tbs), algorithm.Hash())
+	if err != nil {
+		if errs.KindOf(err) == errs.Internal {
+			return nil, errs.Wrap(errs.Unavailable, err, "the CA's key does not sign at present")
+		}
+		return nil, err
+	}
+	return der.Wrap(make([]byte, 0, len(tbs)+len(signature)+64), tbs, algorithm, signature), nil
+}

@@ -1,0 +1,65 @@
+package ca
+
+import (
+	"fmt"
+	"slices"
+
+	zx509 "github.com/zmap/zcrypto/x509"
+	zlinter "github.com/zmap/zlint/v3"
+	"github.com/zmap/zlint/v3/lint"
+)
+
+// lintSources are the standards whose lints a certificate must satisfy. Those of the CA/Browser Forum speak of public web servers and are
+// noise for devices.
+func lintSources() lint.SourceList {
+	return lint.SourceList{lint.RFC5280, lint.RFC5480, lint.RFC8813, lint.RFC6960, lint.RFC3279, lint.RFC5891}
+}
+
+// zlint returns the names of the lints of severity error that raw breaks, without the exceptions.
+func zlint(raw []byte, exceptions []string) ([]string, error) {
+	cert, err := zx509.ParseCertificate(raw)
+	if err != nil {
+		return nil, fmt.Errorf("parsing for zlint: %w", err)
+	}
+	registry, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: lintSources(), ExcludeNames: exceptions})
+	if err != nil {
+		return nil, fmt.Errorf("choosing lints: %w", err)
+	}
+	var broken []string
+	for name, result := range zlinter.LintCertificateEx(cert, registry).Results {
+		if result.Status >= lint.Error {
+			broken = append(broken, name)
+		}
+	}
+	slices.Sort(broken)
+	return broken, nil
+}
+
+func knownLint(name string) bool { return lint.GlobalRegistry().CertificateLints().ByName(name) != nil }
+
+// lint makes a sample certificate of the profile for each kind of key and complains about what is wrong with it. The sample goes the same
+// way as every real one, except that its CA is a fixed example.
+func (p *Profile) lint(d *document) {
+	s, err := newSample(p)
+	if err != nil {
+		d.complain(1, "no sample certificate can be made: %v", err)
+		return
+	}
+	for _, kind := range p.Keys {
+		raw, err := s.certificate(kind)
+		if err != nil {
+			d.complain(1, "the sample certificate for a key of kind %s cannot be made: %v", kind, err)
+			return
+		}
+		broken, err := zlint(raw, p.LintExceptions)
+		if err != nil {
+			d.complain(1, "the sample certificate for a key of kind %s: %v", kind, err)
+		}
+		for _, name := range broken {
+			d.complain(1, "the sample certificate for a key of kind %s breaks the lint %s: %s", kind, name, lint.GlobalRegistry().CertificateLints().ByName(name).Description)
+		}
+		if err := s.compare(kind, raw); err != nil {
+			d.complain(1, "the sample certificate for a key of kind %s differs from that of crypto/x509: %v", kind, err)
+		}
+	}
+}

@@ -1,0 +1,40 @@
+package ca
+
+import (
+	"crypto/x509"
+	"slices"
+
+	"mooring/internal/base/errs"
+	"mooring/wire/der"
+)
+
+// SameIdentity refuses a request whose subject or alternative names differ from those of the certificate old, DER, which it wants to renew
+// or rekey: they MUST be identical (RFC 7030, section 4.2.2). Values are compared, not string types; alternative names as a set.
+// An empty subject or missing names in the request are a difference: leaving out is not repeating.
+func SameIdentity(old []byte, r *der.Request) error {
+	cert, err := x509.ParseCertificate(old)
+	if err != nil {
+		return errs.Wrap(errs.Invalid, err, "the certificate to be renewed cannot be read")
+	}
+	subject, err := der.ParseName(cert.RawSubject)
+	if err != nil {
+		return errs.Wrap(errs.Invalid, err, "the subject of the certificate to be renewed cannot be read")
+	}
+	if !slices.Equal(subject, r.Subject) {
+		return errs.New(errs.Denied, "a renewal must repeat the subject of its certificate (RFC 7030, section 4.2.2): the certificate has %q, the request %q",
+			der.FormatName(subject), der.FormatName(r.Subject))
+	}
+	var names der.AltNames
+	for _, e := range cert.Extensions {
+		if !e.Id.Equal([]int{2, 5, 29, 17}) {
+			continue
+		}
+		if names, err = der.ParseAltNames(e.Value); err != nil {
+			return errs.Wrap(errs.Invalid, err, "the names of the certificate to be renewed cannot be read")
+		}
+	}
+	if !names.Equal(r.Names) {
+		return errs.New(errs.Denied, "a renewal must repeat the subjectAltName of its certificate (RFC 7030, section 4.2.2): same names, no more and no fewer")
+	}
+	return nil
+}

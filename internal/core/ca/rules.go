@@ -1,0 +1,143 @@
+package ca
+
+import (
+	"slices"
+
+	"mooring/internal/core/access"
+	"mooring/wire/der"
+)
+
+// check applies the rules that a profile has to keep by itself. What the resulting certificate has to keep is lint's matter.
+func (p *Profile) check(d *document, stem string) {
+	switch {
+	case p.Name == "":
+		d.at("name", "is missing")
+	case !plainName.MatchString(p.Name):
+		d.at("name", "%q: use 1 to 32 small letters, digits and hyphens, a letter first", p.Name)
+	case p.Name != stem:
+		d.at("name", "%q differs from the name of the file: rename one of them", p.Name)
+	}
+	if p.Issuer == "" {
+		d.at("issuer", "is missing: name the CA that issues")
+	}
+	if len(p.subject) == 0 {
+		d.at("subject", "is missing: an empty subject would need a critical alternative name, which many peers do not understand")
+	}
+	p.checkTimes(d)
+	p.checkUsage(d)
+	p.checkTerms(d)
+	p.checkNames(d)
+	p.checkExtensions(d)
+	for _, name := range p.LintExceptions {
+		if !knownLint(name) {
+			d.at("lint_exceptions", "there is no lint %q", name)
+		}
+	}
+}
+
+func (p *Profile) checkTimes(d *document) {
+	switch {
+	case !p.Forever && p.Validity == 0:
+		d.at("validity", "is missing: use a time such as 90d, or forever")
+	case !p.Forever && p.Validity < 60:
+		d.at("validity", "is less than a minute")
+	case !p.Forever && p.Backdate > p.Validity/2:
+		d.at("backdate", "is more than half of the validity")
+	case !p.Forever && p.RenewBefore >= p.Validity:
+		d.at("renew_before", "is not less than the validity: each certificate would be renewed at once")
+	case p.Backdate > 30*86400:
+		d.at("backdate", "is more than 30 days")
+	}
+}
+
+func (p *Profile) checkUsage(d *document) {
+	if p.KeyUsage == 0 {
+		d.at("key_usage", "is missing: most profiles want [digitalSignature]")
+	}
+	notRSA := slices.ContainsFunc(p.Keys, func(k der.KeyKind) bool { return len(k) < 3 || k[:3] != "rsa" })
+	if p.KeyUsage&(der.KeyEncipherment|der.DataEncipherment) != 0 && notRSA {
+		d.at("key_usage", "keyEncipherment and dataEncipherment are for RSA keys only (RFC 8813, section 3): restrict keys to rsa-…")
+	}
+	for _, usage := range p.ExtKeyUsage {
+		switch {
+		case usage == der.OIDAnyExtKeyUsage:
+			d.at("ext_key_usage", "anyExtendedKeyUsage permits everything: list what is meant, or nothing")
+		case isPowerful(usage) && !p.Approval:
+			d.at("ext_key_usage", "OCSPSigning, cmcCA and cmcRA let the holder act for the CA: such a profile needs \"approval: required\"")
+		}
+	}
+	for i, usage := range p.ExtKeyUsage {
+		if slices.Contains(p.ExtKeyUsage[:i], usage) {
+			d.at("ext_key_usage", "%s is listed twice", usage)
+		}
+	}
+}
+
+// isPowerful reports whether a usage makes its holder part of the authority (RFC 6402, section 2.10; RFC 6960, section 4.2.2.2).
+func isPowerful(usage der.OID) bool {
+	return usage == der.OIDOCSPSigning || usage == der.OIDCMCRA || usage == der.OIDCMCCA
+}
+
+func (p *Profile) checkTerms(d *document) {
+	if p.Linking && !p.Binding {
+		d.at("linking", "is required, but \"challenge: ignore\" says not to look at it")
+	}
+	if p.ServerKeygen != "" && !slices.Contains(p.Keys, der.KeyKind(p.ServerKeygen)) {
+		d.at("server_keygen", "%s is not among the profile's keys", p.ServerKeygen)
+	}
+	if p.Grants == access.RoleNone {
+		return
+	}
+	if !slices.Contains(p.ExtKeyUsage, der.OIDClientAuth) {
+		d.at("grants", "a role is exercised over TLS: add clientAuth to ext_key_usage")
+	}
+	if p.Accepts(EvidenceBirth) {
+		d.at("grants", "a role needs a person's token, not a birth certificate: take birth out of evidence")
+	}
+	for _, r := range []*nameRule{&p.dns, &p.ip, &p.uri, &p.email} {
+		if len(r.request) > 0 {
+			d.at("grants", "whoever has a role may not choose his names: take request out of san")
+			return
+		}
+	}
+}
+
+func (p *Profile) checkNames(d *document) {
+	for _, kind := range p.nameKinds() {
+		r := kind.rule
+		sources := len(r.fixed) + len(r.request)
+		switch {
+		case r.require && sources == 0 && !r.registry:
+			d.at("san", "%s is required, but no name is permitted: add fixed, registry or request", kind.name)
+		case r.max > 0 && len(r.request) == 0:
+			d.at("san", "%s has max, which limits chosen names, but no request patterns", kind.name)
+		case r.wildcard && len(r.request) == 0:
+			d.at("san", "dns has wildcard, which is for chosen names, but no request patterns")
+		}
+	}
+}
+
+// checkExtensions keeps constant extensions apart from those that the platform writes itself.
+func (p *Profile) checkExtensions(d *document) {
+	own := []der.OID{der.OIDSubjectKeyID, der.OIDKeyUsage, der.OIDSubjectAltName, der.OIDBasicConstraints, der.OIDNameConstraints,
+		der.OIDCRLPoints, der.OIDAuthorityKeyID, der.OIDExtKeyUsage, der.OIDAuthorityInfo}
+	for i, e := range p.Extensions {
+		switch {
+		case slices.Contains(own, e.OID):
+			d.at("extensions", "%s is written from other fields of the profile", e.OID)
+		case slices.ContainsFunc(p.Extensions[:i], func(f der.Extension) bool { return f.OID == e.OID }):
+			d.at("extensions", "%s is listed twice", e.OID)
+		case e.OID == der.OIDNoRevAvail && (p.CRL || p.OCSP):
+			d.at("extensions", "%s says that there is no revocation information (RFC 9608), but crl or ocsp is true", e.OID)
+		}
+	}
+}
+
+type nameKind struct {
+	name string
+	rule *nameRule
+}
+
+func (p *Profile) nameKinds() []nameKind {
+	return []nameKind{{"dns", &p.dns}, {"ip", &p.ip}, {"uri", &p.uri}, {"email", &p.email}}
+}
