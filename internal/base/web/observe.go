@@ -21,7 +21,7 @@ type Observer struct {
 }
 
 // Wrap returns next under observation. Each request becomes one log line with surface, method, route, status, duration and octets sent, and
-// for faults of ours the private cause. The route is the mux's pattern, so neither path values nor the query, which may hold names and
+// for a refusal its kind, with the private cause where the fault is ours. The route is the mux's pattern, so neither path values nor the query, which may hold names and
 // secrets, are written; nor is the client's address. A panic is logged with its stack and answered with 500, or the connection is
 // broken off if the answer had begun.
 func (o Observer) Wrap(next http.Handler) http.Handler {
@@ -67,14 +67,15 @@ func (o Observer) finish(r *http.Request, out *response, rec *record, took time.
 	attrs := []slog.Attr{slog.String("surface", o.Surface), slog.String("method", method(r)), slog.String("route", route(r)),
 		slog.Int("status", out.status), slog.Duration("took", took), slog.Int64("octets", out.octets)}
 	if rec.err != nil {
-		text := errs.Public(rec.err)
-		switch errs.KindOf(rec.err) {
-		case errs.Internal:
-			level, text = slog.LevelError, rec.err.Error()
-		case errs.Unavailable:
-			level, text = slog.LevelWarn, rec.err.Error()
+		kind := errs.KindOf(rec.err)
+		attrs = append(attrs, slog.String("refused", kind.String()))
+		if kind == errs.Internal || kind == errs.Unavailable { // the other texts may name what the client sent
+			level = slog.LevelWarn
+			attrs = append(attrs, slog.String("cause", rec.err.Error()))
 		}
-		attrs = append(attrs, slog.String("refused", text))
+		if kind == errs.Internal {
+			level = slog.LevelError
+		}
 	}
 	o.Log.LogAttrs(r.Context(), level, "request", attrs...)
 }

@@ -208,7 +208,7 @@ func TestObserverLogsCountsAndSurvives(t *testing.T) {
 		line   map[string]any
 	}{
 		{"/device/secret-name?token=hunter2", 200, map[string]any{"level": "INFO", "route": "GET /device/{id}", "status": 200.0, "octets": 5.0, "took": 3e7, "method": "GET", "surface": "api"}},
-		{"/fault", 500, map[string]any{"level": "ERROR", "route": "GET /fault", "refused": "disk is full"}},
+		{"/fault", 500, map[string]any{"level": "ERROR", "route": "GET /fault", "refused": "internal", "cause": "disk is full"}},
 		{"/panic", 500, map[string]any{"level": "ERROR", "route": "GET /panic", "status": 500.0}},
 		{"/nowhere", 404, map[string]any{"level": "INFO", "route": "unmatched", "status": 404.0}},
 		{"/late", 0, map[string]any{"route": "GET /late", "octets": 4.0}},
