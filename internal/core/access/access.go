@@ -9,6 +9,7 @@ package access
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"mooring/internal/base/errs"
@@ -93,6 +94,20 @@ func System(component string) Actor { return Actor{Kind: KindSystem, ID: compone
 
 // Device returns the actor for a device that proved its identity over the surface via.
 func Device(id, via string) Actor { return Actor{Kind: KindDevice, ID: id, Via: via} }
+
+// Stranger returns the actor for somebody unknown who came from source over the surface via. It names the network, not the address: /24 of
+// IPv4 and /48 of IPv6, which is enough to count by and to act against.
+func Stranger(source netip.Addr, via string) Actor {
+	bits := 48
+	if source = source.Unmap(); source.Is4() {
+		bits = 24
+	}
+	network, err := source.WithZone("").Prefix(bits)
+	if err != nil || !network.IsValid() { // no address, as on a Unix socket
+		return Actor{Kind: KindStranger, Via: via}
+	}
+	return Actor{Kind: KindStranger, ID: network.String(), Via: via}
+}
 
 // String returns the form that the audit record holds, such as "operator:6f…" or "local:uid=0".
 func (a Actor) String() string {

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 
 	"mooring/internal/base/errs"
@@ -64,5 +65,21 @@ func TestAuditorsPermissionsAreNotGrownByOthers(t *testing.T) {
 	_ = Permissions(RoleOperator)
 	if after := len(Permissions(RoleAuditor)); after != before {
 		t.Errorf("auditor has %d permissions, had %d", after, before)
+	}
+}
+
+func TestStrangersAreNamedByNetwork(t *testing.T) {
+	for source, want := range map[string]string{
+		"203.0.113.77":        "stranger:203.0.113.0/24",
+		"::ffff:203.0.113.77": "stranger:203.0.113.0/24",
+		"2001:db8:1:2::3":     "stranger:2001:db8:1::/48",
+		"fe80::1%eth0":        "stranger:fe80::/48",
+	} {
+		if got := Stranger(netip.MustParseAddr(source), "est").String(); got != want {
+			t.Errorf("Stranger(%s) = %s, want %s", source, got, want)
+		}
+	}
+	if got := Stranger(netip.Addr{}, "socket").String(); got != "stranger" {
+		t.Errorf("without an address got %s", got)
 	}
 }

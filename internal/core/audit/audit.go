@@ -1,0 +1,157 @@
+// Package audit is the tamper-evident record of everything that was done or refused, and the change feed that other parts follow.
+//
+// How it works. A writing transaction appends its entries as one row (Append, Stmt): no change without its entry, and writers never wait for
+// each other. Afterwards one sequencer (Run) gives the entries their place in a Merkle tree (RFC 6962, section 2.1) and signs the tree's head
+// as a checkpoint (c2sp.org/tlog-checkpoint, a signed note of three lines: origin, size, base64 root). Any entry can then be proven to a
+// stranger (Prove, c2sp.org/tlog-proof), and everything can be recomputed (Verify). The place in the tree is also the cursor of the feed
+// (Watch).
+//
+// Order of the sequencer, so that a crash between any two steps repeats the round or leaves it undone: read what was committed; compute
+// hashes and tiles; one transaction that moves the tree from the old size to the new one; only after its commit, sign. A tree that does not
+// grow out of the last signed one is never signed.
+//
+// What it can not show by itself: that the whole database was put back to an earlier state. Keep a checkpoint elsewhere and hand it to
+// VerifyOptions.Known.
+//
+// The package deliberately holds no personal data, deletes nothing, and decides nothing but who may read the record.
+package audit
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"mooring/internal/base/db"
+	"mooring/internal/core/access"
+)
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// Schema returns the migrations of this slice.
+func Schema() db.Schema {
+	files, err := fs.Sub(schemaFiles, "schema")
+	if err != nil {
+		panic(err) // "schema" is a valid path; fs.Sub looks at nothing else
+	}
+	return db.Schema{Name: "audit", FS: files}
+}
+
+// Options say under which name and key the record is signed.
+type Options struct {
+	Origin   string        // the log's name, such as "fleet.example.com/audit"; it must be the name of the key
+	Signer   note.Signer   // nil: this process signs nothing, as in a command that only reads
+	Verifier note.Verifier // of the same key; nil: checkpoints can be neither made nor checked nor proofs given
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Log is the record. It is safe for concurrent use.
+type Log struct {
+	db       *db.DB
+	origin   string
+	signer   note.Signer
+	verifier note.Verifier
+	now      func() time.Time
+	log      *slog.Logger
+	access   *access.Decider
+
+	work     chan struct{} // holds a token when there may be something to sequence
+	grown    signal        // fires when this process has seen the tree grow
+	refusals tally
+	counts   counts
+}
+
+type counts struct {
+	entries, rounds, failures, checkpoints atomic.Int64
+	size                                   atomic.Int64
+	behindSince                            atomic.Int64 // Unix seconds of the oldest entry known to wait; 0 = none
+}
+
+// New returns the record kept in d. It starts nothing. It panics when there is no clock or the key does not bear the origin's name.
+func New(d *db.DB, o Options) *Log {
+	if o.Now == nil {
+		panic("audit: New without a clock")
+	}
+	if v := o.Verifier; v != nil && v.Name() != o.Origin || o.Signer != nil && (v == nil || o.Signer.Name() != o.Origin || o.Signer.KeyHash() != v.KeyHash()) {
+		panic("audit: New with a key that does not belong to the origin " + o.Origin)
+	}
+	l := &Log{db: d, origin: o.Origin, signer: o.Signer, verifier: o.Verifier, now: o.Now, log: o.Log, work: make(chan struct{}, 1)}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	l.access = access.NewDecider(l)
+	return l
+}
+
+const insertBatch = `INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) VALUES (0, $1, $2, $3, $4, $5, $6)`
+
+// Append records entries in tx, which must be a writing transaction. They become part of the record when it commits.
+func (l *Log) Append(ctx context.Context, tx *db.Tx, entries ...Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	s := l.Stmt(tx, entries...)
+	if _, err := tx.Exec(ctx, s.SQL, s.Args...); err != nil {
+		return fmt.Errorf("recording %s: %w", entries[0].Action, err)
+	}
+	return nil
+}
+
+// Stmt returns Append as a statement, to be sent together with others. There must be at least one entry.
+func (l *Log) Stmt(tx *db.Tx, entries ...Entry) *db.Stmt {
+	now := l.now().Unix()
+	ts := entries[0].At
+	if ts == 0 {
+		ts = now
+	}
+	body := appendBody(make([]byte, 0, 256*len(entries)), now, entries)
+	id := tx.Batch()
+	tx.OnCommit(l.nudge)
+	return &db.Stmt{SQL: insertBatch, Args: []any{id.Stream[:], id.Seq, tx.Part(), ts, int64(len(entries)), body}}
+}
+
+// Record records entries in a transaction of their own.
+func (l *Log) Record(ctx context.Context, entries ...Entry) error {
+	return l.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error { return l.Append(ctx, tx, entries...) })
+}
+
+// nudge tells this process's sequencer, if it has the lease, that there is work.
+func (l *Log) nudge() {
+	select {
+	case l.work <- struct{}{}:
+	default:
+	}
+}
+
+// signal wakes everybody who waits. The zero value is ready.
+type signal struct {
+	mu sync.Mutex
+	ch chan struct{} // guarded by mu
+}
+
+// next returns a channel that is closed at the next fire.
+func (s *signal) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch == nil {
+		s.ch = make(chan struct{})
+	}
+	return s.ch
+}
+
+func (s *signal) fire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch != nil {
+		close(s.ch)
+		s.ch = nil
+	}
+}

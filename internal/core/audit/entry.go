@@ -1,0 +1,165 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"mooring/internal/base/errs"
+)
+
+// Entry is one thing that was done or refused. Names in it are pseudonymous ids; personal data has no place here, because an entry can
+// never be taken out of the record again.
+//
+// Bounds keep one entry from filling the record: a text over 4,096 octets is cut and ends in "…", of more than 64 details the first 64 by
+// name are kept, and invalid UTF-8 becomes U+FFFD. No act is refused because its description was too long.
+type Entry struct {
+	At      int64             // UTC seconds; Append fills in the present when it is 0
+	Action  string            // noun.verb, such as "cert.issue"
+	Actor   string            // access.Actor.String
+	Device  string            // hex id, "" = concerns no device
+	Serial  string            // hex serial of a certificate, "" = concerns none
+	Object  string            // what else it was done to
+	Refused string            // the reason why it was not done; "" = it was done
+	Detail  map[string]string // further facts, each a digest, a count or a short name
+}
+
+const (
+	maxText    = 4096    // octets of one text in an entry
+	maxDetails = 64      // details of one entry
+	maxEntry   = 4 << 20 // octets of one encoded entry: above what the two bounds allow when every octet is escaped
+	ellipsis   = "…"
+)
+
+// Bytes returns the canonical encoding of e, the octets that are hashed: compact JSON with the fields in the fixed order at, action,
+// actor, device, serial, object, refused, detail. The first three always stand, the others only when they are not empty; details are
+// sorted by name; control characters, quotation mark and backslash are written \u00xx with lower-case digits, everything else as itself.
+func (e Entry) Bytes() []byte { return appendEntry(make([]byte, 0, 256), &e) }
+
+func appendEntry(b []byte, e *Entry) []byte {
+	b = append(b, `{"at":`...)
+	b = strconv.AppendInt(b, e.At, 10)
+	b = appendText(append(b, `,"action":`...), e.Action)
+	b = appendText(append(b, `,"actor":`...), e.Actor)
+	b = appendField(b, `,"device":`, e.Device)
+	b = appendField(b, `,"serial":`, e.Serial)
+	b = appendField(b, `,"object":`, e.Object)
+	b = appendField(b, `,"refused":`, e.Refused)
+	if len(e.Detail) > 0 {
+		b = appendDetail(append(b, `,"detail":`...), e.Detail)
+	}
+	return append(b, '}')
+}
+
+func appendField(b []byte, name, value string) []byte {
+	if value == "" {
+		return b
+	}
+	return appendText(append(b, name...), value)
+}
+
+func appendDetail(b []byte, detail map[string]string) []byte {
+	var room [16]string
+	names := room[:0]
+	for name := range detail {
+		if bounded(name) != name {
+			return appendDetail(b, boundedNames(detail))
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for i, name := range names[:min(len(names), maxDetails)] {
+		b = append(b, "{,"[min(i, 1)])
+		b = append(appendText(b, name), ':')
+		b = appendText(b, detail[name])
+	}
+	return append(b, '}')
+}
+
+// boundedNames returns detail with names that need no cutting any more. Of names that become the same the last one stays: names are sorted
+// and told apart as they are written.
+func boundedNames(detail map[string]string) map[string]string {
+	same := make(map[string]string, len(detail))
+	for _, name := range slices.Sorted(maps.Keys(detail)) {
+		same[bounded(name)] = detail[name]
+	}
+	return same
+}
+
+// appendText writes s as a JSON string. The plain case, printable ASCII without escapes, is one pass and one copy.
+func appendText(b []byte, s string) []byte {
+	plain := len(s) <= maxText
+	for i := 0; plain && i < len(s); i++ {
+		c := s[i]
+		plain = c >= ' ' && c < utf8.RuneSelf && c != '"' && c != '\\'
+	}
+	b = append(b, '"')
+	if plain {
+		b = append(b, s...)
+	} else {
+		b = appendEscaped(b, bounded(s))
+	}
+	return append(b, '"')
+}
+
+func appendEscaped(b []byte, s string) []byte {
+	const digits = "0123456789abcdef"
+	for i := range len(s) {
+		c := s[i]
+		if c < ' ' || c == '"' || c == '\\' {
+			b = append(b, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
+			continue
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
+// bounded returns s as valid UTF-8 of at most maxText octets. What it returns, it leaves alone: the decoder relies on that.
+func bounded(s string) string {
+	if !utf8.ValidString(s) {
+		s = strings.ToValidUTF8(s[:min(len(s), 2*maxText)], "\uFFFD")
+	}
+	if len(s) <= maxText {
+		return s
+	}
+	end := maxText - len(ellipsis)
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + ellipsis
+}
+
+// wireEntry names the fields for encoding/json.
+type wireEntry struct {
+	At      int64             `json:"at"`
+	Action  string            `json:"action"`
+	Actor   string            `json:"actor"`
+	Device  string            `json:"device"`
+	Serial  string            `json:"serial"`
+	Object  string            `json:"object"`
+	Refused string            `json:"refused"`
+	Detail  map[string]string `json:"detail"`
+}
+
+// ParseEntry decodes what Bytes encoded and refuses everything else, so that an entry has exactly one encoding and one hash. The error
+// has kind Invalid.
+func ParseEntry(data []byte) (Entry, error) {
+	if len(data) > maxEntry {
+		return Entry{}, errs.New(errs.Invalid, "an audit entry of %d octets is longer than %d", len(data), maxEntry)
+	}
+	var w wireEntry
+	if err := json.Unmarshal(data, &w); err != nil {
+		return Entry{}, errs.Wrap(errs.Invalid, err, "the audit entry is not the expected JSON")
+	}
+	e := Entry(w)
+	// Encoding again is the whole check of form: order, spacing, escapes, doubled, unknown and empty fields all change the octets.
+	if !bytes.Equal(e.Bytes(), data) {
+		return Entry{}, errs.New(errs.Invalid, "the audit entry is not in canonical form")
+	}
+	return e, nil
+}
