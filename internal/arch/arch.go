@@ -16,6 +16,10 @@
 // them too. The standard library is always allowed, except "C". A line must be of use: a line that matches no package is
 // an offence, unless its comment says "later: REASON", and that marker is an offence as soon as the line is of use.
 //
+// The other rules need no table: one package comment each, no init, no package-level variable that can change, a fuzz test for
+// each exported decoder below wire/, owners for notes of work to be done, a line in standards.txt for each RFC that a comment
+// cites, a row in doc/dependencies.md for each module.
+//
 // Check reads source text only. It runs no build, so it sees every file whatever its build tags, and it knows no types:
 // a package shadowed by a local variable of the same name would confuse it, and is a bad idea anyway. It does not judge
 // what `go vet` and staticcheck judge.
