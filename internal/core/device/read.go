@@ -1,0 +1,113 @@
+package device
+
+import (
+	"context"
+	"fmt"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+)
+
+// A device comes with its slots in one statement: one row per slot, or one with an empty slot name.
+const (
+	deviceColumns = `d.cell, d.id, d.state, d.policy, d.name, d.names, d.grp, d.tags, d.profile, d.issued, d.token, d.token_until, d.token_used,
+ d.created, d.updated, COALESCE(l.at, 0), COALESCE(s.slot, ''), s.serial, s.prev_serial, COALESCE(s.not_after, 0), s.spki, s.request,
+ COALESCE(s.revoked, 0), s.fingerprint`
+	joinedTables = ` LEFT JOIN slot s ON s.cell = d.cell AND s.device = d.id LEFT JOIN last_seen l ON l.cell = d.cell AND l.id = d.id`
+
+	selectByID = `SELECT ` + deviceColumns + ` FROM device d` + joinedTables + ` WHERE d.cell = $1 AND d.id = $2 ORDER BY s.slot`
+
+	selectByBirth = `SELECT ` + deviceColumns + ` FROM birth b JOIN device d ON d.cell = b.device_cell AND d.id = b.device` + joinedTables +
+		` WHERE b.cell = $1 AND b.fingerprint = $2 ORDER BY s.slot`
+)
+
+// gather makes devices out of joined rows, of which those of one device follow each other.
+type gather struct{ found []Device }
+
+func (g *gather) row(row db.Row) error {
+	var (
+		d                 Device
+		s                 Slot
+		id                []byte
+		names, tags       string
+		state             int64
+		serial, prev      []byte
+		spki, request, fp []byte
+	)
+	err := row.Scan(&d.Cell, &id, &state, &d.Policy, &d.Name, &names, &d.Group, &tags, &d.Profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used,
+		&d.Created, &d.Updated, &d.LastSeen, &s.Name, &serial, &prev, &s.NotAfter, &spki, &request, &s.Revoked, &fp)
+	if err != nil {
+		return fmt.Errorf("reading a device: %w", err)
+	}
+	if len(id) != len(d.ID) {
+		return fmt.Errorf("reading a device: its id has %d octets", len(id))
+	}
+	d.ID = ID(id)
+	if n := len(g.found); n == 0 || g.found[n-1].ID != d.ID {
+		d.State, d.Names, d.Tags = State(state), splitLines(names), splitTags(tags)
+		g.found = append(g.found, d)
+	}
+	if s.Name != "" {
+		s.Serial, s.Prev, s.SPKI, s.Request, s.Fingerprint = serial, prev, spki, request, fp
+		last := &g.found[len(g.found)-1]
+		last.Slots = append(last.Slots, s)
+	}
+	return nil
+}
+
+func noSuchDevice() error { return errs.New(errs.NotFound, "there is no such device") }
+
+func (r *Registry) loadTx(ctx context.Context, tx *db.Tx, id ID) (Device, error) {
+	var g gather
+	if err := tx.Each(ctx, g.row, selectByID, int64(r.CellOf(id)), id[:]); err != nil {
+		return Device{}, err
+	}
+	if len(g.found) == 0 {
+		return Device{}, noSuchDevice()
+	}
+	return g.found[0], nil
+}
+
+// Load returns the device with this id, for the platform's own decisions: it asks nobody for permission. The error is NotFound when there
+// is none.
+func (r *Registry) Load(ctx context.Context, id ID) (Device, error) {
+	var d Device
+	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		d, err = r.loadTx(ctx, tx, id)
+		return err
+	})
+	return d, err
+}
+
+// ByBirth returns the device that was born with the certificate of this SHA-256, without asking for permission. The error is NotFound when
+// there is none.
+func (r *Registry) ByBirth(ctx context.Context, fingerprint [32]byte) (Device, error) {
+	var g gather
+	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		g = gather{}
+		return tx.Each(ctx, g.row, selectByBirth, int64(fingerprint[0]), fingerprint[:])
+	})
+	if err == nil && len(g.found) == 0 {
+		err = noSuchDevice()
+	}
+	if err != nil {
+		return Device{}, err
+	}
+	return g.found[0], nil
+}
+
+// Get returns the device with this id (32 hexadecimal digits) or external name; an id goes before a name that looks like one.
+func (r *Registry) Get(ctx context.Context, actor access.Actor, nameOrID string) (Device, error) {
+	if err := r.access.Require(ctx, actor, access.DeviceRead, "device"); err != nil {
+		return Device{}, err
+	}
+	if id, err := ParseID(nameOrID); err == nil {
+		d, err := r.Load(ctx, id)
+		if !errs.Is(err, errs.NotFound) {
+			return d, err
+		}
+	}
+	id, _ := r.IDOf(nameOrID)
+	return r.Load(ctx, id)
+}

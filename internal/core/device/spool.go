@@ -1,0 +1,121 @@
+package device
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// spool keeps the checked rows of an import in a temporary file and, in memory, only where each is: 32 octets a device, and 56 more for a
+// birth certificate. So the rows can be written in the order of the tables, which is what makes writing them cheap, and a second attempt of the
+// transaction can read them again.
+type spool struct {
+	file   *os.File
+	out    *bufio.Writer
+	end    int64
+	places []place
+	births []birthPlace
+	buf    []byte
+}
+
+type place struct {
+	off  int64
+	line uint32
+	cell uint8
+	id   ID
+}
+
+type birthPlace struct {
+	fingerprint [32]byte
+	line        uint32
+	cell        uint8
+	id          ID
+}
+
+func newSpool() (*spool, error) {
+	f, err := os.CreateTemp("", "mooring-import-")
+	if err != nil {
+		return nil, fmt.Errorf("making a temporary file for the import: %w", err)
+	}
+	return &spool{file: f, out: bufio.NewWriterSize(f, 256<<10)}, nil
+}
+
+func (s *spool) close() {
+	// It was never meant to last; what cannot be removed is in the temporary folder.
+	_ = s.file.Close()
+	_ = os.Remove(s.file.Name())
+}
+
+func (s *spool) add(c *record, line int, id ID, cell uint8) error {
+	b := s.buf[:0]
+	b = append(b, 0, 0, 0, 0)
+	for _, field := range [...]string{c.name, c.names, c.group, c.tags, c.profile, string(c.birth)} {
+		b = binary.AppendUvarint(b, uint64(len(field)))
+		b = append(b, field...)
+	}
+	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
+	s.buf = b
+	s.places = append(s.places, place{off: s.end, line: uint32(line), cell: cell, id: id})
+	if len(c.birth) > 0 {
+		s.births = append(s.births, birthPlace{fingerprint: [32]byte(c.birth), line: uint32(line), cell: cell, id: id})
+	}
+	s.end += int64(len(b))
+	if _, err := s.out.Write(b); err != nil {
+		return fmt.Errorf("writing the temporary file of the import: %w", err)
+	}
+	return nil
+}
+
+// sorted ends the writing and brings the places into the order of the tables.
+func (s *spool) sorted() error {
+	if err := s.out.Flush(); err != nil {
+		return fmt.Errorf("writing the temporary file of the import: %w", err)
+	}
+	slices.SortFunc(s.places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.cell, b.cell), bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.line, b.line))
+	})
+	slices.SortFunc(s.births, func(a, b birthPlace) int {
+		return cmp.Or(bytes.Compare(a.fingerprint[:], b.fingerprint[:]), cmp.Compare(a.line, b.line))
+	})
+	return nil
+}
+
+// at reads the record that begins at off and returns it with the offset of the one behind it.
+func (s *spool) at(off int64) (record, int64, error) {
+	const guess = 512 // most rows fit
+	if cap(s.buf) < guess {
+		s.buf = make([]byte, guess)
+	}
+	b := s.buf[:min(guess, s.end-off)]
+	if _, err := s.file.ReadAt(b, off); err != nil {
+		return record{}, 0, fmt.Errorf("reading the temporary file of the import: %w", err)
+	}
+	n := int64(4 + binary.LittleEndian.Uint32(b))
+	if n > s.end-off {
+		return record{}, 0, fmt.Errorf("reading the temporary file of the import: a row of %d octets", n)
+	}
+	if n > int64(len(b)) {
+		b = make([]byte, n)
+		if _, err := s.file.ReadAt(b, off); err != nil {
+			return record{}, 0, fmt.Errorf("reading the temporary file of the import: %w", err)
+		}
+		s.buf = b
+	}
+	var c record
+	rest := b[4:n]
+	birth := ""
+	for _, field := range [...]*string{&c.name, &c.names, &c.group, &c.tags, &c.profile, &birth} {
+		size, used := binary.Uvarint(rest)
+		if used <= 0 || size > uint64(len(rest)-used) {
+			return record{}, 0, fmt.Errorf("reading the temporary file of the import: it was damaged")
+		}
+		*field = string(rest[used : used+int(size)])
+		rest = rest[used+int(size):]
+	}
+	c.birth = []byte(birth)
+	return c, off + n, nil
+}

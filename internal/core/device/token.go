@@ -1,0 +1,143 @@
+package device
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"strconv"
+	"strings"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+)
+
+// A token is "mt_", 32 characters for 160 random bits, and 4 characters of checksum, in the alphabet of RFC 4648, section 6, in lower case.
+// The checksum tells a typing error from a wrong token without a look into the registry.
+const (
+	tokenPrefix = "mt_"
+	tokenSize   = 20 // octets
+	tokenSum    = 4  // characters
+
+	// TokenLife is how long a token is good when nobody says otherwise, TokenLifeMost the longest that may be asked for.
+	TokenLife     = 7 * 24 * time.Hour
+	TokenLifeMost = 90 * 24 * time.Hour
+)
+
+// What is wrong with a token. Whoever holds none of ours learns the same whether or not the device exists: ErrTokenWrong. The other two
+// are for the holder of the right token.
+var (
+	ErrTokenWrong   = errs.New(errs.Denied, "the device is unknown or the token is wrong: check both, or ask for a new token")
+	ErrTokenUsed    = errs.New(errs.Denied, "this token was used already: ask for a new one")
+	ErrTokenExpired = errs.New(errs.Denied, "this token has expired: ask for a new one")
+)
+
+func encodeTokenText(secret []byte) string {
+	body := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(secret))
+	return tokenPrefix + body + tokenChecksum(body)
+}
+
+func tokenChecksum(body string) string {
+	sum := sha256.Sum256([]byte(tokenPrefix + body))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:5]))[:tokenSum]
+}
+
+// HashToken returns the SHA-256 under which the token with this text is stored. Blanks around it and the case do not matter. The error has
+// kind Invalid and says that there is a typing error, nothing about any device.
+func HashToken(text string) ([]byte, error) {
+	text = strings.ToLower(strings.TrimSpace(text))
+	body, ok := strings.CutPrefix(text, tokenPrefix)
+	if !ok || len(body) != tokenSize*8/5+tokenSum {
+		return nil, errs.New(errs.Invalid, "a token begins with %s and has %d characters: copy it again", tokenPrefix, len(tokenPrefix)+tokenSize*8/5+tokenSum)
+	}
+	body, sum := body[:len(body)-tokenSum], body[len(body)-tokenSum:]
+	secret, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(strings.ToUpper(body))
+	if err != nil || sum != tokenChecksum(body) {
+		return nil, errs.New(errs.Invalid, "the token has a typing error: copy it again")
+	}
+	hash := sha256.Sum256(secret)
+	return hash[:], nil
+}
+
+// TokenMatches returns nil when hash is that of the device's token, which is neither used nor expired at now (UTC seconds); otherwise
+// ErrTokenWrong, ErrTokenUsed or ErrTokenExpired. The zero Device, for one that does not exist, takes as long and gives ErrTokenWrong.
+func (d *Device) TokenMatches(hash []byte, now int64) error {
+	stored := make([]byte, sha256.Size)
+	given := len(d.Token.Hash) == sha256.Size
+	if given {
+		copy(stored, d.Token.Hash)
+	}
+	equal := subtle.ConstantTimeCompare(stored, hash) == 1
+	switch {
+	case !given || !equal:
+		return ErrTokenWrong
+	case d.Token.Used != 0:
+		return ErrTokenUsed
+	case d.Token.Until <= now:
+		return ErrTokenExpired
+	}
+	return nil
+}
+
+// tokenUntil returns the end of a token that is given out now for ttl.
+func tokenUntil(now time.Time, ttl time.Duration) (int64, error) {
+	if ttl == 0 {
+		ttl = TokenLife
+	}
+	if ttl < time.Minute || ttl > TokenLifeMost {
+		return 0, errs.New(errs.Invalid, "ttl: a token is good for one minute to 90 days")
+	}
+	return now.Add(ttl).Unix(), nil
+}
+
+const updateToken = `UPDATE device SET token = $4, token_until = $5, token_used = 0, policy = policy + 1, updated = $6
+ WHERE cell = $1 AND id = $2 AND policy = $3`
+
+// Token gives the device a new enrolment token, good once and for ttl (0 = TokenLife); an older one is void. The text is returned here and
+// kept nowhere.
+func (r *Registry) Token(ctx context.Context, actor access.Actor, id ID, ttl time.Duration) (text string, until int64, err error) {
+	if err := r.access.Require(ctx, actor, access.DeviceToken, id.String()); err != nil {
+		return "", 0, err
+	}
+	now := r.now()
+	if until, err = tokenUntil(now, ttl); err != nil {
+		return "", 0, err
+	}
+	if err := r.mayTouch(ctx, actor, id); err != nil {
+		return "", 0, err
+	}
+	secret := make([]byte, tokenSize)
+	rand.Read(secret)
+	hash := sha256.Sum256(secret)
+	err = r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		d, err := r.loadTx(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if err := r.sameGrant(&d, actor); err != nil {
+			return err
+		}
+		if !d.State.Active() {
+			return errs.New(errs.Conflict, "the device is %s: it cannot use a token", d.State)
+		}
+		n, err := tx.Exec(ctx, updateToken, int64(d.Cell), id[:], d.Policy, hash[:], until, now.Unix())
+		if err := changed(n, err); err != nil {
+			return err
+		}
+		return r.audit.Append(ctx, tx, audit.Entry{At: now.Unix(), Action: "device.token", Actor: actor.String(), Device: id.String(),
+			Detail: r.tokenDetail(d.Policy+1, hash[:], until)})
+	})
+	if err != nil {
+		return "", 0, err
+	}
+	return encodeTokenText(secret), until, nil
+}
+
+// tokenDetail is what the record holds of a token.
+func (r *Registry) tokenDetail(policy int64, hash []byte, until int64) map[string]string {
+	return map[string]string{"policy": strconv.FormatInt(policy, 10), "token": r.tokenMark(hash).String(), "until": strconv.FormatInt(until, 10)}
+}

@@ -1,0 +1,205 @@
+package device
+
+import (
+	"context"
+	"crypto/sha256"
+	"strings"
+
+	"mooring/internal/base/db"
+	"mooring/internal/core/audit"
+)
+
+// lookup calls hit(i) for each of n sorted keys (cell, key) whose row text finds. text ends before the comparison of the key.
+func lookup(ctx context.Context, tx *db.Tx, text string, n int, key func(int) (uint8, []byte), hit func(int) error) error {
+	if tx.Arrays() {
+		text += ` = ANY($2::bytea[])`
+	} else {
+		text += inList()
+	}
+	for from := 0; from < n; {
+		cell, _ := key(from)
+		to := from
+		for to < n && to-from < lookupChunk {
+			if c, _ := key(to); c != cell {
+				break
+			}
+			to++
+		}
+		found := map[string]bool{}
+		err := tx.Each(ctx, func(row db.Row) error {
+			var k []byte
+			if err := row.Scan(&k); err != nil {
+				return err
+			}
+			found[string(k)] = true
+			return nil
+		}, text, lookupArgs(tx.Arrays(), cell, from, to, key)...)
+		if err != nil {
+			return err
+		}
+		for i := from; len(found) > 0 && i < to; i++ {
+			if _, k := key(i); found[string(k)] {
+				if err := hit(i); err != nil {
+					return err
+				}
+			}
+		}
+		from = to
+	}
+	return nil
+}
+
+// inList is of fixed length, so that there is one statement to prepare; the last key fills it up.
+func inList() string {
+	return ` IN (` + strings.TrimSuffix(strings.Repeat(`?, `, lookupChunk), `, `) + `)`
+}
+
+func lookupArgs(arrays bool, cell uint8, from, to int, key func(int) (uint8, []byte)) []any {
+	if arrays {
+		keys := make([][]byte, 0, to-from)
+		for i := from; i < to; i++ {
+			_, k := key(i)
+			keys = append(keys, k)
+		}
+		return []any{int64(cell), keys}
+	}
+	args := make([]any, 0, 1+lookupChunk)
+	args = append(args, int64(cell))
+	for i := from; i < from+lookupChunk; i++ {
+		_, k := key(min(i, to-1))
+		args = append(args, k)
+	}
+	return args
+}
+
+// The texts of an import: the row text of Add serves SQLite.
+const (
+	importDevices = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_until, token_used, created, updated)
+ SELECT t.cell, t.id, 1, 1, t.name, t.names, t.grp, t.tags, t.profile, 0, t.token, $8, 0, $9, $9
+ FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $10::bytea[])
+ AS t(cell, id, name, names, grp, tags, profile, token)`
+	importSlots = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
+ SELECT t.cell, t.device, 'birth', $5, $5, 0, $5, $5, 0, t.grp, t.fingerprint
+ FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[]) AS t(cell, device, grp, fingerprint)`
+	importBirths = `INSERT INTO birth (cell, fingerprint, device_cell, device)
+ SELECT t.cell, t.fingerprint, t.device_cell, t.device
+ FROM unnest($1::smallint[], $2::bytea[], $3::smallint[], $4::bytea[]) AS t(cell, fingerprint, device_cell, device)`
+)
+
+// importWriter writes chunks of an import in the order of the tables.
+type importWriter struct {
+	*importing
+	tx    *db.Tx
+	byRow bool
+}
+
+// devices writes the devices at places, their birth slots and their audit entries.
+func (w *importWriter) devices(ctx context.Context, places []place) error {
+	records := make([]record, len(places))
+	tokens := make([][]byte, len(places))
+	entries := make([]audit.Entry, len(places))
+	for i, p := range places {
+		var err error
+		if records[i], _, err = w.spool.at(p.off); err != nil {
+			return err
+		}
+		tokens[i] = []byte{}
+		detail := map[string]string{"policy": "1"}
+		if w.tokenKey != nil {
+			hash := sha256.Sum256(w.token(p.id))
+			tokens[i] = hash[:]
+			detail = w.r.tokenDetail(1, hash[:], w.until)
+		}
+		detail["row"] = w.r.rowMarkOf(p.id, Registered, records[i]).String()
+		entries[i] = audit.Entry{At: w.at, Action: "device.add", Actor: w.actor.String(), Device: p.id.String(), Detail: detail}
+	}
+	write := w.deviceArrays
+	if w.byRow {
+		write = w.deviceRows
+	}
+	if err := write(ctx, places, records, tokens); err != nil {
+		return err
+	}
+	return w.r.audit.Append(ctx, w.tx, entries...)
+}
+
+func (w *importWriter) deviceRows(ctx context.Context, places []place, records []record, tokens [][]byte) error {
+	none := []byte{}
+	for i := range places {
+		p, c := &places[i], &records[i]
+		cell := int64(p.cell)
+		if _, err := w.tx.Exec(ctx, insertDevice, cell, p.id[:], c.name, c.names, c.group, c.tags, c.profile, tokens[i], w.tokenUntil(), w.at); err != nil {
+			return err
+		}
+		if len(c.birth) == 0 {
+			continue
+		}
+		if _, err := w.tx.Exec(ctx, upsertBirthSlot, cell, p.id[:], none, int64(0), none, c.group, c.birth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *importWriter) tokenUntil() int64 {
+	if w.tokenKey == nil {
+		return 0
+	}
+	return w.until
+}
+
+func (w *importWriter) deviceArrays(ctx context.Context, places []place, records []record, tokens [][]byte) error {
+	n := len(places)
+	cells, ids := make([]int16, n), make([][]byte, n)
+	var text [5][]string // name, names, grp, tags, profile
+	for i := range text {
+		text[i] = make([]string, n)
+	}
+	var born struct {
+		cells       []int16
+		ids, prints [][]byte
+		groups      []string
+	}
+	for i := range places {
+		p, c := &places[i], &records[i]
+		cells[i], ids[i] = int16(p.cell), p.id[:]
+		for j, s := range [...]string{c.name, c.names, c.group, c.tags, c.profile} {
+			text[j][i] = s
+		}
+		if len(c.birth) > 0 {
+			born.cells, born.ids = append(born.cells, int16(p.cell)), append(born.ids, p.id[:])
+			born.prints, born.groups = append(born.prints, c.birth), append(born.groups, c.group)
+		}
+	}
+	stmts := []*db.Stmt{{SQL: importDevices, Args: []any{cells, ids, text[0], text[1], text[2], text[3], text[4], w.tokenUntil(), w.at, tokens}}}
+	if len(born.ids) > 0 {
+		stmts = append(stmts, &db.Stmt{SQL: importSlots, Args: []any{born.cells, born.ids, born.groups, born.prints, []byte{}}})
+	}
+	return w.tx.Send(ctx, stmts...)
+}
+
+// births writes the rows by which devices are found from their birth certificates.
+func (w *importWriter) births(ctx context.Context, births []birthPlace) error {
+	if w.byRow {
+		for i := range births {
+			b := &births[i]
+			if _, err := w.tx.Exec(ctx, insertBirth, int64(b.fingerprint[0]), b.fingerprint[:], int64(b.cell), b.id[:]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	n := len(births)
+	cells, prints, deviceCells, ids := make([]int16, n), make([][]byte, n), make([]int16, n), make([][]byte, n)
+	for i := range births {
+		b := &births[i]
+		cells[i], prints[i], deviceCells[i], ids[i] = int16(b.fingerprint[0]), b.fingerprint[:], int16(b.cell), b.id[:]
+	}
+	_, err := w.tx.Exec(ctx, importBirths, cells, prints, deviceCells, ids)
+	return err
+}
+
+// summary writes the entry about the file as a whole.
+func (w *importWriter) summary(ctx context.Context) error {
+	return w.r.audit.Append(ctx, w.tx, audit.Entry{At: w.at, Action: "device.import", Actor: w.actor.String(), Detail: w.summaryDetail()})
+}
