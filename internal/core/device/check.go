@@ -239,14 +239,14 @@ const (
 func (c *replay) finish(ctx context.Context, tx *db.Tx) error {
 	cell, id := int64(0), []byte{}
 	for {
-		page, err := readCheckPage(ctx, tx, cell, id)
+		page, err := c.readPage(ctx, tx, cell, id)
 		if err != nil {
 			return fmt.Errorf("reading the devices: %w", err)
 		}
 		toCell, toID := int64(255), maxID()
 		if len(page) == checkPage {
 			last := &page[len(page)-1]
-			toCell, toID = int64(last.Cell), last.ID[:]
+			toCell, toID = int64(last.Cell), last.key
 		}
 		if err := c.addSlots(ctx, tx, page, cell, id, toCell, toID); err != nil {
 			return fmt.Errorf("reading the slots: %w", err)
@@ -279,20 +279,26 @@ func (c *replay) finish(ctx context.Context, tx *db.Tx) error {
 // checkedDevice is a device with its administrative columns as they are stored: taken apart and put together again, some changes would not show.
 type checkedDevice struct {
 	Device
-	stored record
+	key     []byte // the id as it is stored
+	stored  record
+	damaged bool // named already
 }
 
-func readCheckPage(ctx context.Context, tx *db.Tx, cell int64, id []byte) (page []checkedDevice, err error) {
+func (c *replay) readPage(ctx context.Context, tx *db.Tx, cell int64, id []byte) (page []checkedDevice, err error) {
 	err = tx.Each(ctx, func(row db.Row) error {
 		var d checkedDevice
-		var raw []byte
 		var state int64
-		err := row.Scan(&d.Cell, &raw, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used)
-		if err != nil || len(raw) != len(d.ID) {
-			return errors.Join(err, fmt.Errorf("the row of %x cannot be read", raw))
+		err := row.Scan(&d.Cell, &d.key, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used)
+		if len(d.key) == 0 {
+			return fmt.Errorf("a row without a key: %w", err)
 		}
-		d.ID, d.State = ID(raw), State(state)
-		d.stored.group = d.Group
+		if d.damaged = err != nil || len(d.key) != len(d.ID); err != nil {
+			c.find("device %x: the row cannot be read: %w", d.key, err)
+		} else if d.damaged {
+			c.find("device %x: the id has %d octets", d.key, len(d.key))
+		}
+		copy(d.ID[:], d.key)
+		d.State, d.stored.group = State(state), d.Group
 		page = append(page, d)
 		return nil
 	}, checkDevices, cell, id, int64(checkPage))
@@ -311,7 +317,8 @@ func (c *replay) addSlots(ctx context.Context, tx *db.Tx, page []checkedDevice, 
 		var device []byte
 		var group string
 		if err := row.Scan(&slotCell, &device, &s.Name, &s.Serial, &s.Prev, &s.Revoked, &group, &s.Fingerprint); err != nil {
-			return err
+			c.find("slot %x/%s: the row cannot be read: %w", device, s.Name, err)
+			return nil
 		}
 		var d *checkedDevice
 		if len(device) == len(ID{}) {
@@ -331,6 +338,12 @@ func (c *replay) addSlots(ctx context.Context, tx *db.Tx, page []checkedDevice, 
 
 func (c *replay) compare(d *checkedDevice) {
 	i, known := c.index[d.ID]
+	if d.damaged {
+		if known {
+			c.devices[i].met = true
+		}
+		return
+	}
 	if !known || c.devices[i].policy == 0 {
 		if known {
 			c.devices[i].met = true

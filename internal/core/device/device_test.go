@@ -544,4 +544,3 @@ func TestSeen(t *testing.T) {
 		t.Errorf("remembered: got %d, want the bound %d", len(w.seen.at), seenMost)
 	}
 }
-
