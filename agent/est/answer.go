@@ -1,0 +1,175 @@
+package est
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	wire "mooring/wire/est"
+)
+
+// Bounds of the waiting that a server may ask for, and what is assumed when it names no time though it must.
+const (
+	minWait     = time.Second
+	maxWait     = 7 * 24 * time.Hour
+	defaultWait = time.Minute
+)
+
+// maxReason bounds the text of a refusal that is shown to people.
+const maxReason = 300
+
+// PendingError says that the server has taken the request and has not decided it: the same request is to be sent again
+// after a time (RFC 7030, section 4.2.3).
+type PendingError struct {
+	RetryAfter time.Duration // 1 second to 7 days
+}
+
+// Error says what to do.
+func (e *PendingError) Error() string {
+	return fmt.Sprintf("the server has taken the request and not decided it yet; ask again in %v", e.RetryAfter)
+}
+
+// RefusedError is an answer of the server that is neither success nor waiting.
+type RefusedError struct {
+	Operation wire.Operation
+	Status    int
+	Reason    string // the server's words, one line fit for a terminal; may be empty
+	// RetryAfter is how long the server wants to be left alone; 0 if it did not say.
+	RetryAfter time.Duration
+}
+
+// Error gives the server's reason, and what its status means.
+func (e *RefusedError) Error() string {
+	text := fmt.Sprintf("the server answered %s with %d %s", e.Operation, e.Status, http.StatusText(e.Status))
+	if hint := statusHint(e.Operation, e.Status); hint != "" {
+		text += " (" + hint + ")"
+	}
+	if e.Reason != "" {
+		text += ": " + e.Reason
+	}
+	if e.RetryAfter > 0 {
+		text += fmt.Sprintf("; it asks to wait %v", e.RetryAfter)
+	}
+	return text
+}
+
+// Temporary tells whether the same request may succeed later without anybody changing anything.
+func (e *RefusedError) Temporary() bool {
+	switch e.Status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented:
+		return false
+	}
+	return e.Status >= 500
+}
+
+func statusHint(op wire.Operation, status int) string {
+	switch {
+	case status == http.StatusUnauthorized && op == wire.SimpleReenroll:
+		return "it does not accept the certificate of this device"
+	case status == http.StatusUnauthorized:
+		return "token or certificate unknown, used up or expired"
+	case status == http.StatusForbidden:
+		return "this device may not have the certificate"
+	case status == http.StatusNotFound:
+		return "no EST service of this label"
+	case status == http.StatusTooManyRequests:
+		return "too many requests"
+	case status == http.StatusServiceUnavailable:
+		return "overloaded or in maintenance"
+	case status >= 300 && status < 400:
+		return "a redirect without a place to go"
+	}
+	return ""
+}
+
+// answer is an answer with success.
+type answer struct {
+	op          wire.Operation
+	status      int
+	contentType string
+	body        []byte
+}
+
+// judge makes an answer or an error of a response.
+func judge(op wire.Operation, response *http.Response, body []byte, now time.Time) (*answer, error) {
+	wait := retryAfter(response.Header, now)
+	switch response.StatusCode {
+	case http.StatusOK, http.StatusNoContent:
+		return &answer{op, response.StatusCode, response.Header.Get("Content-Type"), body}, nil
+	case http.StatusAccepted:
+		if wait == 0 {
+			wait = defaultWait
+		}
+		return nil, &PendingError{wait}
+	}
+	return nil, &RefusedError{op, response.StatusCode, reason(response.Header, body), wait}
+}
+
+// decode checks the media type and returns the DER in the body. Parameters are not compared: servers differ in them.
+func (a *answer) decode(want string) ([]byte, error) {
+	if got := wire.MediaType(a.contentType); got != want {
+		return nil, fmt.Errorf("the server answered %s with content of type %q where %q belongs; is it an EST server?", a.op, clean(a.contentType), want)
+	}
+	der, err := wire.DecodeBase64(a.body)
+	if err != nil {
+		return nil, fmt.Errorf("reading the %s answer: %w", a.op, err)
+	}
+	return der, nil
+}
+
+// retryAfter reads the header of that name: seconds, or a date, which is measured against the server's own clock where it
+// tells it, since the device's may be wrong. It returns 0 when there is nothing to read.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	if value == "" {
+		return 0
+	}
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return clampWait(time.Duration(seconds) * time.Second)
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	if date, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = date
+	}
+	if now.IsZero() {
+		return defaultWait
+	}
+	return clampWait(at.Sub(now))
+}
+
+func clampWait(d time.Duration) time.Duration { return min(max(d, minWait), maxWait) }
+
+// reason is the text of a refusal: only plain text, since the HTML of some proxy helps nobody (RFC 8951, section 5).
+func reason(header http.Header, body []byte) string {
+	if wire.MediaType(header.Get("Content-Type")) != wire.TypeReason {
+		return ""
+	}
+	return clean(string(body[:min(len(body), 4*maxReason)]))
+}
+
+// clean makes a stranger's text fit for a terminal and a log: one line, no control characters, bounded.
+func clean(text string) string {
+	var out []rune
+	for _, word := range strings.Fields(text) {
+		if len(out) > 0 {
+			out = append(out, ' ')
+		}
+		for _, r := range word {
+			if unicode.IsPrint(r) && r != unicode.ReplacementChar {
+				out = append(out, r)
+			}
+		}
+	}
+	if len(out) > maxReason {
+		out = append(out[:maxReason], '…')
+	}
+	return string(out)
+}
