@@ -225,7 +225,7 @@ func (t *template) variable(o *Order, spki []byte, now int64) (v der.Variable, e
 		return v, err
 	}
 	if v.SAN, err = der.BuildAltNames(names); err != nil {
-		return v, errs.New(errs.Invalid, "a name cannot be written: %v", err)
+		return v, errs.New(errs.Invalid, "a name of the device cannot be written: %v", err)
 	}
 	ski, err := der.SubjectKeyID(spki)
 	if err != nil {
@@ -298,6 +298,6 @@ func (c *Certificate) Entry(actor access.Actor) audit.Entry {
 	return audit.Entry{Action: "cert.issue", Actor: actor.String(), Device: hex.EncodeToString(c.Device[:]), Serial: hex.EncodeToString(c.Serial[:]),
 		Detail: map[string]string{
 			"sha256": hex.EncodeToString(sum[:]), "issuer": c.Issuer.String(), "profile": c.Profile, "version": c.Version, "slot": c.Slot,
-			"prev": hex.EncodeToString(c.PrevSerial), "not_after": strconv.FormatInt(c.NotAfter, 10), "spki": hex.EncodeToString(c.SPKIHash[:]),
+			"prev": hex.EncodeToString(c.PrevSerial), "not_before": strconv.FormatInt(c.NotBefore, 10), "not_after": strconv.FormatInt(c.NotAfter, 10), "spki": hex.EncodeToString(c.SPKIHash[:]),
 		}}
 }

@@ -51,47 +51,45 @@ func (p *Profile) namesFor(v *Values, asked *der.AltNames) (der.AltNames, error)
 			return der.AltNames{}, err
 		}
 	}
-	for kind, missing := range map[string]bool{
-		"DNS name":     p.dns.require && len(names.DNS) == 0,
-		"IP address":   p.ip.require && len(names.IP) == 0,
-		"URI":          p.uri.require && len(names.URI) == 0,
-		"mail address": p.email.require && len(names.Email) == 0,
-	} {
-		if missing {
-			return der.AltNames{}, errs.New(errs.Invalid, "the profile %s needs a %s: register one for the device, or ask for one that the profile permits", p.Name, kind)
-		}
-	}
-	return names, nil
+	return names, p.required(&names)
 }
 
-// given are the names that need no asking, normalised.
-func (p *Profile) given(v *Values) (der.AltNames, error) {
-	var names der.AltNames
-	var err error
-	fill := func(to *[]string, r *nameRule, registered []string) {
-		for _, t := range r.fixed {
-			s, e := t.fill(v)
-			if e != nil {
-				err = e
-				return
-			}
-			*to = append(*to, s)
-		}
-		if r.registry {
-			*to = append(*to, registered...)
-		}
+// required says which required kind of name is missing.
+func (p *Profile) required(names *der.AltNames) error {
+	missing := ""
+	switch {
+	case p.dns.require && len(names.DNS) == 0:
+		missing = "DNS name"
+	case p.ip.require && len(names.IP) == 0:
+		missing = "IP address"
+	case p.uri.require && len(names.URI) == 0:
+		missing = "URI"
+	case p.email.require && len(names.Email) == 0:
+		missing = "mail address"
+	default:
+		return nil
 	}
-	var ips []string
-	fill(&names.DNS, &p.dns, v.Names.DNS)
-	fill(&names.URI, &p.uri, v.Names.URI)
-	fill(&names.Email, &p.email, v.Names.Email)
-	fill(&ips, &p.ip, nil)
+	return errs.New(errs.Invalid, "the profile %s needs a %s: register one for the device, or ask for one that the profile permits", p.Name, missing)
+}
+
+// given are the names that need no asking. Registered ones are normalised; fixed ones are brought to that form as far as it differs.
+func (p *Profile) given(v *Values) (names der.AltNames, err error) {
+	if names.DNS, err = p.dns.given(v, v.Names.DNS); err != nil {
+		return names, err
+	}
+	if names.URI, err = p.uri.given(v, v.Names.URI); err != nil {
+		return names, err
+	}
+	if names.Email, err = p.email.given(v, v.Names.Email); err != nil {
+		return names, err
+	}
+	ips, err := p.ip.given(v, nil)
 	if err != nil {
 		return names, err
 	}
 	for _, s := range ips {
-		ip, e := netip.ParseAddr(s)
-		if e != nil {
+		ip, err := netip.ParseAddr(s)
+		if err != nil {
 			return names, errs.New(errs.Invalid, "the profile %s makes %q, which is not an IP address", p.Name, s)
 		}
 		names.IP = append(names.IP, ip)
@@ -99,10 +97,27 @@ func (p *Profile) given(v *Values) (der.AltNames, error) {
 	if p.ip.registry {
 		names.IP = append(names.IP, v.Names.IP...)
 	}
-	if names, err = names.Normalise(); err != nil {
-		return names, errs.New(errs.Invalid, "a name of the device cannot be written: %v", err)
+	if len(names.DNS)+len(names.Email) > 0 { // the other kinds have one form only, and are checked when they are written
+		if names, err = names.Normalise(); err != nil {
+			return names, errs.New(errs.Invalid, "a name of the device cannot be written: %v", err)
+		}
 	}
 	names.DNS, names.URI, names.Email, names.IP = distinct(names.DNS), distinct(names.URI), distinct(names.Email), distinct(names.IP)
+	return names, nil
+}
+
+func (r *nameRule) given(v *Values, registered []string) ([]string, error) {
+	var names []string
+	for _, t := range r.fixed {
+		s, err := t.fill(v)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, s)
+	}
+	if r.registry {
+		names = append(names, registered...)
+	}
 	return names, nil
 }
 

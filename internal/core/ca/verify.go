@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,6 +28,7 @@ type checker struct {
 	cells    [256][]issue                 // by cell
 	issuers  map[string]map[string]string // name to detail
 	profiles map[string]string            // "name version" to sha256
+	found    []error
 }
 
 // issue is what is remembered of a "cert.issue" entry.
@@ -75,7 +77,7 @@ func (c *checker) issue(index int64, e *audit.Entry) error {
 func entryDigest(e *audit.Entry) [16]byte {
 	h := sha256.New()
 	for _, s := range []string{e.Serial, e.Device, e.Detail["sha256"], e.Detail["issuer"], e.Detail["profile"], e.Detail["version"],
-		e.Detail["slot"], e.Detail["prev"], e.Detail["not_after"], e.Detail["spki"]} {
+		e.Detail["slot"], e.Detail["prev"], e.Detail["not_before"], e.Detail["not_after"], e.Detail["spki"]} {
 		var n [4]byte
 		binary.BigEndian.PutUint32(n[:], uint32(len(s)))
 		h.Write(n[:])
@@ -94,77 +96,99 @@ func compareIssues(a, b issue) int {
 	return bytes.Compare(a.serial[:], b.serial[:])
 }
 
+// maxFindings bounds the complaints of one verification.
+const maxFindings = 50
+
+// find keeps a complaint; the entry concerned is named by its index, -1 for none.
+func (c *checker) find(index int64, format string, args ...any) {
+	if len(c.found) == maxFindings {
+		return
+	}
+	err := fmt.Errorf(format, args...)
+	if index >= 0 {
+		err = fmt.Errorf("entry %d: %w", index, err)
+	}
+	c.found = append(c.found, err)
+}
+
 func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 	for cell := range c.cells {
 		if err := c.finishCell(ctx, tx, cell); err != nil {
-			return err
+			return fmt.Errorf("reading cell %d of the certificates: %w", cell, err)
 		}
 	}
 	if err := c.finishIssuers(ctx, tx); err != nil {
-		return err
+		return fmt.Errorf("reading the CAs: %w", err)
 	}
-	return c.finishProfiles(ctx, tx)
+	if err := c.finishProfiles(ctx, tx); err != nil {
+		return fmt.Errorf("reading the profiles: %w", err)
+	}
+	return errors.Join(c.found...)
 }
 
+// finishCell merges the entries of a cell with its rows, both in the order of day and serial number.
 func (c *checker) finishCell(ctx context.Context, tx *db.Tx, cell int) error {
 	want := c.cells[cell]
 	c.cells[cell] = nil
 	slices.SortFunc(want, compareIssues)
 	for i := 1; i < len(want); i++ {
 		if want[i].serial == want[i-1].serial {
-			return fmt.Errorf("entry %d: certificate %x was issued a second time", max(want[i].index, want[i-1].index), want[i].serial)
+			c.find(max(want[i].index, want[i-1].index), "certificate %x was issued a second time", want[i].serial)
 		}
 	}
+	want = slices.CompactFunc(want, func(a, b issue) bool { return a.serial == b.serial })
 	err := tx.Each(ctx, func(row db.Row) error {
 		cert, err := scanCert(row)
 		if err != nil {
-			return err
+			c.find(-1, "%w", err)
+			return nil
 		}
-		if len(want) > 0 && compareIssues(want[0], issue{serial: cert.Serial}) < 0 {
-			return missing(want[0])
+		for ; len(want) > 0 && compareIssues(want[0], issue{serial: cert.Serial}) < 0; want = want[1:] {
+			c.missing(want[0])
 		}
 		if len(want) == 0 || want[0].serial != cert.Serial {
-			return fmt.Errorf("certificate %x is in the database, but no entry says that it was issued", cert.Serial)
+			c.find(-1, "certificate %x is in the database, but no entry says that it was issued", cert.Serial)
+			return nil
 		}
 		entry := cert.Entry(access.Actor{})
-		if entryDigest(&entry) != want[0].digest {
-			return fmt.Errorf("entry %d: certificate %x in the database differs from what was issued", want[0].index, cert.Serial)
+		if entryDigest(&entry) != want[0].digest || !cert.placed() {
+			c.find(want[0].index, "certificate %x in the database differs from what was issued", cert.Serial)
 		}
 		want = want[1:]
 		return nil
 	}, `SELECT `+certColumns+` FROM cert WHERE cell = $1 ORDER BY day, serial`, int64(cell))
-	if err != nil {
-		return err
+	for _, i := range want {
+		c.missing(i)
 	}
-	if len(want) > 0 {
-		return missing(want[0])
-	}
-	return nil
+	return err
 }
 
-func missing(i issue) error {
-	return fmt.Errorf("entry %d: certificate %x was issued, but is not in the database", i.index, i.serial)
+func (c *checker) missing(i issue) {
+	c.find(i.index, "certificate %x was issued, but is not in the database", i.serial)
+}
+
+// placed reports whether the row lies where its serial number says.
+func (c *Certificate) placed() bool {
+	cell, day, err := Locate(c.Serial[:])
+	return err == nil && cell == c.Cell && day == c.Day
 }
 
 func (c *checker) finishIssuers(ctx context.Context, tx *db.Tx) error {
 	err := readIssuers(ctx, tx, func(r issuerRow) error {
 		want, known := c.issuers[r.name]
-		if !known {
-			return fmt.Errorf("CA %q is in the database, but no entry says that it was created", r.name)
-		}
-		if !maps.Equal(want, r.detail()) {
-			return fmt.Errorf("CA %q in the database differs from what was created", r.name)
+		switch {
+		case !known:
+			c.find(-1, "CA %q is in the database, but no entry says that it was created", r.name)
+		case !maps.Equal(want, r.detail()):
+			c.find(-1, "CA %q in the database differs from what was created", r.name)
 		}
 		delete(c.issuers, r.name)
 		return nil
 	})
-	if err != nil {
-		return err
+	for _, name := range slices.Sorted(maps.Keys(c.issuers)) {
+		c.find(-1, "CA %q was created, but is not in the database", name)
 	}
-	for name := range c.issuers {
-		return fmt.Errorf("CA %q was created, but is not in the database", name)
-	}
-	return nil
+	return err
 }
 
 func (c *checker) finishProfiles(ctx context.Context, tx *db.Tx) error {
@@ -175,20 +199,17 @@ func (c *checker) finishProfiles(ctx context.Context, tx *db.Tx) error {
 		}
 		k := p.Name + " " + p.Version
 		want, known := c.profiles[k]
-		if !known {
-			return fmt.Errorf("profile version %s is in the database, but no entry says that it was loaded", k)
-		}
-		if want != p.entry().Detail["sha256"] {
-			return fmt.Errorf("the text of profile version %s in the database differs from what was loaded", k)
+		switch {
+		case !known:
+			c.find(-1, "profile version %s is in the database, but no entry says that it was loaded", k)
+		case want != p.entry().Detail["sha256"]:
+			c.find(-1, "the text of profile version %s in the database differs from what was loaded", k)
 		}
 		delete(c.profiles, k)
 		return nil
 	}, `SELECT name, version, yaml FROM profile_version WHERE cell = 0`)
-	if err != nil {
-		return err
+	for _, k := range slices.Sorted(maps.Keys(c.profiles)) {
+		c.find(-1, "profile version %s was loaded, but is not in the database", k)
 	}
-	for k := range c.profiles {
-		return fmt.Errorf("profile version %s was loaded, but is not in the database", k)
-	}
-	return nil
+	return err
 }
