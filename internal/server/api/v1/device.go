@@ -1,0 +1,128 @@
+package v1
+
+import "time"
+
+// Device is a device, service or person in the registry.
+type Device struct {
+	ID       string            `json:"id" doc:"Pseudonymous id that follows from the name" example:"6f0cbd0d7f3a4a7c9a2d5f9e7f1a2b3c"`
+	Name     string            `json:"name" doc:"External name, unique for ever" example:"sensor-0017"`
+	Names    []string          `json:"names,omitempty" doc:"Further names for its certificates" example:"[\"dns:sensor-0017.example.com\"]"`
+	Group    string            `json:"group,omitempty" example:"plant-3" doc:"Group"`
+	Tags     map[string]string `json:"tags,omitempty" doc:"Free pairs for people and filters"`
+	Profile  string            `json:"profile" doc:"The profile that its certificates follow" example:"device"`
+	State    string            `json:"state" enum:"registered,enrolled,suspended,lost,retired" doc:"Where it stands in its life" example:"enrolled"`
+	Issued   int64             `json:"issued" doc:"Certificates issued so far" example:"3"`
+	Created  time.Time         `json:"created" doc:"When it was registered"`
+	Updated  time.Time         `json:"updated" doc:"When its row was last changed"`
+	LastSeen time.Time         `json:"last_seen,omitzero" doc:"When it was last heard of; lags by up to half a minute"`
+	Slots    []Slot            `json:"slots,omitempty" doc:"The certificate that it holds for each purpose"`
+	Token    *TokenState       `json:"token,omitempty" doc:"Its enrolment token, if it was ever given one"`
+}
+
+// Slot is the certificate that a device holds for one purpose.
+type Slot struct {
+	Name        string    `json:"name" doc:"The purpose" example:"operational"`
+	Serial      string    `json:"serial,omitempty" doc:"Serial number of the newest certificate" example:"4165a1b2c3d4e5f60718293a4b5c6d7e"`
+	Previous    string    `json:"previous,omitempty" doc:"Serial number of the certificate with which that one was asked for"`
+	NotAfter    time.Time `json:"not_after,omitzero" doc:"When it ends"`
+	Key         string    `json:"key,omitempty" doc:"SHA-256 of its public key"`
+	Revoked     time.Time `json:"revoked,omitzero" doc:"When it was revoked"`
+	Fingerprint string    `json:"fingerprint,omitempty" doc:"SHA-256 of the birth certificate that another authority issued"`
+}
+
+// TokenState is what is known about a device's enrolment token. The token itself is not.
+type TokenState struct {
+	Until time.Time `json:"until" doc:"When it ends"`
+	Used  time.Time `json:"used,omitzero" doc:"When it was used"`
+}
+
+// Token is a one-time enrolment token. It is shown once and kept nowhere.
+type Token struct {
+	Token string    `json:"token" doc:"The secret; it is shown only here" example:"mt_mfrggzdfmztwq2lkmfrggzdfmztwq2lkabcd"`
+	Until time.Time `json:"until" doc:"When it ends"`
+}
+
+// NewDevice registers a device.
+type NewDevice struct {
+	Name      string            `json:"name" minLength:"1" maxLength:"255" doc:"External name, unique for ever" example:"sensor-0017"`
+	Names     []string          `json:"names,omitempty" maxItems:"64" doc:"Further names for its certificates: dns:…, ip:…, uri:…, email:…" example:"[\"dns:sensor-0017.example.com\"]"`
+	Group     string            `json:"group,omitempty" doc:"Group" example:"plant-3"`
+	Tags      map[string]string `json:"tags,omitempty" doc:"Free pairs for people and filters"`
+	Profile   string            `json:"profile" minLength:"1" doc:"The profile that its certificates follow" example:"device"`
+	Birth     string            `json:"birth,omitempty" doc:"The certificate, PEM, that another authority issued to it"`
+	Token     bool              `json:"token,omitempty" doc:"Give it an enrolment token as well"`
+	TokenLife string            `json:"token_life,omitempty" doc:"How long the token is good: 1m to 2160h; 168h when absent" example:"24h"`
+}
+
+// AddedDevice is the registered device, with its token if one was asked for.
+type AddedDevice struct {
+	Device Device `json:"device" doc:"The device as it was registered"`
+	Token  *Token `json:"token,omitempty" doc:"Its token, if one was asked for"`
+}
+
+// ChangeDevice says what becomes different about a device; absent fields stay.
+type ChangeDevice struct {
+	Names   *[]string          `json:"names,omitempty" maxItems:"64" doc:"All its further names" example:"[\"dns:sensor-0017.example.com\"]"`
+	Group   *string            `json:"group,omitempty" doc:"Group; empty for none" example:"plant-4"`
+	Tags    *map[string]string `json:"tags,omitempty" doc:"All its tags"`
+	Profile *string            `json:"profile,omitempty" doc:"The profile that its certificates follow" example:"device"`
+	Birth   *string            `json:"birth,omitempty" doc:"The certificate, PEM, that another authority issued to it; empty: it is no longer known by one"`
+}
+
+// MovedDevice is the device after a change of its state.
+type MovedDevice struct {
+	Device  Device `json:"device" doc:"The device in its new state"`
+	Revoked int    `json:"revoked" doc:"How many of its certificates were revoked with it" example:"1"`
+}
+
+// NewToken asks for a new enrolment token.
+type NewToken struct {
+	Life string `json:"life,omitempty" doc:"How long it is good: 1m to 2160h; 168h when absent" example:"24h"`
+}
+
+// DevicePage is a page of devices. While Next is set there are more, also behind a page that is short or empty.
+type DevicePage struct {
+	Devices []Device `json:"devices" doc:"In a stable order"`
+	Next    string   `json:"next,omitempty" doc:"Cursor of the next page; absent at the end"`
+}
+
+// ImportLine is one line of the answer to an import. Exactly one of its fields is set, and the last line has Report or Error: a stream that
+// ends without either was cut off, and whether the import was stored must be looked up.
+type ImportLine struct {
+	Progress *Progress     `json:"progress,omitempty" doc:"So much is done"`
+	Tokens   string        `json:"tokens,omitempty" doc:"A piece of the CSV file name,token, in whole lines. It is void when the import then fails"`
+	Report   *ImportReport `json:"report,omitempty" doc:"It is stored"`
+	Error    *ImportError  `json:"error,omitempty" doc:"Nothing was stored"`
+}
+
+// ImportReport says what an import did.
+type ImportReport struct {
+	Devices int64  `json:"devices" doc:"How many were added" example:"1000000"`
+	SHA256  string `json:"sha256" doc:"Of the octets that were read"`
+}
+
+// ImportError is why nothing was imported.
+type ImportError struct {
+	Problem
+	Problems []string `json:"problems,omitempty" doc:"The first lines that are wrong" example:"[\"devices.csv:17: column profile: there is no profile \\\"devise\\\"\"]"`
+	Wrong    int64    `json:"wrong,omitempty" doc:"How many lines are wrong" example:"1"`
+}
+
+// Request is a request for a certificate that waits for a person's decision.
+type Request struct {
+	Device  string    `json:"device" doc:"Id of the device" example:"6f0cbd0d7f3a4a7c9a2d5f9e7f1a2b3c"`
+	Profile string    `json:"profile" doc:"The profile that was asked for" example:"gateway"`
+	State   string    `json:"state" enum:"waiting,approved,refused" doc:"Where the request stands" example:"waiting"`
+	Subject string    `json:"subject,omitempty" doc:"Subject, as asked for" example:"CN=sensor-0017"`
+	Names   string    `json:"names,omitempty" doc:"Names, as asked for"`
+	Key     string    `json:"key" doc:"Kind of key" example:"ec-p256"`
+	SPKI    string    `json:"spki" doc:"SHA-256 of the public key, to compare with what the device shows"`
+	Created time.Time `json:"created" doc:"When it came"`
+	Decided time.Time `json:"decided,omitzero" doc:"When it was decided"`
+	Decider string    `json:"decider,omitempty" doc:"Who decided"`
+}
+
+// RequestList holds the requests that wait, oldest first.
+type RequestList struct {
+	Requests []Request `json:"requests" doc:"Oldest first"`
+}
