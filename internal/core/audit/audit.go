@@ -63,6 +63,8 @@ type Log struct {
 	log      *slog.Logger
 	access   *access.Decider
 
+	lastStamp atomic.Int64
+
 	work     chan struct{} // holds a token when there may be something to sequence
 	grown    signal        // fires when this process has seen the tree grow
 	refusals tally
@@ -91,31 +93,48 @@ func New(d *db.DB, o Options) *Log {
 	return l
 }
 
-const insertBatch = `INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) VALUES (0, $1, $2, $3, $4, $5, $6)`
+const (
+	insertBatch  = `INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) VALUES (0, $1, $2, $3, $4, $5, $6)`
+	batchEntries = 512 // entries in one row at most, so that no row grows with the size of an import
+	microseconds = 1_000_000
+)
 
 // Append records entries in tx, which must be a writing transaction. They become part of the record when it commits.
+//
+// Call it after the statement that locks what the entries tell of. Then the entries of two changes to one thing stand in the record in the
+// order of the changes: always on SQLite, and on PostgreSQL as far as the clocks of the servers agree.
 func (l *Log) Append(ctx context.Context, tx *db.Tx, entries ...Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	s := l.Stmt(tx, entries...)
-	if _, err := tx.Exec(ctx, s.SQL, s.Args...); err != nil {
-		return fmt.Errorf("recording %s: %w", entries[0].Action, err)
+	for len(entries) > 0 {
+		n := min(len(entries), batchEntries)
+		s := l.Stmt(tx, entries[:n]...)
+		if _, err := tx.Exec(ctx, s.SQL, s.Args...); err != nil {
+			return fmt.Errorf("recording %s: %w", entries[0].Action, err)
+		}
+		entries = entries[n:]
 	}
 	return nil
 }
 
-// Stmt returns Append as a statement, to be sent together with others. There must be at least one entry.
+// Stmt returns Append as a statement, to be sent together with others. There must be at least one entry and no more than a batch of
+// requests makes, some hundreds.
 func (l *Log) Stmt(tx *db.Tx, entries ...Entry) *db.Stmt {
-	now := l.now().Unix()
-	ts := entries[0].At
-	if ts == 0 {
-		ts = now
-	}
-	body := appendBody(make([]byte, 0, 256*len(entries)), now, entries)
+	stamp := l.stamp()
+	body := appendBody(make([]byte, 0, 256*len(entries)), stamp, entries)
 	id := tx.Batch()
 	tx.OnCommit(l.nudge)
-	return &db.Stmt{SQL: insertBatch, Args: []any{id.Stream[:], id.Seq, tx.Part(), ts, int64(len(entries)), body}}
+	return &db.Stmt{SQL: insertBatch, Args: []any{id.Stream[:], id.Seq, tx.Part(), stamp, int64(len(entries)), body}}
+}
+
+// stamp returns the present in microseconds, and never the same or less than before: the order in which batches were written in this process
+// must survive a clock that stands or is set back.
+func (l *Log) stamp() int64 {
+	for {
+		last := l.lastStamp.Load()
+		stamp := max(l.now().UnixMicro(), last+1)
+		if l.lastStamp.CompareAndSwap(last, stamp) {
+			return stamp
+		}
+	}
 }
 
 // Record records entries in a transaction of their own.

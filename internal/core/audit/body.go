@@ -6,17 +6,19 @@ import (
 	"mooring/internal/base/errs"
 )
 
-// bodyVersion is the first octet of every batch body: version 1 = each entry as a uvarint length and its canonical octets.
+// bodyVersion is the first octet of every batch body: version 1 = the batch's stamp as a uvarint, then each entry as a uvarint length and
+// its canonical octets.
 const bodyVersion = 1
 
-// appendBody writes the body of one batch. The present at fills in entries that bear no time.
-func appendBody(b []byte, at int64, entries []Entry) []byte {
+// appendBody writes the body of one batch. Entries that bear no time get that of the stamp, in microseconds.
+func appendBody(b []byte, stamp int64, entries []Entry) []byte {
 	b = append(b, bodyVersion)
+	b = binary.AppendUvarint(b, uint64(stamp))
 	var one []byte
 	for i := range entries {
 		e := entries[i]
 		if e.At == 0 {
-			e.At = at
+			e.At = stamp / microseconds
 		}
 		one = appendEntry(one[:0], &e)
 		b = binary.AppendUvarint(b, uint64(len(one)))
@@ -25,28 +27,38 @@ func appendBody(b []byte, at int64, entries []Entry) []byte {
 	return b
 }
 
-// splitBody returns the encoded entries of a body that holds exactly n of them. They are parts of body, and not yet parsed.
-func splitBody(body []byte, n int64) ([][]byte, error) {
+// splitBody returns the encoded entries of a body that holds exactly n of them and bears stamp. They are parts of body, and not yet parsed.
+func splitBody(body []byte, stamp, n int64) ([][]byte, error) {
 	if len(body) == 0 || body[0] != bodyVersion {
 		return nil, errs.New(errs.Invalid, "the batch does not start with format version %d", bodyVersion)
 	}
 	if n < 1 || n > int64(len(body)) {
 		return nil, errs.New(errs.Invalid, "the batch cannot hold %d entries in %d octets", n, len(body))
 	}
+	own, rest, ok := cutUvarint(body[1:])
+	if !ok || own != uint64(stamp) {
+		return nil, errs.New(errs.Invalid, "the batch bears the stamp %d, its row %d", own, stamp)
+	}
 	entries := make([][]byte, 0, n)
-	for rest := body[1:]; len(rest) > 0; {
-		size, used := binary.Uvarint(rest)
-		if used <= 0 || size > maxEntry || size > uint64(len(rest)-used) {
+	for len(rest) > 0 {
+		size, tail, ok := cutUvarint(rest)
+		if !ok || size > maxEntry || size > uint64(len(tail)) {
 			return nil, errs.New(errs.Invalid, "entry %d of the batch has no valid length", len(entries))
 		}
-		if used > 1 && rest[used-1] == 0 {
-			return nil, errs.New(errs.Invalid, "the length of entry %d of the batch is not in its shortest form", len(entries))
-		}
-		entries = append(entries, rest[used:used+int(size)])
-		rest = rest[used+int(size):]
+		entries = append(entries, tail[:size])
+		rest = tail[size:]
 	}
 	if int64(len(entries)) != n {
 		return nil, errs.New(errs.Invalid, "the batch holds %d entries, its row says %d", len(entries), n)
 	}
 	return entries, nil
+}
+
+// cutUvarint reads a uvarint in its shortest form.
+func cutUvarint(b []byte) (value uint64, rest []byte, ok bool) {
+	value, used := binary.Uvarint(b)
+	if used <= 0 || used > 1 && b[used-1] == 0 {
+		return 0, b, false
+	}
+	return value, b[used:], true
 }

@@ -125,8 +125,8 @@ func FuzzEntry(f *testing.F) {
 
 func TestSplitBody(t *testing.T) {
 	entries := []Entry{sample(1), sample(7), {Action: "x.y", Actor: strings.Repeat("z", 300)}}
-	body := appendBody(nil, 99, entries)
-	got, err := splitBody(body, 3)
+	body := appendBody(nil, 99_000_000, entries)
+	got, err := splitBody(body, 99_000_000, 3)
 	if err != nil || len(got) != 3 || !bytes.Equal(got[1], sample(7).Bytes()) {
 		t.Fatalf("splitBody = %q, %v", got, err)
 	}
@@ -134,6 +134,7 @@ func TestSplitBody(t *testing.T) {
 		t.Errorf("an entry without a time got %d, %v, want 99", e.At, err)
 	}
 	one := sample(1).Bytes()
+	head := binary.AppendUvarint([]byte{bodyVersion}, 99_000_000)
 	for name, row := range map[string]struct {
 		body []byte
 		n    int64
@@ -142,16 +143,18 @@ func TestSplitBody(t *testing.T) {
 		"version":        {append([]byte{2}, body[1:]...), 3},
 		"too few":        {body, 4},
 		"too many":       {body, 2},
-		"none":           {[]byte{bodyVersion}, 0},
+		"none":           {head, 0},
+		"no stamp":       {append([]byte{bodyVersion}, body[len(head):]...), 3},
+		"other stamp":    {append(binary.AppendUvarint([]byte{bodyVersion}, 99_000_001), body[len(head):]...), 3},
 		"negative":       {body, -1},
 		"huge number":    {body, 1 << 62},
 		"cut":            {body[:len(body)-1], 3},
 		"trailing":       {append(bytes.Clone(body), 0xff), 3},
-		"long length":    {append(binary.AppendUvarint([]byte{bodyVersion}, 1<<63), one...), 1},
-		"padded length":  {append([]byte{bodyVersion, byte(len(one)) | 0x80, byte(len(one)>>7) | 0x80, 0}, one...), 1},
-		"endless length": {append([]byte{bodyVersion}, bytes.Repeat([]byte{0x80}, 11)...), 1},
+		"long length":    {append(binary.AppendUvarint(bytes.Clone(head), 1<<63), one...), 1},
+		"padded length":  {append(append(bytes.Clone(head), byte(len(one))|0x80, byte(len(one)>>7)|0x80, 0), one...), 1},
+		"endless length": {append(bytes.Clone(head), bytes.Repeat([]byte{0x80}, 11)...), 1},
 	} {
-		if got, err := splitBody(row.body, row.n); err == nil {
+		if got, err := splitBody(row.body, 99_000_000, row.n); err == nil {
 			t.Errorf("%s: was taken as %d entries", name, len(got))
 		}
 	}
@@ -160,11 +163,11 @@ func TestSplitBody(t *testing.T) {
 func FuzzSplitBody(f *testing.F) {
 	f.Add(appendBody(nil, 1, []Entry{sample(1), sample(7)}), int64(2))
 	f.Fuzz(func(t *testing.T, body []byte, n int64) {
-		entries, err := splitBody(body, n)
+		entries, err := splitBody(body, 1, n)
 		if err != nil {
 			return
 		}
-		again := []byte{bodyVersion}
+		again := []byte{bodyVersion, 1}
 		for _, e := range entries {
 			again = append(binary.AppendUvarint(again, uint64(len(e))), e...)
 		}

@@ -16,34 +16,32 @@ const (
 
 type filter []byte
 
-func (f filter) add(e *Entry) {
-	f.set("a", e.Action)
-	f.set("d", e.Device)
-	f.set("s", e.Serial)
+// terms are the hashes of what an entry can be searched by; 0 = it has none of the kind.
+type terms [3]termHash
+
+func termsOf(action, device, serial string) terms {
+	return terms{term("a", action), term("d", device), term("s", serial)}
 }
 
-// may reports whether an entry that q asks for can be in the block.
-func (f filter) may(q *Query) bool {
-	return len(f) == filterSize && f.has("a", q.Action) && f.has("d", q.Device) && f.has("s", q.Serial)
-}
-
-func (f filter) set(kind, value string) {
-	if value == "" {
-		return
-	}
-	for i, h := 0, term(kind, value); i < filterProbes; i++ {
-		bit := h.probe(i)
-		f[bit/8] |= 1 << (bit % 8)
+func (f filter) add(t terms) {
+	for _, h := range t {
+		for i := 0; h != 0 && i < filterProbes; i++ {
+			bit := h.probe(i)
+			f[bit/8] |= 1 << (bit % 8)
+		}
 	}
 }
 
-func (f filter) has(kind, value string) bool {
-	if value == "" {
-		return true
+// may reports whether an entry with these terms can be in the block.
+func (f filter) may(t terms) bool {
+	if len(f) != filterSize {
+		return false
 	}
-	for i, h := 0, term(kind, value); i < filterProbes; i++ {
-		if bit := h.probe(i); f[bit/8]&(1<<(bit%8)) == 0 {
-			return false
+	for _, h := range t {
+		for i := 0; h != 0 && i < filterProbes; i++ {
+			if bit := h.probe(i); f[bit/8]&(1<<(bit%8)) == 0 {
+				return false
+			}
 		}
 	}
 	return true
@@ -51,8 +49,12 @@ func (f filter) has(kind, value string) bool {
 
 type termHash uint64
 
-// term is FNV-1a over kind and value, stirred once more since FNV leaves its high bits poor. It is stored, so it never changes.
+// term is FNV-1a over kind and value, stirred once more since FNV leaves its high bits poor; never 0 but for the empty value. What it sets is
+// stored, so it never changes.
 func term(kind, value string) termHash {
+	if value == "" {
+		return 0
+	}
 	h := uint64(14695981039346656037)
 	for _, s := range [2]string{kind, value} {
 		for i := range len(s) {
@@ -61,7 +63,7 @@ func term(kind, value string) termHash {
 	}
 	h ^= h >> 32
 	h *= 0x9e3779b97f4a7c15
-	return termHash(h ^ h>>29)
+	return max(1, termHash(h^h>>29))
 }
 
 // probe returns the i-th bit of the term (Kirsch and Mitzenmacher: two hashes are as good as many).

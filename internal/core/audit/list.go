@@ -160,13 +160,14 @@ func (s *search) look(ctx context.Context, tx *db.Tx, from, to int64) ([]Indexed
 // blocks returns the parts of [from, to) that can hold a match.
 func (s *search) blocks(ctx context.Context, tx *db.Tx, from, to int64) ([][2]int64, error) {
 	var spans [][2]int64
+	wanted := termsOf(s.q.Action, s.q.Device, s.q.Serial)
 	err := tx.Each(ctx, func(r db.Row) error {
 		var block int64
 		var data []byte
 		if err := r.Scan(&block, &data); err != nil {
 			return err
 		}
-		if filter(data).may(&s.q) {
+		if filter(data).may(wanted) {
 			spans = append(spans, [2]int64{max(from, block*blockEntries), min(to, (block+1)*blockEntries)})
 		}
 		return nil
@@ -251,7 +252,7 @@ func (b *located) each(from, to int64, fn func(index int64, data []byte) error) 
 	if b.rows != b.n || from < b.first || from >= b.first+b.n {
 		return from, damaged("entry %d is not where its position says, in batch %s", from, b.batch)
 	}
-	entries, err := splitBody(b.body, b.n)
+	entries, err := splitBody(b.body, b.ts, b.n)
 	if err != nil {
 		return from, damaged("batch %s: %w", b.batch, err)
 	}

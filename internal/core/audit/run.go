@@ -97,7 +97,7 @@ func (l *Log) sequenceOnce(ctx context.Context, f fence, seen idleness) (more bo
 		l.behind(r)
 		return false, err
 	}
-	if len(r.leaves) > 0 {
+	if len(r.batches) > 0 {
 		if err := l.commit(ctx, f, r); err != nil {
 			l.behind(r)
 			return false, err
@@ -124,7 +124,7 @@ func (l *Log) commit(ctx context.Context, f fence, r *round) error {
 	if err != nil {
 		return err
 	}
-	l.counts.entries.Add(int64(len(r.leaves)))
+	l.counts.entries.Add(r.grown.N - r.tree.N)
 	l.counts.size.Store(r.grown.N)
 	l.grown.fire()
 	return nil
@@ -134,7 +134,7 @@ func (l *Log) commit(ctx context.Context, f fence, r *round) error {
 func (l *Log) behind(r *round) {
 	since := l.now().Unix()
 	if r != nil && r.oldest != 0 {
-		since = r.oldest
+		since = r.oldest / microseconds
 	}
 	l.counts.behindSince.CompareAndSwap(0, since)
 }
@@ -156,8 +156,8 @@ func (l *Log) tidy(ctx context.Context, f fence, r *round, seen idleness) error 
 		return nil
 	}
 	now := l.now().Unix()
-	idle := seen.update(r, now)
-	if len(idle)+len(r.drained) == 0 {
+	idle, drained := seen.update(r, now), r.drained()
+	if len(idle)+len(drained) == 0 {
 		return nil
 	}
 	return l.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -169,7 +169,7 @@ func (l *Log) tidy(ctx context.Context, f fence, r *round, seen idleness) error 
 				return err
 			}
 		}
-		for _, s := range r.drained {
+		for _, s := range drained {
 			if err := tx.DrainStream(ctx, s); err != nil {
 				return err
 			}

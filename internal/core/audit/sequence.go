@@ -1,9 +1,12 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -12,9 +15,8 @@ import (
 
 // What one round of the sequencer takes at most, so that its memory is bounded however much is waiting.
 const (
-	roundEntries = 20_000
-	roundOctets  = 16 << 20
-	roundBatches = 256 // rows read by one query
+	roundEntries = 20_000 // a batch that goes beyond is still taken whole
+	roundBatches = 2_000  // of one stream
 )
 
 // errMoved says that another sequencer has moved the tree since this round read it. The round is repeated.
@@ -34,16 +36,28 @@ type round struct {
 	tree     tlog.Tree // as stored
 	exists   bool      // whether the row of tree exists
 	grown    tlog.Tree // as it will be
-	batches  []batch   // in their new order
-	leaves   []tlog.Hash
+	standing []db.Stream
+	sources  []*source
+	batches  []batch // in their new order
 	filters  map[int64]filter
-	cursors  map[[8]byte]batch // the last batch taken of each stream
 	tiles    []tileRow
-	drained  []db.Stream
-	standing []db.Stream // the streams as they stood
-	more     bool        // the bounds were reached before everything was read
-	oldest   int64       // time of the oldest batch found, 0 = none
-	octets   int
+	more     bool  // the bounds were reached before everything was taken
+	oldest   int64 // stamp of the oldest batch found, 0 = none
+}
+
+// source is one stream in a round.
+type source struct {
+	db.Stream
+	cursor  batch   // the last batch in the tree, then the last one taken
+	waiting []batch // what follows the cursor, in order
+	cut     bool    // there are more than waiting holds
+	taken   int     // how many of waiting the round takes
+}
+
+// content is what the tree needs of a batch.
+type content struct {
+	leaves []tlog.Hash
+	terms  []terms
 }
 
 type tileRow struct {
@@ -54,9 +68,13 @@ type tileRow struct {
 // readRound reads what was committed and is not yet in the tree, and computes the tree that holds it. The streams that done knows to have
 // been read to their end are left out.
 func readRound(ctx context.Context, tx *db.Tx, done func(db.Stream) bool) (*round, error) {
-	r := &round{filters: map[int64]filter{}, cursors: map[[8]byte]batch{}}
+	r := &round{filters: map[int64]filter{}}
 	var err error
 	if r.tree, r.exists, err = readTree(ctx, tx); err != nil {
+		return nil, err
+	}
+	r.grown = r.tree
+	if err := checkEnd(ctx, tx, r.tree.N); err != nil {
 		return nil, err
 	}
 	growth, err := growFrom(newTiles(ctx, tx), r.tree)
@@ -70,21 +88,20 @@ func readRound(ctx context.Context, tx *db.Tx, done func(db.Stream) bool) (*roun
 		if done(s) {
 			continue
 		}
-		if err := r.readStream(ctx, tx, s); err != nil {
+		src, err := readSource(ctx, tx, s)
+		if err != nil {
 			return nil, err
 		}
+		r.sources = append(r.sources, src)
 	}
-	if len(r.leaves) == 0 {
-		r.grown = r.tree
+	r.choose()
+	if len(r.batches) == 0 {
 		return r, nil
 	}
-	if err := r.mergeFilter(ctx, tx); err != nil {
-		return nil, err
-	}
-	return r, r.grow(growth)
+	return r, r.fill(ctx, tx, growth)
 }
 
-// readTree returns the stored tree head. A record that has positions but no head is damaged.
+// readTree returns the stored tree head and whether there is one; there is none before the first entry.
 func readTree(ctx context.Context, tx *db.Tx) (tlog.Tree, bool, error) {
 	var t tlog.Tree
 	var root []byte
@@ -93,14 +110,6 @@ func readTree(ctx context.Context, tx *db.Tx) (tlog.Tree, bool, error) {
 		return t, false, fmt.Errorf("reading the tree's head: %w", err)
 	}
 	if !found {
-		var first int64
-		used, err := tx.Get(ctx, []any{&first}, `SELECT idx FROM audit_pos WHERE cell = 0 LIMIT 1`)
-		if err != nil {
-			return t, false, fmt.Errorf("looking for positions: %w", err)
-		}
-		if used {
-			return t, false, damaged("there are positions but no tree")
-		}
 		return t, false, nil
 	}
 	if t.N < 1 || len(root) != tlog.HashSize {
@@ -110,79 +119,152 @@ func readTree(ctx context.Context, tx *db.Tx) (tlog.Tree, bool, error) {
 	return t, true, nil
 }
 
+// checkEnd fails when the positions do not end where the tree ends.
+func checkEnd(ctx context.Context, tx *db.Tx, size int64) error {
+	var end int64
+	if _, err := tx.Get(ctx, []any{&end}, `SELECT idx + n FROM audit_pos WHERE cell = 0 ORDER BY idx DESC LIMIT 1`); err != nil {
+		return fmt.Errorf("reading the last position: %w", err)
+	}
+	if end != size {
+		return damaged("the positions end at %d, the tree at %d", end, size)
+	}
+	return nil
+}
+
+// readCursor returns the last batch of stream that has its place. It fails when the cursor and the positions do not agree: a wrong cursor
+// would have batches left out or placed twice.
 func readCursor(ctx context.Context, tx *db.Tx, stream [8]byte) (batch, error) {
-	c := batch{stream: stream, part: -1}
-	_, err := tx.Get(ctx, []any{&c.seq, &c.part}, `SELECT seq, part FROM audit_cursor WHERE cell = 0 AND stream = $1`, stream[:])
+	c, last := batch{stream: stream, part: -1}, batch{stream: stream, part: -1}
+	err := tx.Send(ctx,
+		&db.Stmt{SQL: `SELECT seq, part FROM audit_cursor WHERE cell = 0 AND stream = $1`, Args: []any{stream[:]},
+			Each: func(r db.Row) error { return r.Scan(&c.seq, &c.part) }},
+		&db.Stmt{SQL: `SELECT seq, part FROM audit_pos WHERE cell = 0 AND stream = $1 ORDER BY seq DESC, part DESC LIMIT 1`, Args: []any{stream[:]},
+			Each: func(r db.Row) error { return r.Scan(&last.seq, &last.part) }})
 	if err != nil {
 		return c, fmt.Errorf("reading the cursor of stream %x: %w", stream, err)
+	}
+	if c != last {
+		return c, damaged("the cursor of stream %x stands at %d/%d, its last position at %d/%d", stream, c.seq, c.part, last.seq, last.part)
 	}
 	return c, nil
 }
 
-// readStream takes the batches behind the cursor in order. Every number below s.Next is committed with all its parts in the state that tx
-// sees, so a number without a row is a transaction that recorded nothing, and nothing can be overtaken.
-func (r *round) readStream(ctx context.Context, tx *db.Tx, s db.Stream) error {
+// readSource finds the batches behind the cursor of s. Every number below s.Next is committed with all its parts in the state that tx sees,
+// so a number without a row is a transaction that recorded nothing, and nothing can be overtaken.
+func readSource(ctx context.Context, tx *db.Tx, s db.Stream) (*source, error) {
 	c, err := readCursor(ctx, tx, s.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if c.seq >= s.Next {
-		return damaged("stream %x stands at %d, but batch %d of it is in the tree", s.ID, s.Next, c.seq)
+		return nil, damaged("stream %x stands at %d, but batch %d of it is in the tree", s.ID, s.Next, c.seq)
 	}
-	for {
-		rows := 0
-		err := tx.Each(ctx, func(row db.Row) error {
-			if len(r.leaves) >= roundEntries || r.octets >= roundOctets {
-				return errFull
-			}
-			b, body := batch{stream: s.ID}, []byte(nil)
-			if err := row.Scan(&b.seq, &b.part, &b.ts, &b.n, &body); err != nil {
-				return err
-			}
-			rows++
-			c = b
-			return r.take(b, body)
-		}, `SELECT seq, part, ts, n, body FROM audit_batch WHERE cell = 0 AND stream = $1 AND (seq, part) > ($2, $3) AND seq < $4
-			ORDER BY seq, part LIMIT $5`, s.ID[:], c.seq, c.part, s.Next, roundBatches)
-		switch {
-		case errors.Is(err, errFull):
-			r.more = true
-			return nil
-		case err != nil:
-			return fmt.Errorf("reading the batches of stream %x: %w", s.ID, err)
-		case rows < roundBatches:
-			if s.Closed {
-				r.drained = append(r.drained, s)
-			}
-			return nil
+	src := &source{Stream: s, cursor: c}
+	err = tx.Each(ctx, func(row db.Row) error {
+		b := batch{stream: s.ID}
+		if err := row.Scan(&b.seq, &b.part, &b.ts, &b.n); err != nil {
+			return err
 		}
+		src.waiting = append(src.waiting, b)
+		return nil
+	}, `SELECT seq, part, ts, n FROM audit_batch WHERE cell = 0 AND stream = $1 AND (seq, part) > ($2, $3) AND seq < $4
+		ORDER BY seq, part LIMIT $5`, s.ID[:], c.seq, c.part, s.Next, roundBatches)
+	if err != nil {
+		return nil, fmt.Errorf("finding the batches of stream %x: %w", s.ID, err)
+	}
+	src.cut = len(src.waiting) == roundBatches
+	return src, nil
+}
+
+// choose puts what is waiting in the order of its stamps, each stream's own order being kept, and takes as much of it as a round may. Of a
+// stream that was cut nothing is known beyond its last batch, so nothing later than that is taken from any stream.
+func (r *round) choose() {
+	type dated struct {
+		batch
+		from *source
+		at   int64 // the largest stamp of its stream up to here
+	}
+	var all []dated
+	horizon := int64(math.MaxInt64)
+	for _, src := range r.sources {
+		at := int64(0)
+		for _, b := range src.waiting {
+			at = max(at, b.ts)
+			all = append(all, dated{b, src, at})
+		}
+		if src.cut {
+			horizon = min(horizon, at)
+			r.more = true
+		}
+	}
+	slices.SortStableFunc(all, func(a, b dated) int { return cmp.Compare(a.at, b.at) })
+	if len(all) > 0 {
+		r.oldest = all[0].at
+	}
+	entries := int64(0)
+	for _, d := range all {
+		if d.at > horizon || entries >= roundEntries {
+			r.more = true
+			return
+		}
+		d.from.taken++
+		d.from.cursor = d.batch
+		r.batches = append(r.batches, d.batch)
+		entries += d.n
 	}
 }
 
-// errFull ends the reading of rows when a round has enough.
-var errFull = errors.New("the round is full")
-
-// take gives the entries of b the next places.
-func (r *round) take(b batch, body []byte) error {
-	entries, err := splitBody(body, b.n)
-	if err != nil {
-		return damaged("batch %s: %w", b, err)
+// fill reads the chosen batches and computes the new tree.
+func (r *round) fill(ctx context.Context, tx *db.Tx, g *growth) error {
+	contents := map[batch]content{}
+	for _, src := range r.sources {
+		if src.taken == 0 {
+			continue
+		}
+		first, last := src.waiting[0], src.cursor
+		err := tx.Each(ctx, func(row db.Row) error {
+			b, body := batch{stream: src.ID}, []byte(nil)
+			if err := row.Scan(&b.seq, &b.part, &b.ts, &b.n, &body); err != nil {
+				return err
+			}
+			c, err := readContent(b, body)
+			contents[b] = c
+			return err
+		}, `SELECT seq, part, ts, n, body FROM audit_batch WHERE cell = 0 AND stream = $1 AND (seq, part) >= ($2, $3) AND (seq, part) <= ($4, $5)`,
+			src.ID[:], first.seq, first.part, last.seq, last.part)
+		if err != nil {
+			return fmt.Errorf("reading the batches of stream %x: %w", src.ID, err)
+		}
 	}
-	for _, data := range entries {
+	if err := r.mergeFilter(ctx, tx); err != nil {
+		return err
+	}
+	for _, b := range r.batches {
+		c := contents[b]
+		for i, leaf := range c.leaves {
+			r.filterOf(g.size / blockEntries).add(c.terms[i])
+			if err := g.add(leaf); err != nil {
+				return err
+			}
+		}
+	}
+	return r.cut(g)
+}
+
+func readContent(b batch, body []byte) (content, error) {
+	entries, err := splitBody(body, b.ts, b.n)
+	if err != nil {
+		return content{}, damaged("batch %s: %w", b, err)
+	}
+	c := content{make([]tlog.Hash, len(entries)), make([]terms, len(entries))}
+	for i, data := range entries {
 		e, err := ParseEntry(data)
 		if err != nil {
-			return damaged("batch %s: %w", b, err)
+			return content{}, damaged("batch %s: %w", b, err)
 		}
-		r.filterOf((r.tree.N + int64(len(r.leaves))) / blockEntries).add(&e)
-		r.leaves = append(r.leaves, tlog.RecordHash(data))
+		c.leaves[i], c.terms[i] = tlog.RecordHash(data), termsOf(e.Action, e.Device, e.Serial)
 	}
-	r.batches = append(r.batches, b)
-	r.cursors[b.stream] = b
-	r.octets += len(body)
-	if r.oldest == 0 || b.ts < r.oldest {
-		r.oldest = b.ts
-	}
-	return nil
+	return c, nil
 }
 
 func (r *round) filterOf(block int64) filter {
@@ -214,13 +296,8 @@ func (r *round) mergeFilter(ctx context.Context, tx *db.Tx) error {
 	return nil
 }
 
-// grow computes the new tree.
-func (r *round) grow(g *growth) error {
-	for _, leaf := range r.leaves {
-		if err := g.add(leaf); err != nil {
-			return err
-		}
-	}
+// cut takes the root and the changed tiles of the grown tree.
+func (r *round) cut(g *growth) error {
 	root, err := g.root()
 	if err != nil {
 		return fmt.Errorf("computing the root: %w", err)
@@ -229,13 +306,24 @@ func (r *round) grow(g *growth) error {
 	return g.changed(func(level, n int64, data []byte) { r.tiles = append(r.tiles, tileRow{level, n, data}) })
 }
 
+// drained returns the closed streams of which everything is taken.
+func (r *round) drained() []db.Stream {
+	var all []db.Stream
+	for _, src := range r.sources {
+		if src.Closed && !src.cut && src.taken == len(src.waiting) {
+			all = append(all, src.Stream)
+		}
+	}
+	return all
+}
+
 // write stores the round in tx. It fails with errMoved when the tree is no longer the one that the round was computed for: that compare and
 // swap of one row, not the lease, is what keeps two sequencers from making two trees.
 func (r *round) write(ctx context.Context, tx *db.Tx) error {
 	if err := r.moveTree(ctx, tx); err != nil {
 		return err
 	}
-	stmts := make([]*db.Stmt, 0, len(r.batches)+len(r.tiles)+len(r.filters)+len(r.cursors))
+	stmts := make([]*db.Stmt, 0, len(r.batches)+len(r.tiles)+len(r.filters)+len(r.sources))
 	next := r.tree.N
 	for _, b := range r.batches {
 		stmts = append(stmts, &db.Stmt{SQL: `INSERT INTO audit_pos (cell, idx, stream, seq, part, n) VALUES (0, $1, $2, $3, $4, $5)`,
@@ -250,9 +338,12 @@ func (r *round) write(ctx context.Context, tx *db.Tx) error {
 		stmts = append(stmts, &db.Stmt{SQL: `INSERT INTO audit_filter (cell, block, data) VALUES (0, $1, $2)
 			ON CONFLICT (cell, block) DO UPDATE SET data = excluded.data`, Args: []any{block, []byte(f)}})
 	}
-	for stream, b := range r.cursors {
+	for _, src := range r.sources {
+		if src.taken == 0 {
+			continue
+		}
 		stmts = append(stmts, &db.Stmt{SQL: `INSERT INTO audit_cursor (cell, stream, seq, part) VALUES (0, $1, $2, $3)
-			ON CONFLICT (cell, stream) DO UPDATE SET seq = excluded.seq, part = excluded.part`, Args: []any{stream[:], b.seq, b.part}})
+			ON CONFLICT (cell, stream) DO UPDATE SET seq = excluded.seq, part = excluded.part`, Args: []any{src.ID[:], src.cursor.seq, src.cursor.part}})
 	}
 	if err := tx.Send(ctx, stmts...); err != nil {
 		return fmt.Errorf("storing the tree of %d entries: %w", r.grown.N, err)

@@ -15,7 +15,7 @@ func (v *verification) checkHead() error {
 	switch {
 	case v.rebuild.size != v.tree.N:
 		v.findf("tree", "the tree is said to have %d entries, there are %d", v.tree.N, v.rebuild.size)
-	case v.tree.N > 0 && v.report.Root != v.tree.Hash:
+	case v.report.Root != v.tree.Hash:
 		v.findf("tree", "the root is not the one that the entries make")
 	}
 	for _, s := range v.signed {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
 )
 
 // Checker compares a slice's own tables with the replayed record.
@@ -75,9 +76,9 @@ const (
 // outcome counter and the closed mark of a stream and a number of a stream that was never used.
 func (l *Log) Verify(ctx context.Context, o VerifyOptions) (Report, error) {
 	v := &verification{log: l, options: o}
-	var broken *damage
-	if err := l.Sequence(ctx); err != nil && !errors.As(err, &broken) {
-		return Report{}, fmt.Errorf("sequencing before verifying: %w", err)
+	broken := l.Sequence(ctx)
+	if cause := (*damage)(nil); errs.Is(broken, errs.Unavailable) && !errors.As(broken, &cause) {
+		return Report{}, fmt.Errorf("sequencing before verifying: %w", broken) // the store or the key cannot be used: no word on the record
 	}
 	err := l.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if v.tx != nil {
@@ -141,7 +142,7 @@ func (v *verification) run(ctx context.Context, tx *db.Tx) error {
 	v.streams = map[[8]byte]streamCount{}
 	v.rebuild = &rebuild{finish: v.checkTile}
 	for _, step := range []func() error{
-		v.readHead, v.readCheckpoints, v.replay, v.checkHead, v.checkTileCounts, v.checkCursors, v.checkBatches, v.checkCells, v.runCheckers,
+		v.readHead, v.readCheckpoints, v.checkEnd, v.replay, v.checkHead, v.checkTileCounts, v.checkCursors, v.checkBatches, v.checkCells, v.runCheckers,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -205,6 +206,22 @@ func (v *verification) insertSigned(t signedTree) {
 		at--
 	}
 	v.signed = append(v.signed[:at], append([]signedTree{t}, v.signed[at:]...)...)
+}
+
+// checkEnd compares the end of the positions with the tree's. Where both are wrong in the same way, the signed trees will tell.
+func (v *verification) checkEnd() error {
+	var end int64
+	if _, err := v.tx.Get(v.ctx, []any{&end}, `SELECT idx + n FROM audit_pos WHERE cell = 0 ORDER BY idx DESC LIMIT 1`); err != nil {
+		return err
+	}
+	table := "audit_pos"
+	if end == v.trusted.N {
+		table = "tree" // the signed tree vouches for the positions
+	}
+	if end != v.tree.N {
+		v.findf(table, "the positions end at %d, the tree is said to have %d entries", end, v.tree.N)
+	}
+	return nil
 }
 
 // passSigned compares the signed trees of the present size.

@@ -7,7 +7,7 @@ CREATE TABLE audit_batch (
 	stream bytea    NOT NULL, -- stream, seq: the identity of the transaction
 	seq    bigint   NOT NULL,
 	part   bigint   NOT NULL, -- numbers the rows of one transaction
-	ts     bigint   NOT NULL, -- the time of the first entry
+	ts     bigint   NOT NULL, -- UTC microseconds, growing from row to row of one process; body repeats it
 	n      bigint   NOT NULL, -- how many entries body holds
 	body   bytea    NOT NULL,
 	PRIMARY KEY (cell, stream, seq, part)
@@ -22,7 +22,8 @@ CREATE TABLE audit_pos (
 	seq    bigint   NOT NULL,
 	part   bigint   NOT NULL,
 	n      bigint   NOT NULL,
-	PRIMARY KEY (cell, idx)
+	PRIMARY KEY (cell, idx),
+	UNIQUE (cell, stream, seq, part) -- no batch is ever placed twice, whatever a cursor says
 ) /*sqlite: WITHOUT ROWID */;
 
 -- The last batch of each stream that has its place in the order.
