@@ -42,11 +42,19 @@ type fixture struct {
 	db    *db.DB
 	audit *audit.Log
 	keys  *key.Store
-	dir   string
 	now   *int64
 }
 
 func newFixture(t testing.TB) *fixture {
+	t.Helper()
+	keys, err := key.Create(filepath.Join(t.TempDir(), "keys"), []byte("unlock this"), key.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newFixtureWith(t, keys)
+}
+
+func newFixtureWith(t testing.TB, keys *key.Store) *fixture {
 	t.Helper()
 	d := dbtest.Open(t, audit.Schema(), ca.Schema())
 	secret, public, err := note.GenerateKey(rand.Reader, "test")
@@ -63,12 +71,7 @@ func newFixture(t testing.TB) *fixture {
 	}
 	now := int64(start)
 	clock := func() time.Time { return time.Unix(now, 0) }
-	dir := filepath.Join(t.TempDir(), "keys")
-	keys, err := key.Create(dir, []byte("unlock this"), key.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{db: d, keys: keys, dir: dir, now: &now, audit: audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, Now: clock})}
+	f := &fixture{db: d, keys: keys, now: &now, audit: audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, Now: clock})}
 	f.Authority = f.reopen(t)
 	return f
 }
@@ -524,14 +527,9 @@ func TestIssuingStopsInTime(t *testing.T) {
 		t.Errorf("one second later: %v", err)
 	}
 	*f.now = start - 3600
-	if c := issueAt(t, f, o); c.NotBefore < devices.Certificate().NotBefore.Unix() {
+	if c := issue(t, f.Authority, o); c.NotBefore < devices.Certificate().NotBefore.Unix() {
 		t.Errorf("notBefore %d before that of the CA", c.NotBefore)
 	}
-}
-
-func issueAt(t *testing.T, f *fixture, o ca.Order) *ca.Certificate {
-	t.Helper()
-	return issue(t, f.Authority, o)
 }
 
 func TestForeverNeedsAForeverCA(t *testing.T) {
@@ -681,9 +679,10 @@ func TestAuditFindsEveryChange(t *testing.T) {
 		{"profile edited", `UPDATE profile_version SET yaml = 'x' WHERE name = 'device'`, "differs from what was loaded"},
 		{"profile gone", `DELETE FROM profile_version WHERE name = 'device'`, "was loaded, but is not in the database"},
 	}
+	keys := newFixture(t).keys // opening a key store is slow on purpose
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newFixture(t)
+			f := newFixtureWith(t, keys)
 			f.hierarchy(t)
 			r := request(t, newKey(t, key.P256), der.RequestSpec{})
 			first := issue(t, f.Authority, f.order(t, "device", r))
@@ -730,7 +729,7 @@ func TestTamperedCADoesNotLoad(t *testing.T) {
 	f.hierarchy(t)
 	services, _ := f.Issuer("services")
 	err := f.db.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE ca_issuer SET parent = $1 WHERE name = 'devices'`, append([]byte{}, idOf(services)...))
+		_, err := tx.Exec(ctx, `UPDATE ca_issuer SET parent = $1 WHERE name = 'devices'`, idOf(services))
 		return err
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -241,24 +242,25 @@ func (t *template) variable(o *Order, spki []byte, now int64) (v der.Variable, e
 }
 
 // Sign makes the one signature and returns the certificate, which must be recorded before it is released. A key that cannot sign is an
-// error of kind Unavailable.
+// error of kind Unavailable, and Sign may then be tried again. It belongs to one goroutine.
 func (p *Prepared) Sign(ctx context.Context) (*Certificate, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, errs.Wrap(errs.Unavailable, err, "the request was given up before the certificate was signed")
 	}
-	t := p.template
-	raw, err := seal(t.signer, t.issuer.algorithm, p.tbs)
-	if err != nil {
+	t, c := p.template, &p.cert
+	if c.DER != nil {
+		return nil, errors.New("signing a certificate a second time")
+	}
+	var err error
+	if c.DER, err = seal(t.signer, t.issuer.algorithm, p.tbs); err != nil {
 		return nil, err
 	}
-	c := p.cert
-	c.DER = raw
 	if p.authority.issued.Add(1)%sampleEvery == 1 {
-		if err := t.verify(&c); err != nil {
+		if err := t.verify(c); err != nil {
 			return nil, fmt.Errorf("checking a certificate of profile %q: %w", t.profile.Name, err)
 		}
 	}
-	return &c, nil
+	return c, nil
 }
 
 // Issued returns how many certificates were signed since the start, for metrics.

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,6 +24,11 @@ func (p *Profile) subjectFor(v *Values, r *der.Request) ([]byte, error) {
 	name, err := der.BuildName(attributes)
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "the subject cannot be written: %v", err)
+	}
+	// Read back, since no lint has seen these values. Alternative names were checked one by one by the encoder, and reading them back too
+	// would take the issue over its budget.
+	if back, err := der.ParseName(name); err != nil || !slices.Equal(back, attributes) {
+		return nil, fmt.Errorf("reading back the subject %x: %w", name, err)
 	}
 	if r == nil || p.ignoreSubject {
 		return name, nil

@@ -119,10 +119,6 @@ func TestRacingCallersGetOneSecret(t *testing.T) {
 }
 
 func TestDamage(t *testing.T) {
-	keyFile := func(dir string) string {
-		m, _ := filepath.Glob(filepath.Join(dir, "*.key"))
-		return m[0]
-	}
 	edit := func(change func([]byte) []byte) func(*testing.T, string) {
 		return func(t *testing.T, path string) {
 			data, err := os.ReadFile(path)
@@ -158,44 +154,48 @@ func TestDamage(t *testing.T) {
 		{"store.json truncated", storeFile, edit(func(d []byte) []byte { return d[:len(d)/2] }), "store.json is damaged"},
 		{"store.json salt flipped", storeFile, flip(func(d []byte) int { return bytes.Index(d, []byte(`"salt"`)) + 12 }), "store.json is damaged"},
 		{"store.json verifier flipped", storeFile, flip(func(d []byte) int { return bytes.Index(d, []byte(`"verifier"`)) + 16 }), "store.json is damaged"},
-		{"key readable by group", keyFile, chmod(0o640), "run chmod 0600"},
-		{"key missing", keyFile, func(t *testing.T, p string) { os.Remove(p) }, "cannot be read"},
-		{"key empty", keyFile, edit(func([]byte) []byte { return nil }), "restore it from a backup"},
-		{"key truncated", keyFile, edit(func(d []byte) []byte { return d[:len(d)-1] }), "restore it from a backup"},
-		{"key extended", keyFile, edit(func(d []byte) []byte { return append(d, 0) }), "restore it from a backup"},
-		{"key oversize", keyFile, edit(func(d []byte) []byte { return append(d, make([]byte, 70<<10)...) }), "larger than"},
-		{"key magic flipped", keyFile, flip(func([]byte) int { return 3 }), "restore it from a backup"},
-		{"key header length flipped", keyFile, flip(func([]byte) int { return 9 }), "restore it from a backup"},
-		{"key label flipped", keyFile, flip(func(d []byte) int { return bytes.Index(d, []byte("issuing")) }), "restore it from a backup"},
-		{"key nonce flipped", keyFile, flip(func(d []byte) int { return bytes.IndexByte(d, '}') + 2 }), "restore it from a backup"},
-		{"key ciphertext flipped", keyFile, flip(func(d []byte) int { return len(d) - 40 }), "restore it from a backup"},
-		{"key tag flipped", keyFile, flip(func(d []byte) int { return len(d) - 1 }), "restore it from a backup"},
+		{"key readable by group", nil, chmod(0o640), "run chmod 0600"},
+		{"key missing", nil, func(t *testing.T, p string) { os.Remove(p) }, "cannot be read"},
+		{"key empty", nil, edit(func([]byte) []byte { return nil }), "restore it from a backup"},
+		{"key truncated", nil, edit(func(d []byte) []byte { return d[:len(d)-1] }), "restore it from a backup"},
+		{"key extended", nil, edit(func(d []byte) []byte { return append(d, 0) }), "restore it from a backup"},
+		{"key oversize", nil, edit(func(d []byte) []byte { return append(d, make([]byte, 70<<10)...) }), "larger than"},
+		{"key magic flipped", nil, flip(func([]byte) int { return 3 }), "restore it from a backup"},
+		{"key header length flipped", nil, flip(func([]byte) int { return 9 }), "restore it from a backup"},
+		{"key label flipped", nil, flip(func(d []byte) int { return bytes.Index(d, []byte("issuing")) }), "restore it from a backup"},
+		{"key nonce flipped", nil, flip(func(d []byte) int { return bytes.IndexByte(d, '}') + 2 }), "restore it from a backup"},
+		{"key ciphertext flipped", nil, flip(func(d []byte) int { return len(d) - 40 }), "restore it from a backup"},
+		{"key tag flipped", nil, flip(func(d []byte) int { return len(d) - 1 }), "restore it from a backup"},
 	}
-	_, master := create(t)
+	master, masterDir := create(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if strings.HasPrefix(tt.name, "key ") { // found when the key is used; opening is slow, so one store serves all
+				id, _, err := master.Generate(t.Context(), key.P256, "issuing")
+				if err != nil {
+					t.Fatal(err)
+				}
+				tt.harm(t, filepath.Join(masterDir, string(id)+".key"))
+				_, err = master.Signer(t.Context(), id)
+				wantUnusable(t, err, tt.want)
+				return
+			}
 			dir := t.TempDir()
 			if err := os.Chmod(dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			copyFile(t, storeFile(master), storeFile(dir))
-			s, err := key.Open(dir, unlock, key.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			id, _, err := s.Generate(t.Context(), key.P256, "issuing")
-			if err != nil {
-				t.Fatal(err)
-			}
+			copyFile(t, storeFile(masterDir), storeFile(dir))
 			tt.harm(t, tt.file(dir))
-			s, err = key.Open(dir, unlock, key.Options{})
-			if err == nil {
-				_, err = s.Signer(t.Context(), id)
-			}
-			if !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), tt.want) {
-				t.Errorf("got %q (%v), want kind unavailable and %q", err, errs.KindOf(err), tt.want)
-			}
+			_, err := key.Open(dir, unlock, key.Options{})
+			wantUnusable(t, err, tt.want)
 		})
+	}
+}
+
+func wantUnusable(t *testing.T, err error, want string) {
+	t.Helper()
+	if !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), want) {
+		t.Errorf("got %q (%v), want kind unavailable and %q", err, errs.KindOf(err), want)
 	}
 }
 
