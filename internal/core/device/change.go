@@ -153,13 +153,11 @@ func (r *Registry) checkProfile(profile string) error {
 
 // setBirth replaces the foreign birth certificate in d by the one with this DER, or by none.
 func (d *Device) setBirth(der []byte) error {
-	i := slices.IndexFunc(d.Slots, func(s Slot) bool { return s.Name == SlotBirth })
+	d.Slots = slices.DeleteFunc(d.Slots, func(s Slot) bool { return s.Name == SlotBirth && len(s.Serial) == 0 })
+	own := slices.IndexFunc(d.Slots, func(s Slot) bool { return s.Name == SlotBirth }) // filled with a certificate of ours
 	if len(der) == 0 {
-		if i >= 0 {
-			d.Slots[i].Fingerprint = nil
-		}
-		if i >= 0 && len(d.Slots[i].Serial) == 0 {
-			d.Slots = slices.Delete(d.Slots, i, i+1)
+		if own >= 0 {
+			d.Slots[own].Fingerprint = nil
 		}
 		return nil
 	}
@@ -171,8 +169,8 @@ func (d *Device) setBirth(der []byte) error {
 		return errs.Wrap(errs.Invalid, err, "birth: not an X.509 certificate in DER")
 	}
 	fingerprint := sha256.Sum256(der)
-	if i >= 0 {
-		d.Slots[i].Fingerprint = fingerprint[:]
+	if own >= 0 {
+		d.Slots[own].Fingerprint = fingerprint[:]
 		return nil
 	}
 	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
@@ -191,11 +189,11 @@ func (r *Registry) setBirth(ctx context.Context, tx *db.Tx, old, d *Device) erro
 		if _, err := tx.Exec(ctx, deleteBirth, int64(was[0]), was); err != nil {
 			return err
 		}
-	}
-	if len(is) == 0 {
 		if _, err := tx.Exec(ctx, deleteBirthSlot, int64(d.Cell), d.ID[:], []byte{}); err != nil {
 			return err
 		}
+	}
+	if len(is) == 0 {
 		_, err := tx.Exec(ctx, emptyBirthSlot, int64(d.Cell), d.ID[:], []byte{})
 		return err
 	}

@@ -26,7 +26,7 @@ type Claim struct {
 	At       int64  // UTC seconds
 	Group    string // the device's group
 
-	Issued int64 // set by ClaimTx for an accepted claim: the how-manieth certificate of the device this is
+	Issued int64 // set by ClaimTx for an accepted claim: the number of this certificate among the device's, from 1
 }
 
 // Annotate adds to the entry "cert.issue" of an accepted claim what Checker needs to replay it: the slot, the order among the certificates
@@ -151,7 +151,7 @@ func (r *Registry) refusal(ctx context.Context, tx *db.Tx, c *Claim) (refused, e
 	case err != nil:
 		return nil, err
 	case !d.State.Active():
-		return ErrState(d.State), nil
+		return StateRefusal(d.State), nil
 	case d.Policy != c.Policy || len(c.Token) == 0:
 		return errChanged, nil
 	}
@@ -161,8 +161,8 @@ func (r *Registry) refusal(ctx context.Context, tx *db.Tx, c *Claim) (refused, e
 	return errChanged, nil
 }
 
-// ErrState is the refusal for a device that proved who it is but stands in a state in which it may not enrol.
-func ErrState(s State) error {
+// StateRefusal is the refusal of a device that proved who it is but stands in a state in which it may not enrol.
+func StateRefusal(s State) error {
 	return errs.New(errs.Denied, "this device is %s: it may not enrol; ask its operator", s)
 }
 

@@ -287,6 +287,15 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
+func mustSlot(t testing.TB, d Device, name string) Slot {
+	t.Helper()
+	s, ok := d.Slot(name)
+	if !ok {
+		t.Fatalf("device %s has no slot %q", d.ID, name)
+	}
+	return s
+}
+
 func TestChange(t *testing.T) {
 	w := newWorld(t)
 	first, second := birthCertificate(t, "one"), birthCertificate(t, "two")
@@ -305,6 +314,9 @@ func TestChange(t *testing.T) {
 	}
 	if b, err := w.ByBirth(t.Context(), sha256.Sum256(second)); err != nil || b.ID != d.ID {
 		t.Errorf("the new birth certificate: got %s, %v", b.ID, err)
+	}
+	if s, _ := got.Slot(SlotBirth); bytes.Equal(s.SPKI, mustSlot(t, d, SlotBirth).SPKI) || len(s.SPKI) != 32 {
+		t.Errorf("key of the new birth certificate: got %x, the old one or none", s.SPKI)
 	}
 	page, _, err := w.List(t.Context(), operator, Filter{Group: "g2", ExpiresBefore: w.now.Unix() + 10_000})
 	if err != nil || len(page) != 1 {

@@ -51,8 +51,8 @@ type Source struct {
 type ImportReport struct {
 	Devices  int64    // added
 	SHA256   [32]byte // of the octets that were read
-	Problems []string // the first lines that are wrong, as "devices.csv:17: column profile: …"
-	Wrong    int64    // how many lines are wrong
+	Problems []string // the first things that are wrong, as "devices.csv:17: column profile: …"
+	Wrong    int64    // how many things are wrong
 }
 
 // The bounds of one import.
@@ -66,7 +66,7 @@ const (
 
 // Import adds the devices of a file, all or none, also across a crash: everything is checked before anything is written, and it is written in
 // one transaction. The error for a file with mistakes has kind Invalid and lists the first twenty with their lines; nothing is stored then.
-// On SQLite other writers wait until the transaction ends, about ten seconds per million devices.
+// On SQLite other writers wait until the transaction ends, about ten seconds per million devices. A context that ends stops the import.
 //
 // progress, when set, is called now and then with how much is done of total; total is 0 until the size of the work is known.
 func (r *Registry) Import(ctx context.Context, actor access.Actor, src Source, progress func(done, total int64)) (ImportReport, error) {
@@ -143,12 +143,19 @@ func (s *importing) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func (s *importing) givenUp(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return errs.Wrap(errs.Unavailable, err, "%s: the import was given up; nothing was stored", s.src.Name)
+	}
+	return nil
+}
+
 func (s *importing) readAll(ctx context.Context) error {
 	rows, err := newRowReader(s.src.Format, s)
 	for n := 0; err == nil; n++ {
 		if n%progressEvery == 0 {
-			if err := ctx.Err(); err != nil {
-				return errs.Wrap(errs.Unavailable, err, "the import was given up; nothing was stored")
+			if err := s.givenUp(ctx); err != nil {
+				return err
 			}
 			s.progress(s.read, 2*s.src.Size)
 		}
@@ -302,6 +309,9 @@ func (s *importing) store(ctx context.Context) error {
 		w := importWriter{importing: s, tx: tx, byRow: !tx.Arrays()}
 		done := int64(0)
 		for chunk := range slices.Chunk(s.spool.places, importChunk) {
+			if err := s.givenUp(ctx); err != nil {
+				return err
+			}
 			if err := w.devices(ctx, chunk); err != nil {
 				return err
 			}
