@@ -15,10 +15,11 @@ import (
 )
 
 const (
-	leaseName = "audit-sequencer"
-	pollEvery = 200 * time.Millisecond // how often other processes' entries are looked for
-	restFor   = 50 * time.Millisecond  // between two rounds, so that a busy writer makes rounds larger and not more frequent
-	idleAfter = time.Hour              // a stream that stood still for so long is closed
+	leaseName  = "audit-sequencer"
+	pollEvery  = 200 * time.Millisecond // how often other processes' entries are looked for
+	restFor    = 50 * time.Millisecond  // between two rounds, so that a busy writer makes rounds larger and not more frequent
+	damageRest = 30 * time.Second       // after damage was found
+	idleAfter  = time.Hour              // a stream that stood still for so long is closed
 )
 
 // Run sequences what is committed, in one process of the deployment at a time, and writes the counted refusals of this process, until ctx
@@ -43,11 +44,26 @@ func (l *Log) lead(ctx context.Context, lease *db.Lease) error {
 		case err != nil:
 			l.counts.failures.Add(1)
 			l.log.LogAttrs(ctx, slog.LevelError, "the audit record cannot be sequenced", slog.Any("cause", err))
+			l.afterDamage(ctx, err)
 			return err
 		}
 		if !more && !l.rest(ctx) {
 			return nil
 		}
+	}
+}
+
+// afterDamage waits a while when err says that the record is damaged: looking again every second would find the same and fill the log.
+func (l *Log) afterDamage(ctx context.Context, err error) {
+	var cause *damage
+	if !errors.As(err, &cause) {
+		return
+	}
+	t := time.NewTimer(damageRest)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 
