@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"mooring/internal/base/db"
@@ -184,5 +185,54 @@ func TestClaimRefusesADeviceTwice(t *testing.T) {
 	})
 	if err == nil {
 		t.Error("two claims of one device in a batch: got success")
+	}
+}
+
+// TestSuspensionIsFinal lets a device renew as fast as it can from several sides while it is suspended: once Move has returned, nothing
+// more may be issued, whatever was decided before.
+func TestSuspensionIsFinal(t *testing.T) {
+	w := newWorld(t)
+	d := w.add(t, Spec{Name: "a"})
+	var wg sync.WaitGroup
+	started := make(chan struct{}, 4)
+	for range 4 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				now, err := w.Load(t.Context(), d.ID)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				var refused []error
+				err = w.db.Do(t.Context(), func(ctx context.Context, tx *db.Tx) (err error) {
+					refused, err = w.ClaimTx(ctx, tx, []Claim{w.claim(now, 1)})
+					return err
+				})
+				if n == 0 {
+					started <- struct{}{}
+				}
+				if err != nil || errs.Is(refused[0], errs.Denied) {
+					if err != nil {
+						t.Error(err)
+					}
+					return
+				}
+			}
+		})
+	}
+	for range 4 {
+		<-started
+	}
+	at, err := w.Move(t.Context(), operator, d.ID, Suspend, "")
+	for errs.Is(err, errs.Conflict) {
+		at, err = w.Move(t.Context(), operator, d.ID, Suspend, "")
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	issued := w.load(t, d.ID).Issued
+	wg.Wait()
+	if got := w.load(t, d.ID); got.Issued != issued || issued < 4 || got.State != Suspended || got.Policy != at.Policy {
+		t.Errorf("after the suspension: got %d certificates, %s, want %d and suspended", got.Issued, got.State, issued)
 	}
 }

@@ -40,6 +40,9 @@ func (r *Registry) List(ctx context.Context, actor access.Actor, f Filter) (page
 	if err := r.access.Require(ctx, actor, access.DeviceRead, "device"); err != nil {
 		return nil, "", err
 	}
+	if err := checkGroup(f.Group); err != nil {
+		return nil, "", err
+	}
 	at, err := f.position()
 	if err != nil {
 		return nil, "", err

@@ -107,7 +107,7 @@ func TestListCursor(t *testing.T) {
 	if err != nil || next == "" {
 		t.Fatalf("first page: got cursor %q, %v", next, err)
 	}
-	for _, f := range []Filter{{Cursor: next, ExpiresBefore: 1}, {Cursor: "x"}, {Cursor: next + "AA"}, {Cursor: "!"}} {
+	for _, f := range []Filter{{Cursor: next, ExpiresBefore: 1}, {Cursor: "x"}, {Cursor: next + "AA"}, {Cursor: "!"}, {Group: "\x00"}} {
 		if _, _, err := w.List(t.Context(), auditor, f); !errs.Is(err, errs.Invalid) {
 			t.Errorf("%+v: got %v, want Invalid", f, err)
 		}
