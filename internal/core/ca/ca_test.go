@@ -11,7 +11,10 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net/netip"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -354,6 +357,33 @@ func TestEveryDefaultProfileIssues(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Another implementation is stricter than ours in places: OpenSSL with -x509_strict must accept every kind of certificate.
+func TestOpenSSLAcceptsEveryProfile(t *testing.T) {
+	f := newFixture(t)
+	f.hierarchy(t)
+	dir := t.TempDir()
+	write := func(name string, certs ...[]byte) string {
+		var text []byte
+		for _, raw := range certs {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})...)
+		}
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	for _, p := range f.Profiles.All() {
+		c := issue(t, f.Authority, f.order(t, p.Name, request(t, newKey(t, key.P256), der.RequestSpec{})))
+		chain := f.Chain(c.Issuer)
+		out, err := exec.Command("openssl", "verify", "-x509_strict", "-attime", strconv.Itoa(start), "-CAfile", write("root", chain[1]),
+			"-untrusted", write("issuer", chain[0]), write("leaf", c.DER)).CombinedOutput()
+		if err != nil {
+			t.Errorf("openssl verify of profile %s: %v\n%s", p.Name, err, out)
+		}
 	}
 }
 

@@ -76,7 +76,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	spki, err := a.checkKey(&o)
+	spki, hash, err := a.checkKey(&o)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 	}
 	return &Prepared{authority: a, template: t, tbs: tbs, cert: Certificate{
 		Serial: serial, Cell: o.Cell, Day: now / 86400, Issuer: t.issuer.id, Profile: o.Profile.Name, Version: o.Profile.Version,
-		Slot: o.Profile.Slot, Device: o.Device, NotBefore: v.NotBefore, NotAfter: v.NotAfter, SPKIHash: der.HashSPKI(spki),
+		Slot: o.Profile.Slot, Device: o.Device, NotBefore: v.NotBefore, NotAfter: v.NotAfter, SPKIHash: hash,
 		PrevSerial: slices.Clone(o.PrevSerial)}}, nil
 }
 
@@ -164,26 +164,21 @@ func (p *Profile) constant(i *Issuer, urls URLs) []der.Extension {
 	return append(extensions, p.Extensions...)
 }
 
-// checkKey returns the SubjectPublicKeyInfo to certify.
-func (a *Authority) checkKey(o *Order) ([]byte, error) {
+// checkKey returns the SubjectPublicKeyInfo to certify and its SHA-256.
+func (a *Authority) checkKey(o *Order) (spki []byte, hash [32]byte, err error) {
 	if err := o.Profile.checkKey(o); err != nil {
-		return nil, err
+		return nil, hash, err
 	}
-	spki := o.spki()
-	hash := der.HashSPKI(spki)
+	if spki = o.SPKI; spki == nil {
+		spki = o.Request.RawSPKI
+	}
+	hash = der.HashSPKI(spki)
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.caSPKIs[hash] {
-		return nil, errs.New(errs.Denied, "the public key is that of a CA: make a key of your own")
+		return nil, hash, errs.New(errs.Denied, "the public key is that of a CA: make a key of your own")
 	}
-	return spki, nil
-}
-
-func (o *Order) spki() []byte {
-	if o.SPKI != nil {
-		return o.SPKI
-	}
-	return o.Request.RawSPKI
+	return spki, hash, nil
 }
 
 func (p *Profile) checkKey(o *Order) error {
