@@ -77,8 +77,8 @@ func (r *Registry) MoveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id
 }
 
 // SlotRevokedTx notes that the certificate with this serial was revoked at the given time (UTC seconds): in the slot, if it is still the one
-// there, and by raising the device's policy number, so that a renewal that was decided before is turned away. Doing it twice changes
-// nothing but the number. The caller writes the entry "cert.revoke".
+// there, and by raising the device's policy number, so that a renewal that was decided before is turned away. With the slot "" it raises the
+// number alone, as for a hold. Doing it twice changes nothing but the number. The caller writes the entry, "cert.revoke" for what marks.
 func (r *Registry) SlotRevokedTx(ctx context.Context, tx *db.Tx, id ID, slot string, serial []byte, at int64) error {
 	cell := int64(r.CellOf(id))
 	if n, err := tx.Exec(ctx, bumpPolicy, cell, id[:], at); err != nil {
