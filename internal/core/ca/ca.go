@@ -56,6 +56,10 @@ func suffixed(base string, id IssuerID, extension string) string {
 	return strings.TrimSuffix(base, "/") + "/" + id.String() + extension
 }
 
+// CRLAddress returns the address of the CRL of the CA with this id as certificates name it, "" when they name none. The list repeats it
+// octet by octet (RFC 5280, section 5.2.5).
+func (a *Authority) CRLAddress(id IssuerID) string { return a.deps.URLs.crl(id) }
+
 // Deps are what an Authority stands on.
 type Deps struct {
 	DB       *db.DB
@@ -70,7 +74,7 @@ type Deps struct {
 
 // Authority makes certificates. It is safe for concurrent use. Call Load before anything else.
 type Authority struct {
-	Deps
+	deps      Deps
 	templates sync.Map // templateKey to *template
 	issued    atomic.Uint64
 
@@ -85,14 +89,14 @@ func New(d Deps) *Authority {
 	if d.Rand == nil {
 		d.Rand = rand.Reader
 	}
-	return &Authority{Deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
+	return &Authority{deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
 }
 
 // Load reads the CAs, checks the signature of each, and records profile versions that were not there before. It may be called again, to
 // learn of CAs that another node made.
 func (a *Authority) Load(ctx context.Context) error {
 	var rows []issuerRow
-	err := a.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err := a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		rows = nil
 		return readIssuers(ctx, tx, func(r issuerRow) error { rows = append(rows, r); return nil })
 	})
@@ -174,7 +178,7 @@ func (a *Authority) IssuerByID(id IssuerID) (*Issuer, error) {
 
 // Issuers returns all CAs in the order of their names.
 func (a *Authority) Issuers(ctx context.Context, actor access.Actor) ([]*Issuer, error) {
-	if err := a.Access.Require(ctx, actor, access.CARead, "ca"); err != nil {
+	if err := a.deps.Access.Require(ctx, actor, access.CARead, "ca"); err != nil {
 		return nil, err
 	}
 	return a.all(), nil
@@ -207,25 +211,25 @@ func (a *Authority) Chain(id IssuerID) [][]byte {
 }
 
 // Profile returns a profile, or an error of kind NotFound.
-func (a *Authority) Profile(name string) (*Profile, error) { return a.Profiles.Get(name) }
+func (a *Authority) Profile(name string) (*Profile, error) { return a.deps.Profiles.Get(name) }
 
 // recordProfiles keeps the text of every profile version that is in use, with an audit entry for each new one, so that a certificate can
 // be explained long after its profile was edited.
 func (a *Authority) recordProfiles(ctx context.Context) error {
-	if a.Profiles == nil {
+	if a.deps.Profiles == nil {
 		return nil
 	}
-	err := a.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		for _, p := range a.Profiles.All() {
+	err := a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		for _, p := range a.deps.Profiles.All() {
 			n, err := tx.Exec(ctx, `INSERT INTO profile_version (cell, name, version, yaml, seen) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-				p.Name, p.Version, p.Source, a.Now().Unix())
+				p.Name, p.Version, p.Source, a.deps.Now().Unix())
 			if err != nil || n == 0 {
 				if err != nil {
 					return err
 				}
 				continue
 			}
-			if err := a.Audit.Append(ctx, tx, p.entry()); err != nil {
+			if err := a.deps.Audit.Append(ctx, tx, p.entry()); err != nil {
 				return err
 			}
 		}

@@ -46,6 +46,7 @@ type fixture struct {
 	audit *audit.Log
 	keys  *key.Store
 	now   *int64
+	deps  ca.Deps // of the newest authority
 }
 
 func newFixture(t testing.TB) *fixture {
@@ -86,9 +87,10 @@ func (f *fixture) reopen(t testing.TB) *ca.Authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := ca.New(ca.Deps{DB: f.db, Audit: f.audit, Access: access.NewDecider(f.audit), Keys: f.keys, Profiles: profiles,
+	f.deps = ca.Deps{DB: f.db, Audit: f.audit, Access: access.NewDecider(f.audit), Keys: f.keys, Profiles: profiles,
 		URLs: ca.URLs{CRL: "http://pki.test/crl", OCSP: "http://pki.test/ocsp", CAIssuers: "http://pki.test/ca"},
-		Now:  func() time.Time { return time.Unix(*f.now, 0) }})
+		Now:  func() time.Time { return time.Unix(*f.now, 0) }}
+	a := ca.New(f.deps)
 	if err := a.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +330,7 @@ func TestCreateRefuses(t *testing.T) {
 func TestEveryDefaultProfileIssues(t *testing.T) {
 	f := newFixture(t)
 	f.hierarchy(t)
-	for _, p := range f.Profiles.All() {
+	for _, p := range f.deps.Profiles.All() {
 		t.Run(p.Name, func(t *testing.T) {
 			usage := x509.ExtKeyUsageClientAuth
 			switch p.Name {
@@ -376,7 +378,7 @@ func TestOpenSSLAcceptsEveryProfile(t *testing.T) {
 		}
 		return file
 	}
-	for _, p := range f.Profiles.All() {
+	for _, p := range f.deps.Profiles.All() {
 		c := issue(t, f.Authority, f.order(t, p.Name, request(t, newKey(t, key.P256), der.RequestSpec{})))
 		chain := f.Chain(c.Issuer)
 		out, err := exec.Command("openssl", "verify", "-x509_strict", "-attime", strconv.Itoa(start), "-CAfile", write("root", chain[1]),
@@ -765,7 +767,7 @@ func TestTamperedCADoesNotLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := ca.New(f.Deps)
+	again := ca.New(f.deps)
 	if err := again.Load(t.Context()); err == nil || !strings.Contains(err.Error(), `checking the certificate of CA "devices"`) {
 		t.Errorf("a CA under the wrong parent loaded: %v", err)
 	}

@@ -30,14 +30,14 @@ type Spec struct {
 // Create makes a CA: a key, its certificate by the parent (or by itself), the row and the audit entry. It needs the permission ca.manage.
 // A name that is taken is an error of kind Conflict, one that its parent cannot cover Invalid.
 func (a *Authority) Create(ctx context.Context, actor access.Actor, s Spec) (*Issuer, error) {
-	if err := a.Access.Require(ctx, actor, access.CAManage, "ca "+s.Name); err != nil {
+	if err := a.deps.Access.Require(ctx, actor, access.CAManage, "ca "+s.Name); err != nil {
 		return nil, err
 	}
 	parent, err := a.checkSpec(&s)
 	if err != nil {
 		return nil, err
 	}
-	id, pub, err := a.Keys.Generate(ctx, s.Algorithm, "ca "+s.Name)
+	id, pub, err := a.deps.Keys.Generate(ctx, s.Algorithm, "ca "+s.Name)
 	if err != nil {
 		return nil, fmt.Errorf("making the key of CA %q: %w", s.Name, err)
 	}
@@ -49,7 +49,7 @@ func (a *Authority) Create(ctx context.Context, actor access.Actor, s Spec) (*Is
 	if err != nil {
 		return nil, err
 	}
-	i, err := newIssuer(s.Name, parent, id, raw, a.Now().Unix())
+	i, err := newIssuer(s.Name, parent, id, raw, a.deps.Now().Unix())
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id ke
 		return nil, fmt.Errorf("reading the key of CA %q: %w", s.Name, err)
 	}
 	signingKey, issuerName, aki := id, subject, ski[:]
-	now := a.Now().Unix()
+	now := a.deps.Now().Unix()
 	notBefore, notAfter := now-defaultBackdate, now-defaultBackdate+s.Validity-1
 	if s.Forever {
 		notAfter = der.NoExpiry
@@ -110,7 +110,7 @@ func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id ke
 				parent.cert.NotAfter.UTC().Format("2006-01-02"))
 		}
 	}
-	signer, err := a.Keys.Signer(ctx, signingKey)
+	signer, err := a.deps.Keys.Signer(ctx, signingKey)
 	if err != nil {
 		return nil, fmt.Errorf("fetching the key to sign CA %q: %w", s.Name, err)
 	}
@@ -122,7 +122,7 @@ func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id ke
 	if err != nil {
 		return nil, fmt.Errorf("building the certificate of CA %q: %w", s.Name, err)
 	}
-	serial, err := newSerial(classLong, now, 0, a.Rand)
+	serial, err := newSerial(classLong, now, 0, a.deps.Rand)
 	if err != nil {
 		return nil, err
 	}
@@ -151,10 +151,10 @@ func (a *Authority) caExtensions(s Spec, parent *Issuer, aki []byte) []der.Exten
 		return extensions
 	}
 	extensions = append(extensions, der.NewAuthorityKeyID(aki))
-	if url := a.URLs.crl(parent.id); url != "" {
+	if url := a.deps.URLs.crl(parent.id); url != "" {
 		extensions = append(extensions, der.NewCRLPoints(url))
 	}
-	if url := a.URLs.caIssuers(parent.id); url != "" {
+	if url := a.deps.URLs.caIssuers(parent.id); url != "" {
 		extensions = append(extensions, der.NewAuthorityInfo(nil, []string{url}))
 	}
 	return extensions
@@ -162,12 +162,12 @@ func (a *Authority) caExtensions(s Spec, parent *Issuer, aki []byte) []der.Exten
 
 func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Issuer) error {
 	r := i.row()
-	err := a.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err := a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO ca_issuer (cell, id, name, parent, key, der, created) VALUES (0, $1, $2, $3, $4, $5, $6)`,
 			i.id[:], r.name, r.parent, r.key, r.der, r.created); err != nil {
 			return err
 		}
-		return a.Audit.Append(ctx, tx, audit.Entry{At: r.created, Action: "ca.create", Actor: actor.String(), Object: r.name, Detail: r.detail()})
+		return a.deps.Audit.Append(ctx, tx, audit.Entry{At: r.created, Action: "ca.create", Actor: actor.String(), Object: r.name, Detail: r.detail()})
 	})
 	if db.IsConflict(err) {
 		return errs.New(errs.Conflict, "there already is a CA %q", i.name)

@@ -80,7 +80,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := a.Now().Unix()
+	now := a.deps.Now().Unix()
 	v, err := t.variable(&o, spki, now)
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 	if v.NotAfter-v.NotBefore > longLife {
 		class = classLong
 	}
-	serial, err := newSerial(class, now, o.Cell, a.Rand)
+	serial, err := newSerial(class, now, o.Cell, a.deps.Rand)
 	if err != nil {
 		return nil, err
 	}
@@ -119,11 +119,11 @@ func (a *Authority) template(ctx context.Context, p *Profile) (*template, error)
 	if t, ok := a.templates.Load(k); ok {
 		return t.(*template), nil
 	}
-	signer, err := a.Keys.Signer(ctx, i.key)
+	signer, err := a.deps.Keys.Signer(ctx, i.key)
 	if err != nil {
 		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.name, err)
 	}
-	t, err := newTemplate(i, p, signer, a.URLs)
+	t, err := newTemplate(i, p, signer, a.deps.URLs)
 	if err != nil {
 		return nil, err
 	}

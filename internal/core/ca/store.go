@@ -86,7 +86,7 @@ func scanCert(row db.Row) (*Certificate, error) {
 
 // Get returns the certificate with the serial number, or an error of kind NotFound. It is for components that have decided who may see it.
 func (a *Authority) Get(ctx context.Context, serial []byte) (c *Certificate, err error) {
-	err = a.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+	err = a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
 		c, err = a.GetTx(ctx, tx, serial)
 		return err
 	})
@@ -122,7 +122,7 @@ func (a *Authority) History(ctx context.Context, serial []byte, limit int) ([]*C
 		limit = maxHistory
 	}
 	var list []*Certificate
-	err := a.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err := a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		list = nil
 		for next := serial; len(next) > 0 && len(list) < limit; {
 			c, err := a.GetTx(ctx, tx, next)
@@ -152,7 +152,7 @@ type CertFilter struct {
 // List returns a page of certificates in a stable order (cell, day of issue, serial number) and the cursor of the next page, "" when there is
 // none. It needs the permission cert.read. There are no indexes beside the primary key: a filter that matches little reads much.
 func (a *Authority) List(ctx context.Context, actor access.Actor, f CertFilter) (page []*Certificate, next string, err error) {
-	if err := a.Access.Require(ctx, actor, access.CertRead, "certificates"); err != nil {
+	if err := a.deps.Access.Require(ctx, actor, access.CertRead, "certificates"); err != nil {
 		return nil, "", err
 	}
 	if f.Limit <= 0 || f.Limit > 1000 {
@@ -164,7 +164,7 @@ func (a *Authority) List(ctx context.Context, actor access.Actor, f CertFilter) 
 	}
 	args = append(args, int64(f.Limit))
 	sql := fmt.Sprintf(`SELECT %s FROM cert WHERE %s ORDER BY cell, day, serial LIMIT $%d`, certColumns, where, len(args))
-	err = a.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err = a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		page = nil
 		return tx.Each(ctx, func(row db.Row) error {
 			c, err := scanCert(row)

@@ -21,11 +21,14 @@ func (s *Signer) Public() crypto.PublicKey { return s.priv.Public() }
 
 // Sign signs as Custody says. Since Go 1.26 the random source is ignored for EC keys, which hedge with the system's own.
 func (s *Signer) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	s.uses.Add(1)
-	return s.priv.Sign(rand, digest, opts)
+	signature, err := s.priv.Sign(rand, digest, opts)
+	if err == nil {
+		s.uses.Add(1)
+	}
+	return signature, err
 }
 
-// Uses returns how often Sign was called since the store was opened.
+// Uses returns how many signatures Sign made since the store was opened.
 func (s *Signer) Uses() uint64 { return s.uses.Load() }
 
 // Info describes the key.
