@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"mooring/internal/server/api/v1"
@@ -27,7 +28,7 @@ func (f Certificates) query() url.Values {
 	q.text("profile", f.Profile)
 	q.text("issuer", f.Issuer)
 	if f.Revoked != nil {
-		q.text("revoked", map[bool]string{true: "yes", false: "no"}[*f.Revoked])
+		q.text("revoked", strconv.FormatBool(*f.Revoked))
 	}
 	q.time("expires_before", f.ExpiresBefore)
 	q.text("cursor", f.Cursor)
@@ -54,10 +55,15 @@ func (c *Client) Certificate(ctx context.Context, serial string) (v1.Certificate
 	return get[v1.Certificate](ctx, c, "/v1/certificates/"+segment(serial), nil)
 }
 
-// Revoke revokes the certificate with this serial number. reason is a name of RFC 5280, section 5.3.1, or "" for unspecified. To revoke twice
-// is no error.
+// Revoke revokes the certificate with this serial number. reason is a name of RFC 5280, section 5.3.1, or "" for unspecified; certificateHold can be
+// lifted with Release. To revoke twice is no error.
 func (c *Client) Revoke(ctx context.Context, serial, reason string) (v1.RevokeResult, error) {
-	return call[v1.RevokeResult](ctx, c, http.MethodPost, "/v1/certificates/"+segment(serial)+"/revoke", v1.Revoke{Reason: reason})
+	return call[v1.RevokeResult](ctx, c, http.MethodPost, "/v1/certificates/"+segment(serial)+"/revoke", v1.Reason{Reason: reason})
+}
+
+// Release lifts the hold of the certificate with this serial number.
+func (c *Client) Release(ctx context.Context, serial string) (v1.RevokeResult, error) {
+	return call[v1.RevokeResult](ctx, c, http.MethodPost, "/v1/certificates/"+segment(serial)+"/release", nil)
 }
 
 // CAs returns all CAs, without their chains.

@@ -105,8 +105,8 @@ func (c *Client) ChangeDevice(ctx context.Context, nameOrID string, d v1.ChangeD
 	return call[v1.Device](ctx, c, http.MethodPatch, "/v1/devices/"+segment(nameOrID), d)
 }
 
-// MoveDevice changes the state of a device: move is "suspend", "resume", "lost" or "retire". A device that is lost or retired loses its
-// certificates with it.
+// MoveDevice changes the state of a device: move is "suspend", "resume", "lost" or "retire". Its certificates follow: they are put on hold,
+// released, or revoked for reason, which may be "" or a name of RFC 5280, section 5.3.1.
 func (c *Client) MoveDevice(ctx context.Context, nameOrID, move, reason string) (v1.MovedDevice, error) {
 	return call[v1.MovedDevice](ctx, c, http.MethodPost, "/v1/devices/"+segment(nameOrID)+"/"+segment(move), v1.Reason{Reason: reason})
 }

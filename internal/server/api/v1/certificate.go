@@ -31,16 +31,13 @@ type CertificatePage struct {
 	Next         string        `json:"next,omitempty" doc:"Cursor of the next page; absent at the end"`
 }
 
-// Revoke asks for the revocation of a certificate.
-type Revoke struct {
-	Reason string `json:"reason,omitempty" doc:"A name of RFC 5280, section 5.3.1; unspecified when absent" example:"keyCompromise"`
-}
-
-// RevokeResult says what a revocation did.
+// RevokeResult says what became of a certificate that was revoked, put on hold or released.
 type RevokeResult struct {
 	Serial     string     `json:"serial" doc:"Serial number" example:"4165a1b2c3d4e5f60718293a4b5c6d7e"`
-	Revocation Revocation `json:"revocation" doc:"As it stands now"`
-	Already    bool       `json:"already" doc:"It was revoked before; nothing changed"`
+	Revocation Revocation `json:"revocation" doc:"As it stands now; removeFromCRL when a hold was lifted"`
+	Already    bool       `json:"already" doc:"It was so before; nothing changed"`
+	Listed     int64      `json:"listed,omitempty" doc:"Number of the revocation list that shows it; absent when none could be signed in time" example:"1700000000"`
+	Successor  string     `json:"successor,omitempty" doc:"Serial number of a newer certificate that was got with this one and stays valid: look at it when the key is in wrong hands"`
 }
 
 // CA is a certification authority of this platform.

@@ -72,7 +72,7 @@ type ChangeDevice struct {
 // MovedDevice is the device after a change of its state.
 type MovedDevice struct {
 	Device  Device `json:"device" doc:"The device in its new state"`
-	Revoked int    `json:"revoked" doc:"How many of its certificates were revoked with it" example:"1"`
+	Changed int    `json:"changed" doc:"How many of its certificates were revoked, put on hold or released with it" example:"1"`
 }
 
 // NewToken asks for a new enrolment token.

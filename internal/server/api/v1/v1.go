@@ -8,9 +8,9 @@
 // A field is only ever added within a version. The package deliberately has no behaviour and knows no slice of the platform.
 package v1
 
-// Reason says why something is done. It stands in the audit record for ever, so it should name nobody.
+// Reason says why a certificate is revoked, or why a device is moved, which revokes what it holds.
 type Reason struct {
-	Reason string `json:"reason,omitempty" maxLength:"512" doc:"Why. It is kept in the audit record for ever: name nobody" example:"reported stolen"`
+	Reason string `json:"reason,omitempty" maxLength:"64" doc:"A name of RFC 5280, section 5.3.1; when absent, what goes with the act" example:"keyCompromise"`
 }
 
 // Progress is one line of a progress stream: so much is done of a total, which is 0 until it is known.

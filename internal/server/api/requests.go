@@ -1,0 +1,40 @@
+package api
+
+import (
+	"context"
+	"encoding/hex"
+
+	"mooring/internal/core/access"
+	"mooring/internal/core/enrol"
+	"mooring/internal/server/api/v1"
+)
+
+type listRequestsInput struct {
+	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"At most so many"`
+}
+
+func (s *server) listRequests(ctx context.Context, actor access.Actor, in *listRequestsInput) (v1.RequestList, error) {
+	list, err := s.Enrol.Waiting(ctx, actor, in.Limit)
+	if err != nil {
+		return v1.RequestList{}, err
+	}
+	return v1.RequestList{Requests: each(list, shownRequest)}, nil
+}
+
+func (s *server) approve(ctx context.Context, actor access.Actor, in *oneDevice) (v1.Request, error) {
+	return s.decide(ctx, actor, in.Device, true)
+}
+
+func (s *server) refuse(ctx context.Context, actor access.Actor, in *oneDevice) (v1.Request, error) {
+	return s.decide(ctx, actor, in.Device, false)
+}
+
+func (s *server) decide(ctx context.Context, actor access.Actor, nameOrID string, approve bool) (v1.Request, error) {
+	p, err := s.Enrol.Decide(ctx, actor, nameOrID, approve)
+	return shownRequest(p), err
+}
+
+func shownRequest(p enrol.Pending) v1.Request {
+	return v1.Request{Device: p.Device.String(), Profile: p.Profile, State: p.State.String(), Subject: p.Subject, Names: p.Names, Key: p.Key,
+		SPKI: hex.EncodeToString(p.SPKI), Created: moment(p.Created), Decided: moment(p.Decided), Decider: p.Decider}
+}
