@@ -468,3 +468,59 @@ func TestNewerDatabaseIsRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestLookupSharesReadsAndFindsWhatIsThere(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	for i := range 50 {
+		if err := d.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+			_, err := tx.Exec(ctx, insert, 1, id(i), int64(i*i), "")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var reads atomic.Int64
+	entered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	l := db.NewLookup(d, func(ctx context.Context, tx *db.Tx, keys []int) (map[int]int64, error) {
+		reads.Add(1)
+		once.Do(func() { close(entered); <-release })
+		found := map[int]int64{}
+		for _, k := range keys {
+			var n int64
+			ok, err := tx.Get(ctx, []any{&n}, `SELECT n FROM thing WHERE cell = 1 AND id = $1`, id(k))
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				found[k] = n
+			}
+		}
+		return found, nil
+	})
+	var wg sync.WaitGroup
+	get := func(k int) {
+		n, found, err := l.Get(t.Context(), k)
+		if err != nil || found != (k < 50) || found && n != int64(k*k) {
+			t.Errorf("key %d: %d, %v, %v", k, n, found, err)
+		}
+	}
+	wg.Go(func() { get(0) })
+	<-entered
+	var asked sync.WaitGroup
+	for i := range 200 {
+		asked.Add(1)
+		wg.Go(func() { asked.Done(); get(i % 60) })
+	}
+	asked.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := l.Get(ctx, 3); !errs.Is(err, errs.Unavailable) {
+		t.Errorf("somebody who hung up got %v", err)
+	}
+	close(release)
+	wg.Wait()
+	if n := reads.Load(); n > 20 {
+		t.Errorf("%d transactions for 201 reads: nothing was shared", n)
+	}
+}

@@ -128,6 +128,7 @@ type Registry struct {
 	log      *slog.Logger
 	profiles func(string) (bool, access.Role)
 	seen     sightings
+	loads    *db.Lookup[ID, Device]
 }
 
 // New returns the registry over d. It starts nothing; Run writes down what Seen was told.
@@ -139,5 +140,7 @@ func New(d Deps) *Registry {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, seen: newSightings()}
+	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, seen: newSightings()}
+	r.loads = db.NewLookup(d.DB, r.loadMany)
+	return r
 }

@@ -18,6 +18,9 @@ const (
 
 	selectByID = `SELECT ` + deviceColumns + ` FROM device d` + joinedTables + ` WHERE d.cell = $1 AND d.id = $2 ORDER BY s.slot`
 
+	selectByIDs = `SELECT ` + deviceColumns + ` FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, id)
+ JOIN device d ON d.cell = t.cell AND d.id = t.id` + joinedTables + ` ORDER BY d.cell, d.id, s.slot`
+
 	selectByBirth = `SELECT ` + deviceColumns + ` FROM birth b JOIN device d ON d.cell = b.device_cell AND d.id = b.device` + joinedTables +
 		` WHERE b.cell = $1 AND b.fingerprint = $2 ORDER BY s.slot`
 )
@@ -72,12 +75,36 @@ func (r *Registry) loadTx(ctx context.Context, tx *db.Tx, id ID) (Device, error)
 // Load returns the device with this id, for the platform's own decisions: it asks nobody for permission. The error is NotFound when there
 // is none.
 func (r *Registry) Load(ctx context.Context, id ID) (Device, error) {
-	var d Device
-	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
-		d, err = r.loadTx(ctx, tx, id)
-		return err
-	})
+	d, found, err := r.loads.Get(ctx, id)
+	if err == nil && !found {
+		err = noSuchDevice()
+	}
 	return d, err
+}
+
+// loadMany reads the devices that several requests at once need.
+func (r *Registry) loadMany(ctx context.Context, tx *db.Tx, ids []ID) (map[ID]Device, error) {
+	g := gather{found: make([]Device, 0, len(ids))}
+	if tx.Arrays() && len(ids) > 1 {
+		cells, keys := make([]int16, len(ids)), make([][]byte, len(ids))
+		for i := range ids {
+			cells[i], keys[i] = int16(r.CellOf(ids[i])), ids[i][:]
+		}
+		if err := tx.Each(ctx, g.row, selectByIDs, cells, keys); err != nil {
+			return nil, err
+		}
+	} else {
+		for i := range ids {
+			if err := tx.Each(ctx, g.row, selectByID, int64(r.CellOf(ids[i])), ids[i][:]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	found := make(map[ID]Device, len(g.found))
+	for _, d := range g.found {
+		found[d.ID] = d
+	}
+	return found, nil
 }
 
 // ByBirth returns the device that was born with the certificate of this SHA-256, without asking for permission. The error is NotFound when

@@ -1,0 +1,104 @@
+package db
+
+import (
+	"context"
+	"sync"
+
+	"mooring/internal/base/errs"
+)
+
+// Lookup answers the point reads of many goroutines with few transactions: while one is under way the others gather, and the next one reads
+// for all of them. A lonely read waits for nobody. What a read returns was committed when it began, or later.
+//
+// It is for the hot path, where a transaction for each read would cost more than the read.
+type Lookup[K comparable, V any] struct {
+	db   *DB
+	read func(ctx context.Context, tx *Tx, keys []K) (map[K]V, error)
+
+	mu      sync.Mutex
+	reading bool         // guarded by mu: somebody reads
+	waiting []*ask[K, V] // guarded by mu
+}
+
+type ask[K comparable, V any] struct {
+	key   K
+	done  chan struct{}
+	value V
+	found bool
+	err   error
+}
+
+// The bounds of a lookup.
+const (
+	lookupBatch = 256
+	lookupQueue = 4096
+)
+
+// NewLookup returns a Lookup for d. read returns what it found for distinct keys, at most 256; it may run again.
+func NewLookup[K comparable, V any](d *DB, read func(ctx context.Context, tx *Tx, keys []K) (map[K]V, error)) *Lookup[K, V] {
+	return &Lookup[K, V]{db: d, read: read}
+}
+
+// Get returns the value for key and whether there is one. The value may be shared with others who asked for the same key: do not change it.
+func (l *Lookup[K, V]) Get(ctx context.Context, key K) (value V, found bool, err error) {
+	a := &ask[K, V]{key: key, done: make(chan struct{})}
+	l.mu.Lock()
+	if len(l.waiting) >= lookupQueue {
+		l.mu.Unlock()
+		return value, false, errs.New(errs.Limited, "too many requests wait to be looked up")
+	}
+	l.waiting = append(l.waiting, a)
+	lead := !l.reading
+	l.reading = true
+	l.mu.Unlock()
+	if lead {
+		// The reader serves others too, so his own hanging up must not end it.
+		l.serve(context.WithoutCancel(ctx))
+	}
+	select {
+	case <-a.done:
+		return a.value, a.found, a.err
+	case <-ctx.Done():
+		return value, false, errs.Wrap(errs.Unavailable, ctx.Err(), "the request was given up while it was looked up")
+	}
+}
+
+// serve reads for those who wait. Whoever leads answers one batch, his own key among it, and leaves what has gathered meanwhile to another
+// goroutine.
+func (l *Lookup[K, V]) serve(ctx context.Context) {
+	l.mu.Lock()
+	n := min(len(l.waiting), lookupBatch)
+	batch := l.waiting[:n:n]
+	l.waiting = append([]*ask[K, V](nil), l.waiting[n:]...)
+	l.mu.Unlock()
+
+	l.answer(ctx, batch)
+
+	l.mu.Lock()
+	more := len(l.waiting) > 0
+	l.reading = more
+	l.mu.Unlock()
+	if more {
+		go l.serve(ctx)
+	}
+}
+
+func (l *Lookup[K, V]) answer(ctx context.Context, batch []*ask[K, V]) {
+	keys, seen := make([]K, 0, len(batch)), make(map[K]bool, len(batch))
+	for _, a := range batch {
+		if !seen[a.key] {
+			seen[a.key] = true
+			keys = append(keys, a.key)
+		}
+	}
+	var values map[K]V
+	err := l.db.View(ctx, func(ctx context.Context, tx *Tx) (err error) {
+		values, err = l.read(ctx, tx, keys)
+		return err
+	})
+	for _, a := range batch {
+		a.value, a.found = values[a.key]
+		a.err = err
+		close(a.done)
+	}
+}
