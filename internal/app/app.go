@@ -1,0 +1,341 @@
+// Package app builds the platform out of its parts and runs it. It is the only place that knows everything.
+//
+//	p, err := app.Build(ctx, options)   // opens, migrates, loads, binds: every mistake of configuration shows here
+//	err = p.Run(ctx)                    // serves until ctx ends, then drains and closes
+//
+// One Platform is one tenant: its own database and keys; a process can hold several. Build starts nothing. Run starts everything in one
+// errgroup and returns when all of it has stopped. The package deliberately contains no rule of its own: rules live in core.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/sync/errgroup"
+
+	"mooring/internal/base/conf"
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/base/web"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/internal/core/enrol"
+	"mooring/internal/core/key"
+	"mooring/internal/core/revoke"
+	"mooring/internal/server/est"
+	"mooring/internal/server/gate"
+	"mooring/internal/server/status"
+)
+
+// Options say what to build.
+type Options struct {
+	Config *conf.Config
+	// Prompt asks a person for the secret that unlocks the keys, where the configuration says "prompt"; nil where nobody can be asked.
+	Prompt func() ([]byte, error)
+	Log    *slog.Logger
+	Now    func() time.Time // nil: the machine's clock
+}
+
+// Platform is everything, built and bound, not yet running.
+type Platform struct {
+	Config   *conf.Config
+	DB       *db.DB
+	Audit    *audit.Log
+	AuditKey string // the text with which auditors verify checkpoints
+	Access   *access.Decider
+	Keys     *key.Store
+	Devices  *device.Registry
+	Profiles *ca.Profiles
+	CA       *ca.Authority
+	Revoke   *revoke.Service
+	Enrol    *enrol.Service
+
+	log      *slog.Logger
+	now      func() time.Time
+	identity serverIdentity
+	surfaces []*surface
+}
+
+// surface is one bound listener and what answers on it.
+type surface struct {
+	name     string
+	gate     *gate.Gate
+	handler  http.Handler
+	counters *web.Counters
+}
+
+// Addresses says where a platform can be reached.
+type Addresses struct {
+	EST    string `json:"est"`    // base URL of the EST listener
+	API    string `json:"api"`    // base URL of the management API
+	Status string `json:"status"` // base URL of revocation lists and status answers
+	Socket string `json:"socket"` // path of the Unix socket
+}
+
+// Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.
+func Build(ctx context.Context, o Options) (*Platform, error) { return build(ctx, o, true) }
+
+// Open is Build without listeners, for commands that work on a stopped installation.
+func Open(ctx context.Context, o Options) (*Platform, error) { return build(ctx, o, false) }
+
+func build(ctx context.Context, o Options, listen bool) (p *Platform, err error) {
+	p = &Platform{Config: o.Config, log: o.Log, now: o.Now}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+			p = nil
+		}
+	}()
+	steps := []func(context.Context) error{
+		func(context.Context) error { return p.unlock(o.Prompt) },
+		p.openDatabase,
+		p.buildCore,
+		p.loadCA,
+		p.checkClock,
+	}
+	if listen {
+		steps = append(steps, p.bind)
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+func (p *Platform) unlock(prompt func() ([]byte, error)) error {
+	secret, err := key.ReadUnlock(p.Config.UnlockSource(), prompt)
+	if err != nil {
+		return err
+	}
+	p.Keys, err = key.Open(p.Config.KeyDir(), secret, key.Options{})
+	return err
+}
+
+func (p *Platform) openDatabase(ctx context.Context) error {
+	url, err := p.Config.DatabaseURL()
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	if p.DB, err = db.Open(ctx, db.Options{URL: url, Now: p.now, Log: p.log, Node: fmt.Sprintf("%s/%d", host, os.Getpid())}); err != nil {
+		return err
+	}
+	return p.DB.Migrate(ctx, Schemas()...)
+}
+
+// Schemas returns every slice's migrations in their order.
+func Schemas() []db.Schema {
+	return []db.Schema{audit.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema()}
+}
+
+// buildCore makes the slices, each from the ones before it.
+func (p *Platform) buildCore(ctx context.Context) error {
+	origin := p.Config.AuditOrigin()
+	seed, err := p.Keys.Secret(ctx, "audit-checkpoints", 32)
+	if err != nil {
+		return err
+	}
+	signer, vkey, err := audit.NoteKey(origin, seed)
+	if err != nil {
+		return fmt.Errorf("making the key of the audit log: %w", err)
+	}
+	verifier, err := note.NewVerifier(vkey)
+	if err != nil {
+		return fmt.Errorf("making the key of the audit log: %w", err)
+	}
+	names, err := p.Keys.Secret(ctx, "deployment", 32)
+	if err != nil {
+		return err
+	}
+	if p.Profiles, err = loadProfiles(p.Config.ProfileDir()); err != nil {
+		return err
+	}
+	status := p.Config.PublicURLs.Status
+
+	p.AuditKey = vkey
+	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, Now: p.now, Log: p.log})
+	p.Access = access.NewDecider(p.Audit)
+	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants})
+	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Keys, Profiles: p.Profiles, Now: p.now,
+		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
+	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Keys, Now: p.now, Log: p.log,
+		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, OCSPValidity: p.Config.OCSP.Validity})
+	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
+		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile})
+	return nil
+}
+
+// defaultProfile is what a stranger is told about who names no profile.
+const defaultProfile = "device"
+
+func loadProfiles(dir string) (*ca.Profiles, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, errs.Wrap(errs.NotFound, err, "the directory of the profiles, %s, cannot be read: set profiles.dir, or run mooring init", dir)
+	}
+	return ca.LoadProfiles(os.DirFS(dir))
+}
+
+func (p *Platform) grants(profile string) (exists bool, role access.Role) {
+	found, err := p.Profiles.Get(profile)
+	if err != nil {
+		return false, access.RoleNone
+	}
+	return true, found.Grants
+}
+
+func (p *Platform) loadCA(ctx context.Context) error { return p.CA.Load(ctx) }
+
+// checkClock refuses to start with a clock that lies before what was already recorded: serial numbers, validity and the order of the record
+// would all be wrong.
+func (p *Platform) checkClock(ctx context.Context) error {
+	var latest int64
+	p.CA.Each(func(i *ca.Issuer) { latest = max(latest, i.Created()) })
+	newest, err := p.Audit.List(ctx, access.System("server"), audit.Query{Newest: true, Limit: 1})
+	if err != nil {
+		return fmt.Errorf("reading the newest entry of the record: %w", err)
+	}
+	if len(newest) > 0 {
+		latest = max(latest, newest[0].At)
+	}
+	if now := p.now().Unix(); now < latest-int64(clockSlack.Seconds()) {
+		return errs.New(errs.Unavailable, "the clock says %s, but the record reaches to %s: set the clock, then start again",
+			time.Unix(now, 0).UTC().Format(time.RFC3339), time.Unix(latest, 0).UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// clockSlack is what clocks of two nodes may differ.
+const clockSlack = time.Minute
+
+// bind opens the listeners.
+func (p *Platform) bind(ctx context.Context) error {
+	c := p.Config
+	tickets, err := p.Keys.Secret(ctx, "session-tickets", 32)
+	if err != nil {
+		return err
+	}
+	tls := func(require bool) *gate.TLS {
+		return &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, Require: require, TicketSecret: tickets}
+	}
+	for _, s := range []struct {
+		surface surface
+		address string
+		tls     *gate.TLS
+		refuse  web.Refuser
+		body    int64
+	}{
+		{surface{name: "est", handler: est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer})}, c.Listen.EST, tls(false), web.Text, 0},
+		{surface{name: "status", handler: status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now})}, c.Listen.Status, nil, web.Text, 0},
+	} {
+		g, err := gate.Listen(ctx, gate.Options{Name: s.surface.name, Address: s.address, TLS: s.tls, Limits: c.Limits, Refuse: s.refuse, Now: p.now, Log: p.log})
+		if err != nil {
+			return err
+		}
+		p.add(s.surface, g, s.refuse)
+	}
+	return nil
+}
+
+func (p *Platform) add(s surface, g *gate.Gate, refuse web.Refuser) {
+	s.gate, s.counters = g, &web.Counters{}
+	s.handler = web.Observer{Surface: s.name, Log: p.log, Now: p.now, Refuse: refuse, Counters: s.counters}.Wrap(web.LimitBodies(s.handler, int64(p.Config.Limits.BodySize)))
+	p.surfaces = append(p.surfaces, &s)
+}
+
+// Addresses returns where the platform listens.
+func (p *Platform) Addresses() Addresses {
+	var a Addresses
+	for _, s := range p.surfaces {
+		at := s.gate.Addr().String()
+		switch s.name {
+		case "est":
+			a.EST = "https://" + at
+		case "api":
+			a.API = "https://" + at
+		case "status":
+			a.Status = "http://" + at
+		case "socket":
+			a.Socket = at
+		}
+	}
+	return a
+}
+
+// Run serves until ctx ends or a part fails. ready, if not nil, is called once when requests are answered. Run closes the platform.
+func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
+	defer func() { err = errors.Join(err, p.Close()) }()
+	// The parts that record must outlast the listeners, so that requests in progress still find them.
+	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopCore()
+	parts, coreCtx := errgroup.WithContext(core)
+	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Devices.Run, p.Revoke.Run, p.Enrol.Run} {
+		parts.Go(func() error { return run(coreCtx) })
+	}
+	serving, serveCtx := errgroup.WithContext(ctx)
+	serving.Go(func() error {
+		// A part that fails takes the listeners with it.
+		select {
+		case <-coreCtx.Done():
+			return context.Cause(coreCtx)
+		case <-serveCtx.Done():
+			return nil
+		}
+	})
+	if err := p.identity.ensure(ctx, p); err != nil {
+		stopCore()
+		return errors.Join(err, parts.Wait())
+	}
+	serving.Go(func() error { return p.identity.run(serveCtx, p) })
+	for _, s := range p.surfaces {
+		serving.Go(func() error { return s.gate.Serve(serveCtx, s.handler) })
+	}
+	if ready != nil {
+		ready()
+	}
+	err = serving.Wait()
+	stopCore()
+	return errors.Join(err, parts.Wait())
+}
+
+// Close frees what Build opened. It may be called more than once.
+func (p *Platform) Close() error {
+	var all []error
+	for _, s := range p.surfaces {
+		if err := s.gate.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			all = append(all, err)
+		}
+	}
+	p.surfaces = nil
+	if p.DB != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		all = append(all, p.DB.Close(ctx))
+		p.DB = nil
+	}
+	return errors.Join(all...)
+}
+
+// Checkers returns what the slices compare with the record in a verification.
+func (p *Platform) Checkers() []audit.Checker {
+	return []audit.Checker{p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker()}
+}

@@ -1,0 +1,405 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/csv"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"runtime"
+
+	"mooring/internal/app"
+	"mooring/internal/base/conf"
+	"mooring/internal/core/access"
+	"mooring/internal/core/device"
+	"mooring/internal/server/api/client"
+	"mooring/wire/der"
+)
+
+// EnrolOptions say what Enrol measures.
+type EnrolOptions struct {
+	// Databases are "sqlite", or URLs of PostgreSQL servers, in which a schema is made and dropped.
+	Databases  []string
+	Registered []int // devices in the registry
+	Clients    []int // keep-alive connections at once
+	N          int   // enrolments in each measurement
+	Rounds     int   // measurements of each case; the median counts
+	// Serve returns a command that serves the data directory and writes its addresses as JSON to the file ready.
+	Serve func(dir, ready string) *exec.Cmd
+	// Progress, if not nil, is told what is being done.
+	Progress func(text string)
+}
+
+// Enrol measures EST enrolments over keep-alive TLS: each request is for another device, with a token and a key of its own, and is answered
+// when certificate, registry and audit entry are durable. The floor is the check of a certification request and one P-256 signature, on all
+// cores at once, as busy as the server is.
+func Enrol(ctx context.Context, o EnrolOptions, print func(Line) error) error {
+	for _, database := range o.Databases {
+		for _, registered := range o.Registered {
+			if err := o.measure(ctx, database, registered, print); err != nil {
+				return fmt.Errorf("measuring on %s with %d devices: %w", kind(database), registered, err)
+			}
+		}
+	}
+	return nil
+}
+
+// kind names a database without its URL, which may hold a password.
+func kind(database string) string {
+	if strings.HasPrefix(database, "postgres") {
+		return "postgres"
+	}
+	return database
+}
+
+func (o *EnrolOptions) say(format string, args ...any) {
+	if o.Progress != nil {
+		o.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+// installation is one fresh platform in a process of its own.
+type installation struct {
+	dir       string
+	config    *conf.Config
+	tokens    []token // not yet used
+	recycle   bool    // there are fewer devices than enrolments: the same ones enrol again, with new tokens
+	server    *exec.Cmd
+	addresses app.Addresses
+	admin     *client.Client
+	postgres  bool
+	roots     *x509.CertPool
+}
+
+type token struct{ device, secret string }
+
+func (o *EnrolOptions) measure(ctx context.Context, database string, registered int, print func(Line) error) (err error) {
+	o.say("%s: registering %d devices", kind(database), registered)
+	in, remove, err := o.install(ctx, database, registered)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	if err := in.start(ctx, o.Serve); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.stop()) }()
+	n := min(o.N, registered)
+	samples := make([][]sample, len(o.Clients))
+	for round := range o.Rounds {
+		for k, clients := range o.Clients {
+			o.say("%s, %d devices: round %d of %d, %d clients", kind(database), registered, round+1, o.Rounds, clients)
+			s, err := in.sample(ctx, n, clients)
+			if err != nil {
+				return err
+			}
+			samples[k] = append(samples[k], s)
+		}
+	}
+	for k, clients := range o.Clients {
+		l := summary(samples[k])
+		l.Case = fmt.Sprintf("%s registered=%d clients=%d", kind(database), registered, clients)
+		l.RSS = rssOf(in.server.Process.Pid)
+		if err := print(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func summary(samples []sample) Line {
+	l := Line{Bench: "enrol"}
+	var rate, cpu, floor, ratio, server, base []float64
+	for _, s := range samples {
+		l.N += s.n
+		rate, cpu, floor, ratio = append(rate, s.rate), append(cpu, s.server+s.database), append(floor, s.floor), append(ratio, (s.server+s.database)/s.floor)
+		server, base = append(server, s.server), append(base, s.database)
+	}
+	l.PerS, l.CPU, l.Floor, l.Ratio, l.Server, l.DBShare = median(rate), median(cpu), median(floor), median(ratio), median(server), median(base)
+	return l
+}
+
+// install makes an installation with a filled registry. The returned function removes it.
+func (o *EnrolOptions) install(ctx context.Context, database string, registered int) (in *installation, remove func() error, err error) {
+	parent, err := os.MkdirTemp("", "mooring-bench-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a directory: %w", err)
+	}
+	remove = func() error { return os.RemoveAll(parent) }
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, remove())
+		}
+	}()
+	c, err := app.Loopback("Mooring Bench")
+	if err != nil {
+		return nil, nil, err
+	}
+	c.Log.Level = "warn"
+	in = &installation{dir: filepath.Join(parent, "data"), config: c}
+	if kind(database) == "postgres" {
+		in.postgres = true
+		url, drop, err := schema(ctx, database)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.Database.URL = url
+		remove = func() error { return errors.Join(drop(), os.RemoveAll(parent)) }
+	}
+	made, err := app.Init(ctx, app.InitOptions{Dir: in.dir, Config: c})
+	if err != nil {
+		return nil, nil, err
+	}
+	if in.roots, err = readRoots(made.Root); err != nil {
+		return nil, nil, err
+	}
+	need := o.N * o.Rounds * len(o.Clients)
+	in.recycle = registered < need
+	return in, remove, in.register(ctx, registered, need)
+}
+
+func readRoots(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the root certificate: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	root, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the root certificate: %w", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(root)
+	return pool, nil
+}
+
+// register imports the devices, with tokens, and keeps those of need devices that lie evenly among all.
+func (in *installation) register(ctx context.Context, registered, need int) (err error) {
+	p, err := app.Open(ctx, app.Options{Config: in.config})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	list, out := io.Pipe()
+	given, keep := io.Pipe()
+	go func() {
+		var err error
+		fmt.Fprintln(out, "name,group,profile")
+		for i := 0; i < registered && err == nil; i++ {
+			_, err = fmt.Fprintf(out, "meter-%07d,group-%d,device\n", i, i%100)
+		}
+		out.CloseWithError(err)
+	}()
+	collected := make(chan error, 1)
+	go func() {
+		err := in.collect(given, max(registered/need, 1))
+		given.CloseWithError(err)
+		collected <- err
+	}()
+	actor := access.Actor{Kind: access.KindLocal, ID: "bench", Role: access.RoleAdmin}
+	_, err = p.Devices.Import(ctx, actor, device.Source{R: list, Name: "fleet.csv", Format: "csv", Tokens: keep}, nil)
+	keep.CloseWithError(err)
+	return errors.Join(err, <-collected)
+}
+
+func (in *installation) collect(r io.Reader, stride int) error {
+	rows := csv.NewReader(r)
+	rows.ReuseRecord = true
+	for i := -1; ; i++ {
+		row, err := rows.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if i >= 0 && i%stride == 0 {
+			in.tokens = append(in.tokens, token{strings.Clone(row[0]), strings.Clone(row[1])})
+		}
+	}
+}
+
+// start runs the server and waits until it says that it is ready.
+func (in *installation) start(ctx context.Context, serve func(dir, ready string) *exec.Cmd) error {
+	ready := filepath.Join(filepath.Dir(in.dir), "ready.json")
+	in.server = serve(in.dir, ready)
+	var said bytes.Buffer
+	in.server.Stderr = &said
+	if err := in.server.Start(); err != nil {
+		return fmt.Errorf("starting the server: %w", err)
+	}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		text, err := os.ReadFile(ready)
+		if err == nil && json.Unmarshal(text, &in.addresses) == nil && in.addresses.EST != "" {
+			in.admin = client.New(in.config.SocketPath())
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return errors.Join(fmt.Errorf("the server did not become ready: %s", said.String()), in.stop())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (in *installation) stop() error {
+	if in.server == nil || in.server.Process == nil {
+		return nil
+	}
+	if err := in.server.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stopping the server: %w", err)
+	}
+	err := in.server.Wait()
+	in.server = nil
+	return err
+}
+
+// take returns n tokens of different devices.
+func (in *installation) take(ctx context.Context, n int) ([]token, error) {
+	taken := in.tokens[:n]
+	if !in.recycle {
+		in.tokens = in.tokens[n:]
+		return taken, nil
+	}
+	for i := range taken {
+		given, err := in.admin.NewToken(ctx, taken[i].device, time.Hour)
+		if err != nil {
+			return nil, fmt.Errorf("asking for a token: %w", err)
+		}
+		taken[i].secret = given.Token
+	}
+	return taken, nil
+}
+
+// sample is one measurement; times are microseconds of CPU for one enrolment.
+type sample struct {
+	n                       int
+	rate                    float64 // enrolments per second
+	server, database, floor float64
+}
+
+func (in *installation) sample(ctx context.Context, n, clients int) (s sample, err error) {
+	tokens, err := in.take(ctx, n)
+	if err != nil {
+		return s, err
+	}
+	jobs, err := prepare(tokens)
+	if err != nil {
+		return s, err
+	}
+	before, err := floor()
+	if err != nil {
+		return s, err
+	}
+	conns, err := dial(ctx, strings.TrimPrefix(in.addresses.EST, "https://"), in.roots, clients)
+	if err != nil {
+		return s, err
+	}
+	defer conns.close()
+	server, database, err := in.cpu()
+	if err != nil {
+		return s, err
+	}
+	began := time.Now()
+	if err := conns.run(jobs); err != nil {
+		return s, err
+	}
+	took := time.Since(began)
+	server2, database2, err := in.cpu()
+	if err != nil {
+		return s, err
+	}
+	after, err := floor()
+	if err != nil {
+		return s, err
+	}
+	return sample{n: n, rate: float64(n) / took.Seconds(), server: micros(server2-server, n), database: micros(database2-database, n), floor: (before + after) / 2}, nil
+}
+
+func (in *installation) cpu() (server, database time.Duration, err error) {
+	if server, err = cpuOf(in.server.Process.Pid); err != nil || !in.postgres {
+		return server, 0, err
+	}
+	database, err = cpuOfDatabase()
+	return server, database, err
+}
+
+// prepare makes a key and a request for each token, on all cores.
+func prepare(tokens []token) ([]job, error) {
+	jobs := make([]job, len(tokens))
+	failed := make([]error, len(tokens))
+	spread(len(tokens), func(i int) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			failed[i] = err
+			return
+		}
+		csr, err := certificationRequest(tokens[i].device, key)
+		jobs[i], failed[i] = newJob(tokens[i], csr), err
+	})
+	return jobs, errors.Join(failed...)
+}
+
+// spread calls do for 0 … n-1 on all cores.
+func spread(n int, do func(i int)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		all.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				do(i)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// floor returns the microseconds of CPU for checking a request and signing once, with all cores busy.
+func floor() (float64, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return 0, err
+	}
+	csr, err := certificationRequest("meter-0000001", key)
+	if err != nil {
+		return 0, err
+	}
+	const n = 3000
+	digest := sha256.Sum256(csr)
+	var failed atomic.Int64
+	began := cpuSelf()
+	spread(n, func(int) {
+		request, err := der.ParseRequest(csr)
+		if err == nil {
+			err = request.CheckSignature()
+		}
+		if err == nil {
+			_, err = ecdsa.SignASN1(rand.Reader, key, digest[:])
+		}
+		if err != nil {
+			failed.Add(1)
+		}
+	})
+	cost := micros(cpuSelf()-began, n)
+	if failed.Load() > 0 {
+		return 0, errors.New("the floor could not be measured: a check or signature failed")
+	}
+	return cost, nil
+}

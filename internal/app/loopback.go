@@ -1,0 +1,41 @@
+package app
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"mooring/internal/base/conf"
+)
+
+// Loopback returns a configuration for demonstrations, benchmarks and tests: every listener on a free port of this machine, and limits with
+// room for a whole fleet that shares one address.
+func Loopback(organisation string) (*conf.Config, error) {
+	addresses, err := freeAddresses(3)
+	if err != nil {
+		return nil, err
+	}
+	c := conf.Default()
+	c.Name = organisation
+	c.Listen.EST, c.Listen.API, c.Listen.Status = addresses[0], addresses[1], addresses[2]
+	c.Names = []string{"localhost", "127.0.0.1"}
+	c.PublicURLs.EST, c.PublicURLs.Status = "https://"+addresses[0], "http://"+addresses[2]
+	c.Limits.AddressConns = 2048
+	c.Limits.AddressHandshakes, c.Limits.HandshakeRate = 100_000, 100_000
+	c.Limits.RequestRate, c.Limits.RequestBurst = 100_000, 1<<20
+	c.Limits.DrainTimeout = 2 * time.Second
+	return c, nil
+}
+
+// freeAddresses asks the system for ports. Certificates carry the status listener's address, so it must be known before it is bound.
+func freeAddresses(n int) (list []string, err error) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("looking for a free port: %w", err)
+		}
+		defer l.Close() // only when all are found, so that none is found twice
+		list = append(list, l.Addr().String())
+	}
+	return list, nil
+}

@@ -1,0 +1,173 @@
+// Package enrol is the registration authority: the one funnel through which every certificate for a device, service or person is asked
+// for. A protocol's server parses and renders; it hands a Request over, and what comes back is a certificate, a "come back later" or a
+// refusal. Safety is proved here once, not once per protocol.
+//
+// The order of a submission (submit.go): who is it (identity.go), may the device have a certificate now, does the profile accept this
+// evidence, does the requester hold the key, is it the same request as before, must a person approve (pending.go), what may stand in the
+// certificate (core/ca). Then: sign, record, release. The record is one transaction, shared with whoever asks at the same moment
+// (record.go), whose first statement takes the device's row under the condition that its state, its rules and its token are still what the
+// decision was based on. An answer leaves only after that transaction is durable; a certificate that was not recorded is never released.
+//
+// The package deliberately knows no protocol, no TLS and no encoding but DER.
+package enrol
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/internal/core/revoke"
+)
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// Schema returns the migrations of this slice.
+func Schema() db.Schema {
+	files, err := fs.Sub(schemaFiles, "schema")
+	if err != nil {
+		panic(err) // "schema" is a valid path; fs.Sub looks at nothing else
+	}
+	return db.Schema{Name: "enrol", FS: files}
+}
+
+// Op is what a requester asks for.
+type Op uint8
+
+// The operations.
+const (
+	Enrol    Op = iota + 1 // a certificate for the key of the request
+	Renew                  // another one with the same subject and names as the certificate that authenticates the request
+	Generate               // a certificate and a key made here
+)
+
+// String returns the operation's name as the record holds it.
+func (o Op) String() string {
+	switch o {
+	case Enrol:
+		return "enrol"
+	case Renew:
+		return "renew"
+	case Generate:
+		return "generate"
+	}
+	return "unknown"
+}
+
+// Request is one enrolment request, as a protocol's server understood it. Nothing in it is believed.
+type Request struct {
+	Protocol string // "est", …
+	Op       Op
+	Profile  string // the profile that the request names, such as by an EST label; "" for the device's own
+	// Chain holds the client's certificates in DER, leaf first, when the handshake has proved possession of the leaf's key; else it is empty.
+	Chain [][]byte
+	// Basic says that the requester presented a name and a secret, which may be empty.
+	Basic        bool
+	User, Secret string
+	CSR          []byte // PKCS#10 in DER
+	// Bound tells whether a challengePassword is bound to the connection that carried the request; nil where a protocol has no such thing.
+	Bound  func(challenge string) bool
+	Source netip.Addr
+}
+
+// LogValue keeps the secret out of logs.
+func (r Request) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("protocol", r.Protocol), slog.String("op", r.Op.String()), slog.String("profile", r.Profile))
+}
+
+// Answer is what a submission led to. Exactly one of Certificate and Pending is set.
+type Answer struct {
+	Certificate *ca.Certificate
+	Profile     *ca.Profile
+	// Key is the private key in PKCS#8, when the operation was Generate. It is kept nowhere else.
+	Key []byte
+	// Recipient is the certificate that authenticated the request, in DER, for a server that must protect Key; nil when none did.
+	Recipient []byte
+	// Pending says that a person must decide, and when to ask again with the same request.
+	Pending time.Duration
+}
+
+// LogValue keeps the key out of logs.
+func (a Answer) LogValue() slog.Value { return slog.DurationValue(a.Pending) }
+
+// ErrUnauthenticated marks refusals of requesters who have not shown who they are; a server can invite them to.
+var ErrUnauthenticated = errors.New("not authenticated")
+
+// Deps is what the service stands on.
+type Deps struct {
+	DB      *db.DB
+	Audit   *audit.Log
+	Access  *access.Decider
+	Devices *device.Registry
+	CA      *ca.Authority
+	Revoke  *revoke.Service
+	Now     func() time.Time
+	Log     *slog.Logger
+	// Retry is how long a requester waits before it asks again whether a person has approved.
+	Retry time.Duration
+	// MaxPending bounds how many requests may wait for approval.
+	MaxPending int
+	// Default is the profile whose rules a stranger is told when a request names none.
+	Default string
+}
+
+// Service is the registration authority. It is safe for concurrent use.
+type Service struct {
+	Deps
+	group *db.Group[*item]
+}
+
+// New returns the service. Nothing is issued until Run runs.
+func New(d Deps) *Service {
+	s := &Service{Deps: d}
+	s.group = db.NewGroup(d.DB, db.Plan[*item]{Key: (*item).key, Apply: s.apply})
+	return s
+}
+
+// Run records what is issued until ctx ends, then finishes what was admitted.
+func (s *Service) Run(ctx context.Context) error { return s.group.Run(ctx) }
+
+// Expect announces a request that is being read, so that a small batch may wait for it. The server calls done at the request's end.
+func (s *Service) Expect() (done func()) { return s.group.Expect() }
+
+// Metrics returns how many commits recorded how many issues and refusals.
+func (s *Service) Metrics() (batches, items int64) { return s.group.Metrics() }
+
+// Anchors returns what a client needs to verify the certificates of the profile called label, or of every issuer when label is "": issuing
+// certificates first, roots last, in DER (RFC 7030, section 4.1.3). An unknown profile is NotFound.
+func (s *Service) Anchors(label string) ([][]byte, error) {
+	if label == "" {
+		return s.CA.Anchors(), nil
+	}
+	p, err := s.profile(label)
+	if err != nil {
+		return nil, err
+	}
+	return s.CA.Anchors(p.Issuer), nil
+}
+
+// Profile returns the profile whose rules a request under label must follow; "" means the default one. An unknown profile is NotFound.
+func (s *Service) Profile(label string) (*ca.Profile, error) {
+	if label == "" {
+		label = s.Default
+	}
+	return s.profile(label)
+}
+
+func (s *Service) profile(name string) (*ca.Profile, error) {
+	p, err := s.CA.Profile(name)
+	if err != nil {
+		return nil, errs.New(errs.NotFound, "there is no profile %q", name)
+	}
+	return p, nil
+}

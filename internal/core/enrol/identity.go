@@ -1,0 +1,186 @@
+package enrol
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+)
+
+// Identity is who stands behind a request or connection, proven.
+type Identity struct {
+	Device   device.Device
+	Evidence ca.Evidence
+	// Leaf is the certificate that proved it, in DER; nil by token.
+	Leaf []byte
+	// Own is the record of Leaf when this platform issued it, and Slot the device's slot that holds it.
+	Own  *ca.Certificate
+	Slot device.Slot
+	// Profile is the profile that Own was issued by, if it still exists.
+	Profile *ca.Profile
+
+	token []byte        // the hash of the token, by token
+	by    *access.Actor // who vouches, by operator
+}
+
+// Actor returns the actor for what the identity does over the surface via. A person's or service's role is the one its certificate's
+// profile grants.
+func (id *Identity) Actor(via string) access.Actor {
+	if id.by != nil {
+		return *id.by
+	}
+	a := access.Device(id.Device.ID.String(), via)
+	if id.Profile != nil && id.Profile.Grants != access.RoleNone && id.Evidence == ca.EvidenceOperational {
+		a.Kind, a.Role = access.KindOperator, id.Profile.Grants
+	}
+	return a
+}
+
+// unauthenticated is a refusal of somebody who has not shown who he is. It never tells whether a device exists.
+func unauthenticated(format string, args ...any) error {
+	return errs.Wrap(errs.Denied, ErrUnauthenticated, format, args...)
+}
+
+// Authenticate proves who presented chain, which holds DER certificates, leaf first, with possession of the leaf's key proven. The
+// certificate must be one that this platform issued and recorded, or one registered as a device's birth certificate; it must be valid now,
+// meant for clients, not revoked, and still stand in the device's slot.
+func (s *Service) Authenticate(ctx context.Context, chain [][]byte) (*Identity, error) {
+	if len(chain) == 0 {
+		return nil, unauthenticated("no client certificate was presented")
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return nil, unauthenticated("the client certificate cannot be parsed")
+	}
+	if err := s.fit(leaf); err != nil {
+		return nil, err
+	}
+	own, err := s.recorded(ctx, leaf)
+	if err != nil {
+		return nil, err
+	}
+	if own == nil {
+		return s.byBirth(ctx, leaf)
+	}
+	return s.byOwn(ctx, leaf, own)
+}
+
+// fit checks what a certificate says about itself.
+func (s *Service) fit(leaf *x509.Certificate) error {
+	now := s.Now()
+	switch {
+	case now.Before(leaf.NotBefore):
+		return unauthenticated("the client certificate is not valid before %s; check the clocks", leaf.NotBefore.UTC().Format("2006-01-02 15:04:05Z"))
+	case now.After(leaf.NotAfter):
+		return unauthenticated("the client certificate expired at %s; enrol again with a new token", leaf.NotAfter.UTC().Format("2006-01-02 15:04:05Z"))
+	case leaf.IsCA:
+		return unauthenticated("the client certificate is a CA certificate")
+	}
+	anyUse := len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0
+	if !anyUse && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny) {
+		return unauthenticated("the client certificate's extended key usage does not include clientAuth")
+	}
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return unauthenticated("the client certificate's key usage does not include digitalSignature")
+	}
+	return nil
+}
+
+// recorded returns the record of a certificate that this platform issued, or nil. Equality with the recorded bytes is stronger than a
+// signature that verifies, and cheaper.
+func (s *Service) recorded(ctx context.Context, leaf *x509.Certificate) (*ca.Certificate, error) {
+	own, err := s.CA.Get(ctx, leaf.SerialNumber.Bytes())
+	if errs.Is(err, errs.NotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the client certificate: %w", err)
+	}
+	if !bytes.Equal(own.DER, leaf.Raw) {
+		return nil, nil
+	}
+	return own, nil
+}
+
+func (s *Service) byBirth(ctx context.Context, leaf *x509.Certificate) (*Identity, error) {
+	d, err := s.Devices.ByBirth(ctx, sha256.Sum256(leaf.Raw))
+	if errs.Is(err, errs.NotFound) {
+		return nil, unauthenticated("the client certificate was neither issued here nor registered as a birth certificate")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the birth certificate: %w", err)
+	}
+	return &Identity{Device: d, Evidence: ca.EvidenceBirth, Leaf: leaf.Raw}, nil
+}
+
+func (s *Service) byOwn(ctx context.Context, leaf *x509.Certificate, own *ca.Certificate) (*Identity, error) {
+	d, err := s.Devices.Load(ctx, device.ID(own.Device))
+	if err != nil {
+		return nil, fmt.Errorf("looking for the device of the client certificate: %w", err)
+	}
+	id := &Identity{Device: d, Evidence: ca.EvidenceOperational, Leaf: leaf.Raw, Own: own}
+	// The profile may have been removed since; then the certificate grants nothing.
+	id.Profile, _ = s.CA.Profile(own.Profile)
+	if own.Slot == device.SlotBirth {
+		id.Evidence = ca.EvidenceBirth
+	}
+	_, revoked, err := s.Revoke.Status(ctx, own.Serial[:])
+	if err != nil {
+		return nil, fmt.Errorf("looking for the client certificate's revocation: %w", err)
+	}
+	if revoked {
+		return id, errs.New(errs.Denied, "the client certificate is revoked")
+	}
+	slot, ok := d.Slot(own.Slot)
+	if !ok || !bytes.Equal(slot.Serial, own.Serial[:]) && !bytes.Equal(slot.Prev, own.Serial[:]) {
+		return id, errs.New(errs.Denied, "the client certificate was replaced by a newer one; use that")
+	}
+	id.Slot = slot
+	return id, nil
+}
+
+// byToken proves a device by its one-time token. A used or expired one is told apart only to the holder of the right one.
+func (s *Service) byToken(ctx context.Context, name, secret string) (*Identity, error) {
+	hash, err := device.HashToken(secret)
+	if err != nil {
+		return nil, unauthenticated("%s", errs.Public(err))
+	}
+	id, _ := s.Devices.IDOf(name)
+	d, err := s.Devices.Load(ctx, id)
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return nil, fmt.Errorf("looking for the device: %w", err)
+	}
+	// An unknown device is the zero one, whose token nothing matches.
+	if err := d.TokenMatches(hash, s.Now().Unix()); err != nil && !errors.Is(err, device.ErrTokenUsed) {
+		return nil, unauthenticated("%s", errs.Public(err))
+	}
+	return &Identity{Device: d, Evidence: ca.EvidenceToken, token: hash}, nil
+}
+
+// identify proves who made the request: by token, by certificate, or, when both are presented, by both.
+func (s *Service) identify(ctx context.Context, r *Request) (*Identity, error) {
+	if !r.Basic {
+		return s.Authenticate(ctx, r.Chain)
+	}
+	id, err := s.byToken(ctx, r.User, r.Secret)
+	if err != nil || len(r.Chain) == 0 {
+		return id, err
+	}
+	other, err := s.Authenticate(ctx, r.Chain)
+	if err != nil {
+		return nil, err
+	}
+	if other.Device.ID != id.Device.ID {
+		return nil, unauthenticated("the client certificate and the device name belong to different devices")
+	}
+	id.Leaf, id.Own, id.Slot, id.Profile = other.Leaf, other.Own, other.Slot, other.Profile
+	return id, nil
+}

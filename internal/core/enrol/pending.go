@@ -1,0 +1,214 @@
+package enrol
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
+	"mooring/wire/der"
+)
+
+// PendingState says where a request that needs a person's decision stands.
+type PendingState int64
+
+// The states of such a request.
+const (
+	Waiting  PendingState = 1
+	Approved PendingState = 2
+	Refused  PendingState = 3
+)
+
+// String returns the state's name.
+func (s PendingState) String() string {
+	switch s {
+	case Waiting:
+		return "waiting"
+	case Approved:
+		return "approved"
+	case Refused:
+		return "refused"
+	}
+	return "unknown"
+}
+
+// Pending is a request that waits, or has waited, for a person. A device has at most one; a new one of its replaces it.
+type Pending struct {
+	Device  device.ID
+	Profile string
+	State   PendingState
+	Subject string // as asked for
+	Names   string // as asked for
+	Key     string // kind of key
+	SPKI    []byte // SHA-256 of the public key, for comparison with what the device shows
+	Created int64  // UTC seconds
+	Decided int64
+	Decider string
+	id      []byte
+}
+
+// pendingLife is how long a request waits before it is forgotten.
+const pendingLife = 14 * 24 * time.Hour
+
+const (
+	deleteRequest = `DELETE FROM request WHERE cell = $1 AND device = $2`
+	selectRequest = `SELECT device, id, profile, state, subject, names, keykind, spki, created, decided, decider FROM request`
+)
+
+func scanPending(r db.Row) (p Pending, err error) {
+	var dev []byte
+	var state int64
+	err = r.Scan(&dev, &p.id, &p.Profile, &state, &p.Subject, &p.Names, &p.Key, &p.SPKI, &p.Created, &p.Decided, &p.Decider)
+	copy(p.Device[:], dev)
+	p.State = PendingState(state)
+	return p, err
+}
+
+// pending returns the device's request, if there is one.
+func (s *Service) pending(ctx context.Context, tx *db.Tx, cell uint8, id device.ID) (p Pending, found bool, err error) {
+	err = tx.Each(ctx, func(r db.Row) (err error) {
+		found = true
+		p, err = scanPending(r)
+		return err
+	}, selectRequest+` WHERE cell = $1 AND device = $2`, int64(cell), id[:])
+	return p, found, err
+}
+
+// awaitApproval returns 0 when a person has approved this very request, and else how long to wait; it keeps the request for the person.
+func (s *Service) awaitApproval(ctx context.Context, sub *submission) (time.Duration, error) {
+	d, same := &sub.identity.Device, sub.sameness()
+	var p Pending
+	var found bool
+	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		p, found, err = s.pending(ctx, tx, d.Cell, d.ID)
+		return err
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("looking for the request: %w", err)
+	case !found || !bytes.Equal(p.id, same):
+		return s.Retry, s.keep(ctx, sub)
+	case p.State == Refused:
+		return 0, errs.New(errs.Denied, "an operator has refused this request")
+	case p.State == Waiting:
+		return s.Retry, nil
+	}
+	sub.approved = true
+	return 0, nil
+}
+
+// keep stores the request in place of an older one of the same device.
+func (s *Service) keep(ctx context.Context, sub *submission) error {
+	d, now, spki := &sub.identity.Device, s.Now().Unix(), sub.csr.HashSPKI()
+	p := Pending{Device: d.ID, Profile: sub.profile.Name, State: Waiting, Subject: der.FormatName(sub.csr.Subject), Names: describe(sub.csr.Names),
+		Key: string(der.KindOf(sub.csr.PublicKey)), SPKI: spki[:], Created: now, id: sub.sameness()}
+	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM request WHERE created < $1`, now-int64(pendingLife.Seconds())); err != nil {
+			return err
+		}
+		var waiting int
+		if _, err := tx.Get(ctx, []any{&waiting}, `SELECT count(*) FROM (SELECT 1 AS one FROM request WHERE state = 1 LIMIT $1) AS w`, int64(s.MaxPending)); err != nil {
+			return err
+		}
+		if waiting >= s.MaxPending {
+			return errs.WithRetry(errs.New(errs.Limited, "too many requests wait for approval"), s.Retry)
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO request (cell, device, id, profile, state, subject, names, keykind, spki, created, decided, decider)
+			VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, 0, '')
+			ON CONFLICT (cell, device) DO UPDATE SET id = excluded.id, profile = excluded.profile, state = 1, subject = excluded.subject, names = excluded.names,
+			keykind = excluded.keykind, spki = excluded.spki, created = excluded.created, decided = 0, decider = ''`,
+			int64(d.Cell), d.ID[:], p.id, p.Profile, p.Subject, p.Names, p.Key, p.SPKI, now)
+		if err != nil {
+			return err
+		}
+		return s.Audit.Append(ctx, tx, audit.Entry{At: now, Action: "enrol.request", Actor: sub.identity.Actor(sub.req.Protocol).String(), Device: d.ID.String(),
+			Detail: map[string]string{"profile": p.Profile, "protocol": sub.req.Protocol, "row": p.rowMark()}})
+	})
+}
+
+// describe lists alternative names for a person.
+func describe(n der.AltNames) string {
+	var all []string
+	for _, v := range n.DNS {
+		all = append(all, "dns:"+v)
+	}
+	for _, v := range n.IP {
+		all = append(all, "ip:"+v.String())
+	}
+	for _, v := range n.URI {
+		all = append(all, "uri:"+v)
+	}
+	for _, v := range n.Email {
+		all = append(all, "email:"+v)
+	}
+	return strings.Join(all, " ")
+}
+
+// Waiting returns the requests that wait for a decision, oldest first, at most limit.
+func (s *Service) Waiting(ctx context.Context, actor access.Actor, limit int) ([]Pending, error) {
+	if err := s.Access.Require(ctx, actor, access.DeviceRead, "requests"); err != nil {
+		return nil, err
+	}
+	var list []Pending
+	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		list = list[:0]
+		return tx.Each(ctx, func(r db.Row) error {
+			p, err := scanPending(r)
+			list = append(list, p)
+			return err
+		}, selectRequest+` WHERE state = 1 ORDER BY created, cell, device LIMIT $1`, int64(min(max(limit, 1), 1000)))
+	})
+	return list, err
+}
+
+// Decide approves or refuses the request that a device has waiting. The device gets the decision when it asks again.
+func (s *Service) Decide(ctx context.Context, actor access.Actor, nameOrID string, approve bool) (Pending, error) {
+	if err := s.Access.Require(ctx, actor, access.EnrolApprove, nameOrID); err != nil {
+		return Pending{}, err
+	}
+	d, err := s.Devices.Get(ctx, actor, nameOrID)
+	if err != nil {
+		return Pending{}, err
+	}
+	p, err := s.settle(ctx, actor, &d, approve)
+	if err != nil {
+		return Pending{}, err
+	}
+	return p, nil
+}
+
+func (s *Service) settle(ctx context.Context, actor access.Actor, d *device.Device, approve bool) (p Pending, err error) {
+	state, action := Refused, "enrol.deny"
+	if approve {
+		state, action = Approved, "enrol.approve"
+	}
+	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		var found bool
+		p, found, err = s.pending(ctx, tx, d.Cell, d.ID)
+		if err != nil {
+			return err
+		}
+		if !found || p.State != Waiting {
+			return errs.New(errs.NotFound, "no request of this device waits for a decision")
+		}
+		p.State, p.Decided, p.Decider = state, s.Now().Unix(), actor.String()
+		// The condition on id: what the person saw is what is decided, even if the device asks for something else meanwhile.
+		n, err := tx.Exec(ctx, `UPDATE request SET state = $3, decided = $4, decider = $5 WHERE cell = $1 AND device = $2 AND state = 1 AND id = $6`,
+			int64(d.Cell), d.ID[:], int64(state), p.Decided, p.Decider, p.id)
+		if err != nil {
+			return err
+		}
+		if n != 1 {
+			return errs.New(errs.Conflict, "the request changed meanwhile; look at it again")
+		}
+		return s.Audit.Append(ctx, tx, audit.Entry{At: p.Decided, Action: action, Actor: actor.String(), Device: d.ID.String(),
+			Detail: map[string]string{"profile": p.Profile}})
+	})
+	return p, err
+}

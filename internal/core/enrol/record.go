@@ -1,0 +1,133 @@
+package enrol
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+)
+
+// item is one fact to be recorded: a certificate with the claim on its device, or only the entry of a refusal.
+type item struct {
+	device device.ID
+	cell   uint8
+	entry  audit.Entry
+	claim  device.Claim
+	cert   *ca.Certificate // nil: only the entry
+	// approved is set when a person's approval is used up by this certificate.
+	approved bool
+}
+
+func (i *item) key() db.Key { return db.Key{Cell: i.cell, ID: i.device} }
+
+func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
+	id := sub.identity
+	i := &item{device: id.Device.ID, cell: id.Device.Cell, cert: c, approved: sub.approved, entry: c.Entry(id.Actor(sub.req.Protocol))}
+	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: id.token, Slot: c.Slot, Serial: c.Serial[:], Prev: c.PrevSerial,
+		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Group: id.Device.Group}
+	i.entry.Detail["evidence"] = string(id.Evidence)
+	i.entry.Detail["protocol"] = sub.req.Protocol
+	return i
+}
+
+// recordedError is a refusal whose entry stands in the same batch that refused it.
+type recordedError struct{ error }
+
+func (e recordedError) Unwrap() error { return e.error }
+
+func isRecorded(err error) bool {
+	var r recordedError
+	return errors.As(err, &r)
+}
+
+// apply records a batch. The claims come first: each is the lock on its device's row and the authorisation in one statement. Only what it
+// accepted is written; what it refused leaves an entry with the serial that was signed for nothing.
+func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error, error) {
+	claims, at := make([]device.Claim, 0, len(batch)), make([]int, 0, len(batch))
+	for k, i := range batch {
+		if i.cert != nil {
+			claims, at = append(claims, i.claim), append(at, k)
+		}
+	}
+	var refused []error
+	if len(claims) > 0 {
+		unclaimed, err := s.Devices.ClaimTx(ctx, tx, claims)
+		if err != nil {
+			return nil, fmt.Errorf("claiming the devices: %w", err)
+		}
+		for k, err := range unclaimed {
+			batch[at[k]].claim.Issued = claims[k].Issued
+			if err != nil {
+				if refused == nil {
+					refused = make([]error, len(batch))
+				}
+				refused[at[k]] = recordedError{err}
+			}
+		}
+	}
+	return refused, tx.Send(ctx, s.statements(tx, batch, refused)...)
+}
+
+// statements returns what is written for the batch after the claims.
+func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.Stmt {
+	claims, certs, entries := make([]device.Claim, 0, len(batch)), make([]*ca.Certificate, 0, len(batch)), make([]audit.Entry, 0, len(batch))
+	var stmts []*db.Stmt
+	for k, i := range batch {
+		e := i.entry
+		switch {
+		case refused != nil && refused[k] != nil:
+			e.Action, e.Refused = "enrol.refuse", errs.Public(refused[k])
+			e.Detail = map[string]string{"protocol": i.entry.Detail["protocol"], "evidence": i.entry.Detail["evidence"], "burnt": hex.EncodeToString(i.cert.Serial[:])}
+			e.Serial = ""
+		case i.cert != nil:
+			claims, certs = append(claims, i.claim), append(certs, i.cert)
+			i.claim.Annotate(&e)
+			if i.approved {
+				e.Detail["approved"] = "yes"
+				stmts = append(stmts, &db.Stmt{SQL: deleteRequest, Args: []any{int64(i.cell), i.device[:]}})
+			}
+		}
+		entries = append(entries, e)
+	}
+	if len(certs) > 0 {
+		stmts = append(stmts, s.Devices.SlotStmts(tx, claims)...)
+		stmts = append(stmts, s.CA.InsertStmts(tx, certs)...)
+	}
+	return append(stmts, s.Audit.Stmt(tx, entries...))
+}
+
+// values returns what the registry says about a device, for the profile's templates.
+func values(d *device.Device) (ca.Values, error) {
+	v := ca.Values{ID: d.ID.String(), Name: d.Name, Group: d.Group, Tags: d.Tags}
+	for _, name := range d.Names {
+		kind, value, _ := strings.Cut(name, ":")
+		switch kind {
+		case "dns":
+			v.Names.DNS = append(v.Names.DNS, value)
+		case "ip":
+			ip, err := netip.ParseAddr(value)
+			if err != nil {
+				return ca.Values{}, fmt.Errorf("reading the registered name %q: %w", name, err)
+			}
+			v.Names.IP = append(v.Names.IP, ip)
+		case "uri":
+			v.Names.URI = append(v.Names.URI, value)
+		case "email":
+			v.Names.Email = append(v.Names.Email, value)
+		}
+	}
+	names, err := v.Names.Normalise()
+	if err != nil {
+		return ca.Values{}, fmt.Errorf("reading the registered names: %w", err)
+	}
+	v.Names = names
+	return v, nil
+}

@@ -1,0 +1,261 @@
+package enrol
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/wire/der"
+)
+
+// submission is a request on its way through the steps. Each step fills in what the later ones need.
+type submission struct {
+	req      *Request
+	csr      *der.Request
+	identity *Identity
+	profile  *ca.Profile
+	id       [32]byte // what makes two requests the same
+	key      []byte   // PKCS#8 of a key made here
+	spki     []byte   // of that key
+	approved bool
+}
+
+// attempts bounds how often a decision is taken anew because the device was changed between decision and record.
+const attempts = 3
+
+// Submit decides about r and, when it may, issues. The refusal is recorded. Errors: Invalid (the request is wrong), Denied (with
+// ErrUnauthenticated in its chain when the requester has not shown who it is), NotFound (no such profile), Conflict (the device's present
+// state forbids it), Limited, Unavailable.
+func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
+	for n := 1; ; n++ {
+		sub := &submission{req: &r}
+		answer, err := s.submit(ctx, sub)
+		if errs.Is(err, errs.Conflict) && n < attempts {
+			continue // the device was changed meanwhile: decide again
+		}
+		if err != nil {
+			s.recordRefusal(ctx, sub, err)
+			return Answer{}, err
+		}
+		return answer, nil
+	}
+}
+
+func (s *Service) submit(ctx context.Context, sub *submission) (Answer, error) {
+	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal)
+}
+
+// decide runs the steps, in order, and issues when none refuses.
+func (s *Service) decide(ctx context.Context, sub *submission, steps ...func(context.Context, *submission) error) (Answer, error) {
+	for _, step := range steps {
+		if err := step(ctx, sub); err != nil {
+			return Answer{}, err
+		}
+	}
+	if known, err := s.repeated(ctx, sub); err != nil || known != nil {
+		return s.answer(sub, known), err
+	}
+	if sub.profile.Approval && sub.identity.Evidence != ByOperator {
+		if wait, err := s.awaitApproval(ctx, sub); err != nil || wait > 0 {
+			return Answer{Pending: wait, Profile: sub.profile}, err
+		}
+	}
+	cert, err := s.issue(ctx, sub)
+	if err != nil {
+		return Answer{}, err
+	}
+	return s.answer(sub, cert), nil
+}
+
+func (s *Service) answer(sub *submission, c *ca.Certificate) Answer {
+	a := Answer{Certificate: c, Profile: sub.profile, Key: sub.key}
+	if sub.identity != nil {
+		a.Recipient = sub.identity.Leaf
+	}
+	return a
+}
+
+func (s *Service) parse(_ context.Context, sub *submission) error {
+	csr, err := der.ParseRequest(sub.req.CSR)
+	if err != nil {
+		return errs.New(errs.Invalid, "the certification request is not acceptable: %v", err)
+	}
+	sub.csr = csr
+	return nil
+}
+
+func (s *Service) authenticate(ctx context.Context, sub *submission) (err error) {
+	sub.identity, err = s.identify(ctx, sub.req)
+	return err
+}
+
+func (s *Service) chooseProfile(_ context.Context, sub *submission) (err error) {
+	name := sub.req.Profile
+	if name == "" {
+		name = sub.identity.Device.Profile
+	}
+	if sub.profile, err = s.profile(name); err != nil {
+		return err
+	}
+	if name != sub.identity.Device.Profile {
+		return errs.New(errs.Denied, "this device is registered for another profile than %q", name)
+	}
+	return nil
+}
+
+// checkDevice refuses early what the record would refuse for certain (record.go): the states that may have no certificate, and used tokens.
+func (s *Service) checkDevice(_ context.Context, sub *submission) error {
+	d := &sub.identity.Device
+	if !d.State.Active() {
+		return device.StateRefusal(d.State)
+	}
+	if sub.identity.token == nil || d.Token.Used == 0 {
+		return nil
+	}
+	// A used token is good for the very request that used it: a device whose answer was lost asks again and gets the same certificate.
+	if slot, ok := d.Slot(sub.profile.Slot); ok && bytes.Equal(slot.Request, sub.sameness()) {
+		return nil
+	}
+	return unauthenticated("%s", errs.Public(device.ErrTokenUsed))
+}
+
+func (s *Service) checkEvidence(_ context.Context, sub *submission) error {
+	by := sub.identity.Evidence
+	if !sub.profile.Accepts(by) {
+		return errs.New(errs.Denied, "the profile %q does not accept authentication by %s", sub.profile.Name, by)
+	}
+	if sub.req.Op == Renew && (by == ca.EvidenceToken || sub.identity.Own == nil || sub.identity.Own.Slot != sub.profile.Slot) {
+		return errs.New(errs.Denied, "a renewal is authenticated by the certificate that is being renewed; use enrolment for the first one")
+	}
+	return nil
+}
+
+// checkPossession proves that the requester has the private key. For Generate the key and the signature of the request mean nothing
+// (RFC 7030, section 4.4.1).
+func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
+	if sub.req.Op == Generate {
+		return s.generate(ctx, sub)
+	}
+	if err := sub.csr.CheckSignature(); err != nil {
+		return errs.New(errs.Invalid, "the certification request's signature does not verify under its own key")
+	}
+	return nil
+}
+
+// checkBinding ties the request to the connection that carried it (RFC 7030, section 3.5).
+func (s *Service) checkBinding(_ context.Context, sub *submission) error {
+	csr, p := sub.csr, sub.profile
+	switch {
+	case !csr.HasChallengePassword && p.Linking:
+		return errs.New(errs.Invalid, "the profile %q requires a challengePassword with the connection's channel binding", p.Name)
+	case !csr.HasChallengePassword || !p.Binding:
+		return nil
+	case sub.req.Bound == nil || !sub.req.Bound(csr.ChallengePassword):
+		return errs.New(errs.Invalid, "the challengePassword is not the channel binding of this connection; make the request anew on each connection")
+	}
+	return nil
+}
+
+// checkRenewal holds a renewal to the identity of the old certificate (RFC 7030, section 4.2.2).
+func (s *Service) checkRenewal(_ context.Context, sub *submission) error {
+	if sub.req.Op != Renew {
+		return nil
+	}
+	if err := ca.SameIdentity(sub.identity.Own.DER, sub.csr); err != nil {
+		return err
+	}
+	if !sub.profile.ReuseKey && sub.identity.Own.SPKIHash == sub.csr.HashSPKI() {
+		return errs.New(errs.Denied, "the profile %q requires a new key at every renewal", sub.profile.Name)
+	}
+	return nil
+}
+
+// sameness returns what makes two requests of a device the same: profile, operation and request. A request with a channel binding is made
+// anew on each connection, so there its key and names count instead of its octets.
+func (sub *submission) sameness() []byte {
+	if sub.id == [32]byte{} {
+		h := sha256.New()
+		h.Write([]byte(sub.profile.Name))
+		h.Write([]byte{0, byte(sub.req.Op)})
+		if sub.csr.HasChallengePassword {
+			h.Write(sub.csr.RawSubject)
+			h.Write(sub.csr.RawSPKI)
+			for _, e := range sub.csr.Extensions {
+				h.Write([]byte(e.OID))
+				h.Write(e.Value)
+			}
+		} else {
+			h.Write(sub.csr.Raw)
+		}
+		h.Sum(sub.id[:0])
+	}
+	return sub.id[:]
+}
+
+// repeated returns the certificate that the very same request already got, or nil. A key made here is never given out twice.
+func (s *Service) repeated(ctx context.Context, sub *submission) (*ca.Certificate, error) {
+	slot, ok := sub.identity.Device.Slot(sub.profile.Slot)
+	if !ok || sub.req.Op == Generate || slot.Revoked != 0 || slot.NotAfter <= s.Now().Unix() || !bytes.Equal(slot.Request, sub.sameness()) {
+		return nil, nil
+	}
+	c, err := s.CA.Get(ctx, slot.Serial)
+	if err != nil {
+		return nil, fmt.Errorf("looking for the certificate that this request got before: %w", err)
+	}
+	return c, nil
+}
+
+// issue signs once and releases the certificate when it is recorded.
+func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, error) {
+	d := &sub.identity.Device
+	known, err := values(d)
+	if err != nil {
+		return nil, err
+	}
+	order := ca.Order{Profile: sub.profile, Device: d.ID, Cell: d.Cell, Registry: known, Request: sub.csr, SPKI: sub.spki}
+	if own := sub.identity.Own; own != nil {
+		order.PrevSerial = own.Serial[:]
+	}
+	prepared, err := s.CA.Prepare(ctx, order)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := prepared.Sign(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return cert, s.group.Do(ctx, s.newItem(sub, cert))
+}
+
+// recordRefusal records why the request was refused. Strangers' refusals are counted rather than recorded one by one, so that nobody can
+// fill the disk.
+func (s *Service) recordRefusal(ctx context.Context, sub *submission, refusal error) {
+	k := errs.KindOf(refusal)
+	if k == errs.Internal || k == errs.Unavailable || k == errs.Limited || isRecorded(refusal) {
+		return
+	}
+	reason := errs.Public(refusal)
+	var err error
+	if sub.identity == nil || errors.Is(refusal, ErrUnauthenticated) {
+		err = s.Audit.Refuse(ctx, access.Stranger(sub.req.Source, sub.req.Protocol), audit.Entry{Action: "enrol.refuse", Refused: reason, Detail: map[string]string{"protocol": sub.req.Protocol, "op": sub.req.Op.String()}})
+	} else {
+		err = s.group.Do(ctx, &item{device: sub.identity.Device.ID, cell: sub.identity.Device.Cell, entry: s.refusalEntry(sub, reason)})
+	}
+	if err != nil {
+		s.Log.WarnContext(ctx, "a refusal could not be recorded", "cause", err)
+	}
+}
+
+func (s *Service) refusalEntry(sub *submission, reason string) audit.Entry {
+	id := sub.identity
+	e := audit.Entry{At: s.Now().Unix(), Action: "enrol.refuse", Actor: id.Actor(sub.req.Protocol).String(), Device: id.Device.ID.String(), Refused: reason,
+		Detail: map[string]string{"protocol": sub.req.Protocol, "op": sub.req.Op.String(), "evidence": string(id.Evidence)}}
+	return e
+}

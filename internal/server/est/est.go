@@ -1,0 +1,286 @@
+// Package est serves Enrolment over Secure Transport: RFC 7030 as updated by RFC 8951 and RFC 9908, over the TLS listener of package gate.
+//
+// It parses, authenticates by what the handshake or the Basic credentials proved, and renders; every decision is core/enrol's. Labels select
+// profiles: /.well-known/est/OPERATION follows the device's own profile, /.well-known/est/PROFILE/OPERATION names it.
+//
+// It is strict in content and generous in transport. Answers are what the clients in the field can read: base64 in lines of 64 characters
+// ended by LF, an exact Content-Length, never chunked, the media types to the letter, and no body with 401. Requests may have any or no
+// Content-Transfer-Encoding (RFC 8951, section 3), base64 with any white space or none, and PEM armour.
+//
+// It deliberately offers no full CMC, no Digest authentication, and never redirects.
+package est
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"mooring/internal/base/errs"
+	"mooring/internal/base/web"
+	"mooring/internal/core/enrol"
+	"mooring/internal/server/gate"
+	"mooring/wire/cms"
+	"mooring/wire/est"
+)
+
+// Identity returns the key and certificate under which the server answers now. They sign the packages of encrypted keys (RFC 7030,
+// section 4.4.2).
+type Identity func() (crypto.Signer, *x509.Certificate)
+
+// Deps is what the server stands on.
+type Deps struct {
+	Enrol    *enrol.Service
+	Identity Identity
+	// Body is the largest request body in octets that is read; 0 means est.MaxRequest.
+	Body int64
+}
+
+// server answers EST requests.
+type server struct {
+	Deps
+	posts map[est.Operation]enrol.Op
+}
+
+// New returns the handler for everything below /.well-known/est/.
+func New(d Deps) http.Handler {
+	if d.Body == 0 {
+		d.Body = est.MaxRequest
+	}
+	s := &server{Deps: d, posts: map[est.Operation]enrol.Op{est.SimpleEnroll: enrol.Enrol, est.SimpleReenroll: enrol.Renew, est.ServerKeygen: enrol.Generate}}
+	mux := http.NewServeMux()
+	mux.HandleFunc(est.WellKnown+"{operation}", s.route)
+	mux.HandleFunc(est.WellKnown+"{label}/{operation}", s.route)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		web.Text(w, r, errs.New(errs.NotFound, "there is nothing here; EST is served below %s", est.WellKnown))
+	})
+	return mux
+}
+
+// route finds the operation. Each has one method.
+func (s *server) route(w http.ResponseWriter, r *http.Request) {
+	label, op := r.PathValue("label"), est.Operation(r.PathValue("operation"))
+	switch op {
+	case est.CACerts:
+		s.get(w, r, func() error { return s.caCerts(w, r, label) })
+	case est.CSRAttributes:
+		s.get(w, r, func() error { return s.attributes(w, r, label) })
+	case est.SimpleEnroll, est.SimpleReenroll, est.ServerKeygen:
+		if r.Method != http.MethodPost {
+			web.MethodNotAllowed(w, http.MethodPost)
+			return
+		}
+		s.enrol(w, r, label, op)
+	case est.FullCMC:
+		if r.Method != http.MethodPost {
+			web.MethodNotAllowed(w, http.MethodPost)
+			return
+		}
+		web.Write(w, http.StatusNotImplemented, est.TypeReason, []byte("full CMC is not offered here; use simpleenroll\n"))
+	default:
+		web.Text(w, r, errs.New(errs.NotFound, "there is no EST operation of this name"))
+	}
+}
+
+func (s *server) get(w http.ResponseWriter, r *http.Request, answer func() error) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		web.MethodNotAllowed(w, http.MethodGet, http.MethodHead)
+		return
+	}
+	if err := answer(); err != nil {
+		web.Text(w, r, err)
+	}
+}
+
+// caCerts answers RFC 7030, section 4.1. No authentication: the certificates are public, and a device asks before it trusts anybody.
+func (s *server) caCerts(w http.ResponseWriter, r *http.Request, label string) error {
+	anchors, err := s.Enrol.Anchors(label)
+	if err != nil {
+		return err
+	}
+	der, err := cms.CertsOnly(anchors)
+	if err != nil {
+		return fmt.Errorf("encoding the CA certificates: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	tag := `"` + hex.EncodeToString(sum[:8]) + `"`
+	w.Header().Set("ETag", tag)
+	w.Header().Set("Cache-Control", "public, max-age=3600")
+	if r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	render(w, est.TypeCACerts, der, s.unwrapped(label))
+	return nil
+}
+
+func (s *server) unwrapped(label string) bool {
+	p, err := s.Enrol.Profile(label)
+	return err == nil && p.Unwrapped
+}
+
+// attributes answers RFC 7030, section 4.5, with the template of RFC 9908 beside the older list.
+func (s *server) attributes(w http.ResponseWriter, _ *http.Request, label string) error {
+	p, err := s.Enrol.Profile(label)
+	if err != nil {
+		return err
+	}
+	der, err := announce(p)
+	if err != nil {
+		return fmt.Errorf("encoding the CSR attributes of %s: %w", p.Name, err)
+	}
+	render(w, est.TypeCSRAttrs, der, p.Unwrapped)
+	return nil
+}
+
+// render writes DER as every client can read it. See the package comment.
+func render(w http.ResponseWriter, mediaType string, der []byte, unwrapped bool) {
+	w.Header().Set("Content-Transfer-Encoding", "base64")
+	body := est.EncodeBase64(der)
+	if unwrapped {
+		body = est.EncodeBase64Line(der)
+	}
+	web.Write(w, http.StatusOK, mediaType, body)
+}
+
+// enrol answers the three operations that lead to a certificate.
+func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op est.Operation) {
+	defer s.Enrol.Expect()()
+	if status, text := contentType(r); status != 0 {
+		web.Write(w, status, est.TypeReason, []byte(text+"\n"))
+		return
+	}
+	req := enrol.Request{Protocol: "est", Op: s.posts[op], Profile: label}
+	peer, ok := gate.PeerFrom(r)
+	if !ok {
+		web.Text(w, r, errs.New(errs.Internal, "the request did not come through the TLS gate"))
+		return
+	}
+	req.Chain, req.Bound, req.Source = peer.Chain(), bound(peer), peer.Address()
+	req.User, req.Secret, req.Basic = r.BasicAuth()
+	body, err := web.ReadBody(w, r, s.Body)
+	if err == nil {
+		if req.CSR, err = est.DecodeBase64(body); err != nil {
+			err = errs.New(errs.Invalid, "the body is not the base64 of a PKCS#10 request: %v", err)
+		}
+	}
+	if err != nil {
+		web.Text(w, r, err)
+		return
+	}
+	if op == est.ServerKeygen {
+		s.keygen(w, r, req, peer)
+		return
+	}
+	answer, err := s.Enrol.Submit(r.Context(), req)
+	if done := s.settled(w, r, answer, err); done {
+		return
+	}
+	// Only the issued certificate; the chain is for cacerts (RFC 7030, section 4.2.3).
+	der, err := cms.CertsOnly([][]byte{answer.Certificate.DER})
+	if err != nil {
+		web.Text(w, r, fmt.Errorf("encoding the certificate: %w", err))
+		return
+	}
+	render(w, est.TypeCertsOnly, der, answer.Profile.Unwrapped)
+}
+
+// contentType requires application/pkcs10; parameters are ignored.
+func contentType(r *http.Request) (status int, text string) {
+	switch t := r.Header.Get("Content-Type"); {
+	case t == "":
+		return http.StatusBadRequest, "the Content-Type is missing; it must be " + est.TypeRequest
+	case est.MediaType(t) != est.TypeRequest:
+		return http.StatusUnsupportedMediaType, "the Content-Type must be " + est.TypeRequest
+	}
+	return 0, ""
+}
+
+// bound compares a challengePassword with the connection's channel bindings (RFC 7030, section 3.5; RFC 9266).
+func bound(p *gate.Peer) func(string) bool {
+	return func(challenge string) bool {
+		matched := false
+		for _, value := range p.Bindings() {
+			if (est.ChannelBinding{Exporter: value}).Matches(challenge) {
+				matched = true
+			}
+		}
+		return matched
+	}
+}
+
+// settled answers what did not lead to a certificate and reports whether it did so.
+func (s *server) settled(w http.ResponseWriter, r *http.Request, a enrol.Answer, err error) bool {
+	switch {
+	case err != nil && errors.Is(err, enrol.ErrUnauthenticated):
+		// No body: one client of the field fails on it. The reason goes where the others ignore it.
+		w.Header().Set("WWW-Authenticate", `Basic realm="est", charset="UTF-8", error_description="`+quotable(errs.Public(err))+`"`)
+		web.Write(w, http.StatusUnauthorized, "", nil)
+	case err != nil:
+		web.Text(w, r, err)
+	case a.Pending > 0:
+		// RFC 7030, section 4.2.3: the client repeats the same request. Seconds, since clients read them more reliably than dates.
+		w.Header().Set("Retry-After", web.RetryAfter(a.Pending))
+		web.Write(w, http.StatusAccepted, "", nil)
+	default:
+		return false
+	}
+	return true
+}
+
+// quotable makes text fit for a quoted-string (RFC 9110, section 5.6.4).
+func quotable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if c == '"' || c == '\\' {
+			return '\''
+		}
+		if c < ' ' || c > '~' {
+			return '?'
+		}
+		return c
+	}, text)
+}
+
+// keygen answers RFC 7030, section 4.4. How the key is to be protected is settled before anything is issued.
+func (s *server) keygen(w http.ResponseWriter, r *http.Request, req enrol.Request, peer *gate.Peer) {
+	to, err := recipient(req.CSR, peer.Leaf())
+	if err != nil {
+		web.Text(w, r, err)
+		return
+	}
+	answer, err := s.Enrol.Submit(r.Context(), req)
+	if done := s.settled(w, r, answer, err); done {
+		return
+	}
+	defer clear(answer.Key)
+	body, mediaType, err := s.keyAnswer(&answer, to)
+	if err != nil {
+		web.Text(w, r, fmt.Errorf("encoding a generated key: %w", err))
+		return
+	}
+	defer clear(body)
+	w.Header().Set("Cache-Control", "no-store")
+	web.Write(w, http.StatusOK, mediaType, body)
+}
+
+func (s *server) keyAnswer(a *enrol.Answer, to *sealing) (body []byte, mediaType string, err error) {
+	k := est.Keygen{KeyType: est.TypePlainKey, Key: a.Key}
+	if k.Certificates, err = cms.CertsOnly([][]byte{a.Certificate.DER}); err != nil {
+		return nil, "", err
+	}
+	if to != nil {
+		signer, cert := s.Identity()
+		k.KeyType = est.TypeSealedKey
+		k.Key, err = cms.SealKeys([][]byte{a.Key}, cms.SignInput{Signer: signer, Certificate: cert, Rand: rand.Reader},
+			cms.EncryptInput{Cipher: to.cipher, Recipients: []cms.Recipient{to.key}, Rand: rand.Reader})
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	return est.BuildKeygen(k, "est-"+rand.Text())
+}
