@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -753,6 +754,72 @@ func TestAuditFindsEveryChange(t *testing.T) {
 				t.Errorf("got %q, want %q in it", found, tt.want)
 			}
 		})
+	}
+}
+
+// Issuing goes on while CAs are added and read again; run with -race.
+func TestIssuingBesideNewCAs(t *testing.T) {
+	f := newFixture(t)
+	f.hierarchy(t)
+	o := f.order(t, "device", request(t, newKey(t, key.P256), der.RequestSpec{}))
+	serials := make(chan [16]byte, 4*50)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				p, err := f.Prepare(t.Context(), o)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c, err := p.Sign(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				serials <- c.Serial
+			}
+		})
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := f.Create(t.Context(), admin, ca.Spec{Name: name, Parent: "root", Subject: dn(t, "CN="+name), Algorithm: key.P256, Validity: 86400}); err != nil {
+			t.Error(err)
+		}
+		if err := f.Load(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
+	close(serials)
+	seen := map[[16]byte]bool{}
+	for s := range serials {
+		if seen[s] {
+			t.Errorf("serial number %x twice", s)
+		}
+		seen[s] = true
+	}
+	if len(seen) != 200 || f.Issued() != 200 {
+		t.Errorf("%d serial numbers, %d issued, want 200", len(seen), f.Issued())
+	}
+}
+
+func TestPreparedIsSignedOnce(t *testing.T) {
+	f := newFixture(t)
+	f.hierarchy(t)
+	p, err := f.Prepare(t.Context(), f.order(t, "device", request(t, newKey(t, key.P256), der.RequestSpec{})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices, _ := f.Issuer("devices")
+	before := f.keys.Uses()[devices.Key()]
+	if _, err := p.Sign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Sign(t.Context()); err == nil {
+		t.Error("signed a second time")
+	}
+	if got := f.keys.Uses()[devices.Key()] - before; got != 1 {
+		t.Errorf("the CA's key was used %d times, want 1", got)
 	}
 }
 
