@@ -14,10 +14,28 @@ import (
 	"path/filepath"
 )
 
+// unfinished is the pattern of the names that files have until they are complete.
+const unfinished = ".unfinished-*"
+
+// Tidy removes from a folder what a crash left unfinished there. Nobody may be writing to the folder. The folder need not
+// exist.
+func Tidy(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, unfinished))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // WriteFile replaces the content of a file. When it returns nil the content survives a loss of power. The mode is that of
 // the new file whatever the old one had.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished)
 	if err != nil {
 		return err
 	}

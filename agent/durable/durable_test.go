@@ -39,6 +39,22 @@ func TestWriteFileKeepsTheOldOneWhenItFails(t *testing.T) {
 	}
 }
 
+func TestTidy(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"kept", ".unfinished-123"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := durable.Tidy(dir); err != nil {
+		t.Fatal(err)
+	}
+	onlyEntry(t, filepath.Join(dir, "kept"))
+	if err := durable.Tidy(filepath.Join(dir, "absent")); err != nil {
+		t.Errorf("absent folder: %v", err)
+	}
+}
+
 func TestPoint(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "current")
 	if err := os.Symlink("left over from a crash", path+".new"); err != nil {
