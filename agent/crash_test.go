@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -329,8 +330,11 @@ func TestStopInTheMiddle(t *testing.T) {
 	a := d.enrol()
 	ctx, cancel := context.WithCancel(t.Context())
 	d.server.Answer(wire.SimpleReenroll, func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil { // only then does the server notice that the client hangs up
+			t.Error(err)
+		}
 		cancel()
-		<-r.Context().Done() // the client hangs up
+		<-r.Context().Done()
 	})
 	d.now = d.now.Add(29 * 24 * time.Hour)
 	if err := a.Run(ctx); err != nil {
