@@ -19,7 +19,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"mooring/internal/base/db"
@@ -159,7 +158,9 @@ func (s *server) authenticate(w http.ResponseWriter, r *http.Request, perm acces
 	return access.Actor{}, false
 }
 
-func writeProblem(w http.ResponseWriter, p v1.Problem) { writeJSON(w, p.Status, "application/problem+json", p) }
+func writeProblem(w http.ResponseWriter, p v1.Problem) {
+	writeJSON(w, p.Status, "application/problem+json", p)
+}
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
@@ -178,5 +179,3 @@ func actorOf(ctx context.Context) access.Actor {
 	actor, _ := ctx.Value(actorKey{}).(access.Actor) // the zero Actor may do nothing
 	return actor
 }
-
-var _ huma.Transformer = plainProblem

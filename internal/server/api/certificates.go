@@ -209,7 +209,7 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 		return v1.CA{}, err
 	}
 	if b.Algorithm == "" {
-		b.Algorithm = string(key.ECP256)
+		b.Algorithm = string(key.P256)
 	}
 	i, err := s.CA.Create(ctx, actor, ca.Spec{Name: b.Name, Parent: b.Parent, Subject: subject, Algorithm: key.Algorithm(b.Algorithm),
 		Validity: int64(validity / time.Second), Forever: b.Forever, PathLen: b.PathLen})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path"
 	"reflect"
 	"strconv"
 	"time"
@@ -104,7 +105,25 @@ func (s *server) register() huma.API {
 	for _, r := range routes() {
 		r.handler(s, a, s.operation(r, problem))
 	}
+	openAnswers(a.OpenAPI())
 	return a
+}
+
+// openAnswers lets answers hold more than the document says, since fields are added within a version. Requests stay strict.
+func openAnswers(document *huma.OpenAPI) {
+	strict := map[string]bool{}
+	for _, item := range document.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Patch} {
+			if op != nil && op.RequestBody != nil && op.RequestBody.Content["application/json"] != nil {
+				strict[path.Base(op.RequestBody.Content["application/json"].Schema.Ref)] = true
+			}
+		}
+	}
+	for name, schema := range document.Components.Schemas.Map() {
+		if !strict[name] {
+			schema.AdditionalProperties = nil
+		}
+	}
 }
 
 // operation is what the table says about r, for huma.
@@ -139,13 +158,16 @@ func spaced(text string) string {
 }
 
 // plainStatus makes huma's refusals of what it cannot decode Invalid like every other one: 400 (package web), not 422.
-type plainStatus struct{ huma.Context }
+type plainStatus struct{ embedded }
+
+// embedded gives the interface a name that is not that of its method Context.
+type embedded huma.Context
 
 // Unwrap is how humago.Unwrap finds the request.
-func (c plainStatus) Unwrap() huma.Context { return c.Context }
+func (c plainStatus) Unwrap() huma.Context { return c.embedded }
 
 // SetStatus replaces what means the same.
-func (c plainStatus) SetStatus(code int) { c.Context.SetStatus(plainCode(code)) }
+func (c plainStatus) SetStatus(code int) { c.embedded.SetStatus(plainCode(code)) }
 
 func plainCode(code int) int {
 	switch code {

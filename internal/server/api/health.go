@@ -18,7 +18,9 @@ func (s *server) whoami(_ context.Context, actor access.Actor, _ *none) (v1.Who,
 		Permissions: each(access.Permissions(actor.Role), func(p access.Permission) string { return string(p) })}, nil
 }
 
-func (s *server) version(context.Context, access.Actor, *none) (v1.Version, error) { return s.shownVersion(), nil }
+func (s *server) version(context.Context, access.Actor, *none) (v1.Version, error) {
+	return s.shownVersion(), nil
+}
 
 func (s *server) shownVersion() v1.Version {
 	v := s.Version
