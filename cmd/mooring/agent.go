@@ -1,0 +1,380 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mooring/agent"
+	"mooring/agent/est"
+	"mooring/internal/base/errs"
+	"mooring/wire/der"
+)
+
+const agentHelp = `The device's side: gets a certificate from a server (Mooring or any other EST server, RFC 7030) and keeps it fresh for
+ever. The private key is made on this device and never leaves it.
+
+An agent is a folder: --dir, or else the environment variable MOORING_AGENT_DIR, or else /var/lib/mooring-agent for root and
+~/.mooring-agent for everybody else. Other programs of the device use the files in it, whose names never change:
+
+  current/key.pem    the private key
+  current/chain.pem  the certificate, followed by its intermediates
+  current/cert.pem   the certificate alone
+  ca.pem             the roots by which to check others of this fleet`
+
+const agentEnrolHelp = `Gets the first certificate.
+
+The server is believed by its root: --ca FILE with the root certificate, or --fingerprint with its SHA-256 as "mooring ca show"
+or "openssl x509 -noout -fingerprint -sha256" prints it. The device is believed by its token (--token-file or --token-stdin), or by
+a certificate that it has from its maker (--birth-cert and --birth-key).
+
+If an operator has to approve the device, the command says so and ends with exit code 5; "mooring agent run" then waits for
+the answer, as does --wait. After any failure the same command may be given again: it goes on with the key that was made.`
+
+const agentRenewHelp = `Replaces the certificate now. "mooring agent run" does this by itself, after two thirds of the certificate's life, so this is for
+trying out and for a key that must be replaced. If it fails, the old certificate remains in use.`
+
+const agentRunHelp = `Keeps the certificate fresh until it is told to end (SIGTERM or Ctrl-C): renews it after two thirds of its life, at a moment
+that depends on the device's name so that a fleet does not come all at once; tries again with growing pauses if the server cannot be
+reached, and leaves it alone for as long as it asks. It also waits for an enrolment that is to be approved.
+
+It logs to standard error, needs no other rights than to its folder, and suits a systemd service with Restart=on-failure.`
+
+const agentStatusHelp = `Tells what certificate this device has, until when, when it will be renewed, and what went wrong last. It asks nobody.`
+
+// agentFlags are the flags of the agent's commands.
+type agentFlags struct {
+	dir                       string
+	config                    agent.Config
+	keyType                   string
+	ca, fingerprint           string
+	token, tokenFile          string
+	tokenStdin                bool
+	birthCert, birthKey, wait string
+}
+
+func (c *cli) agentCommand() *cobra.Command {
+	f := new(agentFlags)
+	renew := &cobra.Command{
+		Use: "renew", Short: "Replace the certificate now", Long: agentRenewHelp,
+		Example: "  mooring agent renew\n  mooring agent renew --dir /etc/mooring-agent --json",
+		Args:    needs(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return agentError(c.agentRenew(cmd.Context(), f)) },
+	}
+	run := &cobra.Command{
+		Use: "run", Short: "Keep the certificate fresh (daemon)", Long: agentRunHelp,
+		Example: "  mooring agent run --dir /var/lib/mooring-agent",
+		Args:    needs(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return agentError(c.agentRun(cmd.Context(), f)) },
+	}
+	status := &cobra.Command{
+		Use: "status", Short: "Tell what certificate this device has", Long: agentStatusHelp,
+		Example: "  mooring agent status\n  mooring agent status --json",
+		Args:    needs(),
+		RunE:    func(*cobra.Command, []string) error { return agentError(c.agentStatus(f)) },
+	}
+	all := group(&cobra.Command{
+		Use: "agent", Short: "Be a device: enrol, renew, keep the certificate fresh", Long: agentHelp,
+		Example: "  mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-file token --ca root.pem\n  mooring agent run",
+	}, c.agentEnrolCommand(f), renew, run, status)
+	all.PersistentFlags().StringVar(&f.dir, "dir", defaultAgentDir(), "folder of the agent (default $MOORING_AGENT_DIR, /var/lib/mooring-agent for root, ~/.mooring-agent for others)")
+	all.PersistentFlags().Lookup("dir").DefValue = "" // of this user on this machine, so it is not for the manual
+	return all
+}
+
+func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "enrol", Short: "Get the first certificate", Long: agentEnrolHelp,
+		Example: "  mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-file token --ca root.pem\n" +
+			"  cat token | mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-stdin --fingerprint 5F:0C:…",
+		Args: needs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return agentError(c.agentEnrol(cmd.Context(), f)) },
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443")
+	flags.StringVar(&f.config.Name, "name", "", "name of this device, as it is registered")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file that holds the token of this device")
+	flags.BoolVar(&f.tokenStdin, "token-stdin", false, "read the token from standard input")
+	flags.StringVar(&f.token, "token", "", "the token itself; others on this machine can see it, so prefer the two above")
+	flags.StringVar(&f.ca, "ca", "", "root certificate that the server's must lead to, PEM")
+	flags.StringVar(&f.fingerprint, "fingerprint", "", "SHA-256 of that root, instead of --ca")
+	flags.StringVar(&f.config.Label, "label", "", "service of the server, for Mooring the profile (default: the device's own)")
+	flags.StringVar(&f.keyType, "key-type", "", "ec-p256, ec-p384, ed25519, rsa-2048, rsa-3072 or rsa-4096 (default: what the server wants, else ec-p256)")
+	flags.StringVar(&f.config.Subject, "subject", "", `subject to ask for, such as "O=Acme, CN=car-4711" (default CN=NAME)`)
+	flags.StringArrayVar(&f.config.Names, "san", nil, "alternative name to ask for: dns:…, ip:…, uri:… or email:…; may be repeated")
+	flags.StringVar(&f.config.User, "user", "", "user name that goes with the token (default NAME)")
+	flags.StringVar(&f.birthCert, "birth-cert", "", "certificate from the maker of the device with its chain, PEM")
+	flags.StringVar(&f.birthKey, "birth-key", "", "its private key, PEM")
+	flags.BoolVar(&f.config.KeepKey, "keep-key", false, "renew with the same key instead of a new one")
+	flags.BoolVar(&f.config.Bind, "bind", false, "tie requests to their TLS connection even if the server does not ask for it")
+	flags.StringVar(&f.wait, "wait", "", "how long to wait for an approval, such as 10m (default: do not wait)")
+	return cmd
+}
+
+func defaultAgentDir() string {
+	if dir := os.Getenv("MOORING_AGENT_DIR"); dir != "" {
+		return dir
+	}
+	home, err := os.UserHomeDir()
+	if os.Geteuid() == 0 || err != nil {
+		return "/var/lib/mooring-agent"
+	}
+	return filepath.Join(home, ".mooring-agent")
+}
+
+func (c *cli) agentOptions(f *agentFlags) (agent.Options, error) {
+	dir, err := filepath.Abs(f.dir) // so that the paths that are shown can be used anywhere
+	return agent.Options{Dir: dir, Now: time.Now}, err
+}
+
+func (c *cli) agentOpen(f *agentFlags) (*agent.Agent, error) {
+	o, err := c.agentOptions(f)
+	if err != nil {
+		return nil, err
+	}
+	return agent.Open(o)
+}
+
+func (c *cli) agentEnrol(ctx context.Context, f *agentFlags) error {
+	first, err := c.agentFirst(f)
+	if err != nil {
+		return err
+	}
+	wait, err := life("--wait", f.wait)
+	if err != nil {
+		return err
+	}
+	o, err := c.agentOptions(f)
+	if err != nil {
+		return err
+	}
+	f.config.KeyType = der.KeyKind(f.keyType)
+	a, err := agent.Create(o, f.config)
+	if err != nil {
+		return err
+	}
+	if err := c.agentEnrolWithin(ctx, a, first, wait); err != nil {
+		return err
+	}
+	if err := c.agentShow(a); err != nil {
+		return err
+	}
+	c.advise("\nThis device is enrolled. Its certificate must be renewed: leave this running, for example as a service:\n  mooring agent run --dir %s", o.Dir)
+	return nil
+}
+
+// agentEnrolWithin enrols, and asks again while the server has not decided and there is time left.
+func (c *cli) agentEnrolWithin(ctx context.Context, a *agent.Agent, first agent.First, wait time.Duration) error {
+	end := time.Now().Add(wait)
+	for {
+		_, err := a.Enrol(ctx, first)
+		var pending *est.PendingError
+		if !errors.As(err, &pending) || time.Now().Add(pending.RetryAfter).After(end) {
+			return err
+		}
+		c.advise("The server has taken the request and not decided it yet; asking again in %v.", pending.RetryAfter)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pending.RetryAfter):
+		}
+		first.Roots, first.Fingerprint = nil, nil // the server is known now
+	}
+}
+
+// agentFirst gathers what device and server believe each other by.
+func (c *cli) agentFirst(f *agentFlags) (first agent.First, err error) {
+	switch {
+	case f.config.Server == "" || f.config.Name == "":
+		return first, usagef("mooring agent enrol needs --server and --name")
+	case (f.ca == "") == (f.fingerprint == ""):
+		return first, usagef("give either --ca or --fingerprint, so that the device can tell its server from others")
+	case (f.birthCert == "") != (f.birthKey == ""):
+		return first, usagef("--birth-cert and --birth-key belong together")
+	}
+	if first.Token, err = c.agentToken(f); err != nil {
+		return first, err
+	}
+	if f.birthCert != "" {
+		if first.CertFile, err = filepath.Abs(f.birthCert); err != nil {
+			return first, err
+		}
+		if first.KeyFile, err = filepath.Abs(f.birthKey); err != nil {
+			return first, err
+		}
+	}
+	if f.ca != "" {
+		first.Roots, err = agent.ReadCertificates(f.ca)
+		return first, err
+	}
+	sum, err := est.ParseFingerprint(f.fingerprint)
+	if err != nil {
+		return first, usagef("%v", err)
+	}
+	first.Fingerprint = &sum
+	return first, nil
+}
+
+// maxToken bounds what is read as a token.
+const maxToken = 4 << 10
+
+func (c *cli) agentToken(f *agentFlags) (string, error) {
+	given := 0
+	for _, is := range []bool{f.token != "", f.tokenFile != "", f.tokenStdin} {
+		if is {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return "", usagef("give the token in one way only")
+	case given == 0 && f.birthCert == "":
+		return "", usagef("give the token of the device by --token-file or --token-stdin, or the certificate of its maker by --birth-cert")
+	case given == 0:
+		return "", nil
+	case f.token != "":
+		fmt.Fprintln(c.err, "mooring: warning: a token on the command line can be seen by others on this machine; use --token-file or --token-stdin")
+		return f.token, nil
+	}
+	from := c.in
+	if f.tokenFile != "" {
+		file, err := os.Open(f.tokenFile)
+		if err != nil {
+			return "", errs.Wrap(errs.Invalid, err, "the token cannot be read from %s", f.tokenFile)
+		}
+		defer func() { _ = file.Close() }() // only read
+		from = file
+	}
+	data, err := io.ReadAll(io.LimitReader(from, maxToken+1))
+	if err != nil {
+		return "", errs.Wrap(errs.Invalid, err, "the token cannot be read")
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" || len(data) > maxToken || strings.ContainsAny(token, "\r\n") {
+		return "", errs.New(errs.Invalid, "the token must be one line of text")
+	}
+	return token, nil
+}
+
+func (c *cli) agentRenew(ctx context.Context, f *agentFlags) error {
+	a, err := c.agentOpen(f)
+	if err != nil {
+		return err
+	}
+	if _, err := a.Renew(ctx); err != nil {
+		return err
+	}
+	if err := c.agentShow(a); err != nil {
+		return err
+	}
+	c.advise("\nThe certificate is renewed. Programs that read it only when they start must be started again.")
+	return nil
+}
+
+func (c *cli) agentRun(ctx context.Context, f *agentFlags) error {
+	o, err := c.agentOptions(f)
+	if err != nil {
+		return err
+	}
+	o.Log = slog.New(slog.NewTextHandler(c.err, nil))
+	if c.json {
+		o.Log = slog.New(slog.NewJSONHandler(c.err, nil))
+	}
+	a, err := agent.Open(o)
+	if err != nil {
+		return err
+	}
+	due, err := a.Due()
+	if err != nil {
+		return err
+	}
+	o.Log.LogAttrs(ctx, slog.LevelInfo, "agent started", slog.String("dir", o.Dir), slog.Time("due", due))
+	err = a.Run(ctx)
+	o.Log.LogAttrs(ctx, slog.LevelInfo, "agent ended")
+	return err
+}
+
+func (c *cli) agentStatus(f *agentFlags) error {
+	a, err := c.agentOpen(f)
+	if err != nil {
+		return err
+	}
+	return c.agentShow(a)
+}
+
+// agentShow prints the status of an agent.
+func (c *cli) agentShow(a *agent.Agent) error {
+	s, err := a.Status()
+	if err != nil {
+		return err
+	}
+	return c.show(s, func(w io.Writer) {
+		now := time.Now()
+		fact(w, "Device", s.Name)
+		fact(w, "Condition", string(s.Condition))
+		fact(w, "Server", s.Server)
+		fact(w, "Label", s.Label)
+		fact(w, "Subject", s.Subject)
+		fact(w, "Issuer", s.Issuer)
+		fact(w, "Serial", s.Serial)
+		fact(w, "SHA-256", s.Fingerprint)
+		fact(w, "Key type", s.KeyType)
+		fact(w, "Valid until", within(s.NotAfter, now))
+		fact(w, "Renewal", within(s.RenewAt, now))
+		if !s.NextAttempt.Equal(s.RenewAt) {
+			fact(w, "Next attempt", within(s.NextAttempt, now))
+		}
+		if s.LastError != "" {
+			fact(w, "Failures", fmt.Sprintf("%d, the last %s", s.Failures, within(s.LastErrorAt, now)))
+			fact(w, "Last error", s.LastError)
+		}
+		fact(w, "Key", s.Files.Key)
+		fact(w, "Certificate", s.Files.Certificate)
+		fact(w, "With chain", s.Files.Chain)
+		fact(w, "Roots", s.Files.CA)
+	})
+}
+
+// agentError gives an error of the agent its exit code.
+func agentError(err error) error {
+	var pending *est.PendingError
+	var refused *est.RefusedError
+	var u usage
+	switch {
+	case err == nil || errors.As(err, &u) || errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &pending):
+		return errs.New(errs.Unavailable, "%v.\nIf somebody has to approve this device, let that be done; \"mooring agent run\" waits for it", err)
+	case errors.As(err, &refused):
+		kind := errs.Invalid
+		switch {
+		case refused.Temporary():
+			kind = errs.Unavailable
+		case refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden:
+			kind = errs.Denied
+		}
+		return errs.New(kind, "%v", err)
+	case errors.Is(err, agent.ErrNotEnrolled):
+		return errs.New(errs.NotFound, "%v", err)
+	case errors.Is(err, agent.ErrEnrolled):
+		return errs.New(errs.Conflict, "%v", err)
+	case errors.Is(err, agent.ErrBusy):
+		return errs.New(errs.Unavailable, "%v", err)
+	case errors.Is(err, fs.ErrPermission):
+		return errs.New(errs.Denied, "%v", err)
+	case errs.KindOf(err) != errs.Internal:
+		return err
+	}
+	return errs.New(errs.Invalid, "%v", err)
+}

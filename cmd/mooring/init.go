@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"mooring/internal/app"
+	"mooring/internal/base/conf"
+	"mooring/internal/base/errs"
+)
+
+const initHelp = `Makes an installation in the data directory: the configuration, the encrypted key store, the profiles, a root CA with issuing
+CAs for devices, services, operators and birth certificates, and the first operator's certificate. It then tells what to do next.
+
+Nothing that exists is overwritten: the directory must be empty or not there. If anything fails, what was made is removed again.
+
+--host names the server as devices and operators will reach it; the first one also goes into the addresses that devices are told.
+--unlock says where the secret comes from that unlocks the key store: "file:PATH" (made if missing; by default keys/unlock in the data
+directory), "fd:N", or "prompt" to type it at each start.
+
+Afterwards: keep operator/key.pem safe, for it is the administrator. Give root.pem to devices. Give audit.vkey to whoever is to
+check the audit record. Keep a copy of the whole directory where this machine cannot reach it.`
+
+const initExample = `  mooring init
+  mooring init --dir /var/lib/mooring --name "Acme Vehicles" --host pki.example.com --host 192.0.2.7 --listen 0.0.0.0
+  mooring init --database postgres://mooring@db.example.com/mooring --password-file /etc/mooring/db --unlock prompt`
+
+// auditKeyFile holds the public key of the audit record, in the data directory.
+const auditKeyFile = "audit.vkey"
+
+// initFlags are the decisions that are hard to change later.
+type initFlags struct {
+	name, listen, database, password, unlock, operator string
+	hosts                                              []string
+}
+
+func (c *cli) initCommand() *cobra.Command {
+	var f initFlags
+	cmd := &cobra.Command{
+		Use: "init", Short: "Make an installation", Long: initHelp, Example: initExample,
+		Args: needs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.init(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.name, "name", "", "the organisation, as shown in CA certificates (default Mooring)")
+	flags.StringArrayVar(&f.hosts, "host", nil, "DNS name or IP address of the server; may be repeated (default localhost)")
+	flags.StringVar(&f.listen, "listen", "", "IP address to listen on (default 127.0.0.1, this machine only)")
+	flags.StringVar(&f.database, "database", "", "address of a PostgreSQL database (default a file in the data directory)")
+	flags.StringVar(&f.password, "password-file", "", "file with the password of the database")
+	flags.StringVar(&f.unlock, "unlock", "", "what unlocks the keys: file:PATH, fd:N or prompt")
+	flags.StringVar(&f.operator, "operator", "admin", "name of the first operator in the registry")
+	return cmd
+}
+
+// config is the configuration that the flags ask for.
+func (f initFlags) config() (*conf.Config, error) {
+	k := conf.Default()
+	set := func(field *string, value string) {
+		if value != "" {
+			*field = value
+		}
+	}
+	set(&k.Name, f.name)
+	set(&k.Database.URL, f.database)
+	set(&k.Database.PasswordFile, f.password)
+	set(&k.Keys.Unlock, f.unlock)
+	if len(f.hosts) > 0 {
+		k.Names = f.hosts
+		k.PublicURLs.EST = "https://" + net.JoinHostPort(f.hosts[0], "8443")
+		k.PublicURLs.Status = "http://" + net.JoinHostPort(f.hosts[0], "8080")
+	}
+	if f.listen != "" {
+		for _, field := range []*string{&k.Listen.EST, &k.Listen.API, &k.Listen.Status} {
+			_, port, err := net.SplitHostPort(*field)
+			if err != nil {
+				return nil, err
+			}
+			*field = net.JoinHostPort(f.listen, port)
+		}
+	}
+	if _, err := conf.Parse(conf.FileName, k.Write()); err != nil {
+		return nil, usagef("these flags would make a wrong configuration: %s", errs.Public(err))
+	}
+	return k, nil
+}
+
+func (c *cli) init(ctx context.Context, f initFlags) error {
+	k, err := f.config()
+	if err != nil {
+		return err
+	}
+	r, err := app.Init(ctx, app.InitOptions{Dir: c.dir, Config: k, Prompt: c.promptTwice, Operator: f.operator})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(r.Dir, auditKeyFile), []byte(r.AuditKey+"\n"), 0o644); err != nil {
+		return errs.Wrap(errs.Unavailable, err, "the installation is made, but %s cannot be written; put this line into it: %s", auditKeyFile, r.AuditKey)
+	}
+	return c.show(r, func(w io.Writer) {
+		fact(w, "Installation", r.Dir)
+		fact(w, "Configuration", r.Config)
+		fact(w, "Profiles", r.Profiles)
+		fact(w, "Keys unlocked by", orNone(r.Unlock))
+		fact(w, "Root certificate", r.Root)
+		fact(w, "  its SHA-256", r.Fingerprint)
+		fact(w, "Operator", r.Operator)
+		fact(w, "Audit key", r.AuditKey)
+		if !c.quiet {
+			fmt.Fprint(w, nextSteps(r, k))
+		}
+	})
+}
+
+// nextSteps leads from an installation to the first device.
+func nextSteps(r app.InitResult, k *conf.Config) string {
+	return fmt.Sprintf(`
+Next:
+  1. Start the server:
+       mooring serve --dir %[1]s
+  2. Register a first device and get its token, in another window:
+       mooring device add sensor-1 --profile device --token --dir %[1]s
+  3. Enrol it, on the device, with that token:
+%[2]s
+`, r.Dir, enrolSteps("sensor-1", r.Root, k.PublicURLs.EST))
+}
+
+// enrolSteps are the commands by which a device enrols with nothing but OpenSSL and curl. curl asks for the token, so that it stands neither
+// in the shell's history nor in the list of processes.
+func enrolSteps(name, root, address string) string {
+	return fmt.Sprintf(`       openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj / -outform DER | base64 > request.b64
+       curl --cacert %s -u %s -H "Content-Type: application/pkcs10" --data-binary @request.b64 \
+         %s/.well-known/est/simpleenroll | base64 -d | openssl pkcs7 -inform DER -print_certs -out cert.pem`, root, quoted(name), address)
+}

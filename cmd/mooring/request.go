@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mooring/internal/server/api/client"
+	"mooring/internal/server/api/v1"
+)
+
+const requestHelp = `Where a profile demands approval, a device's first request waits until a person decides. The device asks again by itself and gets
+its certificate then.`
+
+const requestListHelp = `Lists the requests that wait, oldest first. Compare KEY, the SHA-256 of the public key, with what the device shows before you
+approve: it is the only proof that the request came from that device.`
+
+const requestApproveHelp = `Approves the request that a device has waiting. The certificate is issued when the device asks again.`
+
+const requestRefuseHelp = `Refuses the request that a device has waiting. The device is told so when it asks again.`
+
+func (c *cli) requestCommand() *cobra.Command {
+	var limit int
+	list := &cobra.Command{
+		Use: "list", Short: "List the requests that wait", Long: requestListHelp,
+		Example: "  mooring request list",
+		Args:    needs(),
+		RunE: c.online(func(ctx context.Context, s *client.Client, _ []string) error {
+			return c.requestList(ctx, s, limit)
+		}),
+	}
+	list.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
+	return group(&cobra.Command{
+		Use: "request", Short: "Decide on requests that wait for approval", Long: requestHelp,
+		Example: "  mooring request list\n  mooring request approve gw-1",
+	}, list,
+		c.decideCommand("approve", "Approve a request", requestApproveHelp, (*client.Client).Approve),
+		c.decideCommand("refuse", "Refuse a request", requestRefuseHelp, (*client.Client).Refuse),
+	)
+}
+
+func (c *cli) requestList(ctx context.Context, s *client.Client, limit int) error {
+	if limit < 1 || limit > 1000 {
+		return usagef("--limit %d is not between 1 and 1000", limit)
+	}
+	requests, err := s.Requests(ctx, limit)
+	if err != nil {
+		return err
+	}
+	if len(requests) == 0 {
+		c.advise("None waits.")
+	}
+	return c.show(v1.RequestList{Requests: requests}, func(w io.Writer) {
+		if len(requests) == 0 {
+			return
+		}
+		row(w, "DEVICE", "PROFILE", "SINCE", "ASKS FOR", "KEY")
+		for _, r := range requests {
+			row(w, r.Device, r.Profile, within(r.Created, time.Now()), strings.Join(nonEmpty(r.Subject, r.Names), " "), r.Key+" "+r.SPKI)
+		}
+	})
+}
+
+func (c *cli) decideCommand(verb, short, help string, decide func(*client.Client, context.Context, string) (v1.Request, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " DEVICE", Short: short, Long: help,
+		Example: "  mooring request " + verb + " gw-1",
+		Args:    needs("DEVICE"),
+		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
+			r, err := decide(s, ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.show(r, func(w io.Writer) {
+				fact(w, "Device", r.Device)
+				fact(w, "Request", r.State)
+				fact(w, "Key", r.Key+" "+r.SPKI)
+			})
+		}),
+	}
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"mooring/internal/app"
+	"mooring/internal/base/conf"
+	"mooring/internal/base/errs"
+)
+
+const serveHelp = `Runs the server of the data directory until it is interrupted (SIGINT or SIGTERM); then requests in progress are finished
+first. What it listens on is in the configuration file; by default that can be reached from this machine only.
+
+It logs to standard error. --ready-file names a file that is written when requests are answered, with the addresses as JSON, for
+whoever has to wait for that; it is removed at the end.`
+
+func (c *cli) serveCommand() *cobra.Command {
+	var ready string
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the server", Long: serveHelp,
+		Example: "  mooring serve\n  mooring serve --dir /var/lib/mooring --ready-file /run/mooring/ready.json",
+		Args:    needs(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context(), ready) },
+	}
+	cmd.Flags().StringVar(&ready, "ready-file", "", "file to write the addresses to when the server is ready")
+	return cmd
+}
+
+func (c *cli) serve(ctx context.Context, readyFile string) error {
+	config, err := conf.Load(c.dir)
+	if err != nil {
+		return err
+	}
+	log, err := c.logger(config.Log)
+	if err != nil {
+		return err
+	}
+	p, err := app.Build(ctx, app.Options{Config: config, Prompt: c.prompt, Log: log})
+	if err != nil {
+		return err
+	}
+	addresses := p.Addresses()
+	if readyFile != "" {
+		defer os.Remove(readyFile)
+	}
+	err = p.Run(ctx, func() {
+		log.LogAttrs(ctx, slog.LevelInfo, "ready", slog.String("est", addresses.EST), slog.String("api", addresses.API),
+			slog.String("status", addresses.Status), slog.String("socket", addresses.Socket))
+		if err := announce(readyFile, addresses); err != nil {
+			log.LogAttrs(ctx, slog.LevelError, "the ready file cannot be written", slog.Any("cause", err))
+		}
+	})
+	if err == nil {
+		log.LogAttrs(ctx, slog.LevelInfo, "stopped")
+	}
+	return err
+}
+
+// logger writes what the configuration asks for on standard error.
+func (c *cli) logger(l conf.Log) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		return nil, errs.New(errs.Invalid, "log.level: %v", err)
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(c.err, o)), nil
+	}
+	return slog.New(slog.NewTextHandler(c.err, o)), nil
+}
+
+// announce writes the addresses to path, whole or not at all: whoever waits for the file may read it the moment it is there.
+func announce(path string, a app.Addresses) error {
+	if path == "" {
+		return nil
+	}
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".ready-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already if all went well
+	_, err = fmt.Fprintf(f, "%s\n", text)
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
