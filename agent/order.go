@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"mooring/agent/durable"
@@ -103,7 +104,7 @@ func (a *Agent) alone(ctx context.Context, do func() error) (*Identity, error) {
 		return nil, err
 	}
 	err = do()
-	if ctx.Err() == nil && !errors.Is(err, ErrEnrolled) && !errors.Is(err, ErrNotEnrolled) {
+	if err == nil || ctx.Err() == nil && !errors.Is(err, ErrEnrolled) && !errors.Is(err, ErrNotEnrolled) {
 		err = errors.Join(err, a.settle(err))
 	}
 	if err != nil {
@@ -166,8 +167,9 @@ func (a *Agent) order(ctx context.Context, proof est.Credential, old *Identity) 
 	if err != nil {
 		return err
 	}
+	defer session.Close()
 	cert, chain, err := a.orderOver(ctx, session, old)
-	if err := errors.Join(err, session.Close()); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := a.install(cert, chain); err != nil {
@@ -232,20 +234,11 @@ func (a *Agent) adopt(ctx context.Context, session *est.Session, bundle *est.Bun
 
 func union(a, b []*x509.Certificate) []*x509.Certificate {
 	for _, cert := range b {
-		if !hasCertificate(a, cert) {
+		if !slices.ContainsFunc(a, cert.Equal) {
 			a = append(a, cert)
 		}
 	}
 	return a
-}
-
-func hasCertificate(list []*x509.Certificate, cert *x509.Certificate) bool {
-	for _, c := range list {
-		if c.Equal(cert) {
-			return true
-		}
-	}
-	return false
 }
 
 // attributes asks for the server's wishes. A server that refuses to tell has none, as far as this device can know.

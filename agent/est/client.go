@@ -22,7 +22,6 @@
 package est
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -167,7 +166,8 @@ func (c *Client) dial(ctx context.Context, config *tls.Config) (*tls.Conn, error
 	}
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("connecting to %s by TLS: %w%s", c.address, err, handshakeHint(err)), ignoreClosed(raw.Close()))
+		_ = raw.Close() // the handshake's error is the one that says something
+		return nil, fmt.Errorf("connecting to %s by TLS: %w%s", c.address, err, handshakeHint(err))
 	}
 	return conn, nil
 }
@@ -185,26 +185,10 @@ func handshakeHint(err error) string {
 	return ""
 }
 
-func ignoreClosed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
 func pool(certs []*x509.Certificate) *x509.CertPool {
 	p := x509.NewCertPool()
 	for _, cert := range certs {
 		p.AddCert(cert)
 	}
 	return p
-}
-
-func contains(certs []*x509.Certificate, cert *x509.Certificate) bool {
-	for _, c := range certs {
-		if bytes.Equal(c.Raw, cert.Raw) {
-			return true
-		}
-	}
-	return false
 }

@@ -354,11 +354,7 @@ func connect(t *testing.T, server *esttest.Server, credential est.Credential) *e
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := session.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(session.Close)
 	return session
 }
 

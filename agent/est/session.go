@@ -65,15 +65,17 @@ func (s *Session) connect(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the session.
-func (s *Session) Close() error {
+// Close ends the session. There is no error to report: every answer has been read to its end or given up by then, and
+// the server may have closed its side first.
+func (s *Session) Close() {
 	s.http.CloseIdleConnections()
-	return ignoreClosed(s.conn.Close())
+	_ = s.conn.Close()
 }
 
 // reconnect replaces a connection that the server closed.
 func (s *Session) reconnect(ctx context.Context) error {
-	return errors.Join(s.Close(), s.connect(ctx))
+	s.Close()
+	return s.connect(ctx)
 }
 
 // Binding returns the values that tie a request to the present connection (RFC 7030, section 3.5; RFC 9266).

@@ -85,8 +85,8 @@ func Pin(ctx context.Context, config Config, fingerprint [sha256.Size]byte) (*x5
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
-	root, err := s.pin(ctx, fingerprint)
-	return root, errors.Join(err, s.Close())
+	defer s.Close()
+	return s.pin(ctx, fingerprint)
 }
 
 func (s *Session) pin(ctx context.Context, fingerprint [sha256.Size]byte) (*x509.Certificate, error) {
