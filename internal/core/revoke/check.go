@@ -1,0 +1,276 @@
+package revoke
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"mooring/internal/base/db"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+)
+
+// Checker compares the tables of this package with the replayed audit record. Every revocation, hold and release must be a row that says the
+// same in every column; the newest entry about a certificate counts, by the number of its change, since the record is not in the order of the
+// commits. The published list of each CA must be the one with the highest number in the record, octet by octet, no number may have been
+// published twice, and no list may be older than one with a lower number. It keeps about 150 octets for each revoked certificate and 32 for
+// each list. A Checker serves one verification.
+func (s *Service) Checker() audit.Checker {
+	c := &checker{revoked: map[string]replayed{}, scopes: map[scopeKey]*replayedScope{}}
+	return audit.Checker{Name: "revoke", Entry: c.entry, Finish: c.finish}
+}
+
+type checker struct {
+	revoked  map[string]replayed // by serial
+	scopes   map[scopeKey]*replayedScope
+	findings []error
+}
+
+// replayed is what the record says last about a certificate.
+type replayed struct {
+	Revocation
+	index int64
+	met   bool
+}
+
+type replayedScope struct {
+	changes int64 // the highest
+	lists   []replayedList
+	newest  map[string]string // details of the entry with the highest number
+	index   int64             // of that entry
+	met     bool              // the published list was compared
+}
+
+type replayedList struct {
+	number, thisUpdate, covers, index int64
+}
+
+// findingsMost bounds what one verification names.
+const findingsMost = 100
+
+func (c *checker) find(format string, args ...any) {
+	if len(c.findings) < findingsMost {
+		c.findings = append(c.findings, fmt.Errorf(format, args...))
+	}
+}
+
+func (c *checker) scope(k scopeKey) *replayedScope {
+	sc := c.scopes[k]
+	if sc == nil {
+		sc = &replayedScope{}
+		c.scopes[k] = sc
+	}
+	return sc
+}
+
+func (c *checker) entry(index int64, e audit.Entry) error {
+	if e.Refused != "" {
+		return nil
+	}
+	switch e.Action {
+	case "cert.revoke", "cert.hold", "cert.release":
+		return c.changed(index, &e)
+	case "crl.publish":
+		return c.published(index, &e)
+	}
+	return nil
+}
+
+// details reads numbers out of an entry and remembers the first that cannot be read.
+type details struct {
+	of  map[string]string
+	err error
+}
+
+func (d *details) number(name string) int64 {
+	n, err := strconv.ParseInt(d.of[name], 10, 64)
+	if err != nil && d.err == nil {
+		d.err = fmt.Errorf("its detail %q is no number", name)
+	}
+	return n
+}
+
+func (d *details) octets(text string, into []byte) {
+	if n, err := hex.Decode(into, []byte(text[:min(len(text), 2*len(into))])); (err != nil || n != len(into) || len(text) != 2*len(into)) && d.err == nil {
+		d.err = fmt.Errorf("%q is not %d octets in hexadecimal", text, len(into))
+	}
+}
+
+func (c *checker) changed(index int64, e *audit.Entry) error {
+	d := details{of: e.Detail}
+	r := replayed{index: index, Revocation: Revocation{Serial: make([]byte, 16), Shard: d.number("shard"), At: d.number("at"), NotAfter: d.number("not_after"),
+		ByDevice: d.number("origin") == 1, turn: d.number("turn"), change: d.number("change")}}
+	d.octets(e.Serial, r.Serial)
+	d.octets(e.Device, r.Device[:])
+	d.octets(e.Detail["issuer"], r.Issuer[:])
+	if r.Reason = released; e.Action != "cert.release" {
+		var err error
+		if r.Reason, err = ParseReason(e.Detail["reason"]); err != nil && d.err == nil {
+			d.err = err
+		}
+	}
+	if d.err != nil {
+		return d.err
+	}
+	sc := c.scope(r.scope())
+	sc.changes = max(sc.changes, r.change)
+	was, known := c.revoked[string(r.Serial)]
+	if known && was.change == r.change {
+		return fmt.Errorf("change %d of CA %s was recorded already, at entry %d", r.change, r.Issuer, was.index)
+	}
+	if !known || was.change < r.change {
+		c.revoked[string(r.Serial)] = r
+	}
+	return nil
+}
+
+func (c *checker) published(index int64, e *audit.Entry) error {
+	d := details{of: e.Detail}
+	k := scopeKey{shard: d.number("shard")}
+	d.octets(e.Object, k.issuer[:])
+	l := replayedList{number: d.number("number"), thisUpdate: d.number("this_update"), covers: d.number("covers"), index: index}
+	if d.err != nil {
+		return d.err
+	}
+	sc := c.scope(k)
+	sc.lists = append(sc.lists, l)
+	if highest, _ := strconv.ParseInt(sc.newest["number"], 10, 64); sc.newest == nil || l.number > highest {
+		sc.newest, sc.index = e.Detail, index
+	}
+	return nil
+}
+
+// finish compares all rows. The findings are joined in one error.
+func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
+	if err := tx.Each(ctx, c.compareRevoked, `SELECT cell, serial, `+revokedColumns+` FROM revoked ORDER BY cell, serial`); err != nil {
+		return fmt.Errorf("reading the revocations: %w", err)
+	}
+	for _, serial := range slices.Sorted(maps.Keys(c.revoked)) {
+		if r := c.revoked[serial]; !r.met {
+			c.find("certificate %x: the row of its revocation (entry %d) is missing", serial, r.index)
+		}
+	}
+	if err := tx.Each(ctx, c.compareScope, `SELECT cell, issuer, shard, changes, number FROM crl_scope ORDER BY issuer, shard`); err != nil {
+		return fmt.Errorf("reading the counters of the CRLs: %w", err)
+	}
+	if err := tx.Each(ctx, c.compareList, `SELECT cell, issuer, shard, `+listColumns+`, digest, der FROM crl ORDER BY issuer, shard`); err != nil {
+		return fmt.Errorf("reading the CRLs: %w", err)
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(c.scopes), scopeKey.compare) {
+		sc := c.scopes[k]
+		if sc.newest != nil && !sc.met {
+			c.find("CA %s: the CRL %s (entry %d) is missing", k.issuer, sc.newest["number"], sc.index)
+		}
+		c.checkOrder(k, sc)
+	}
+	return errors.Join(c.findings...)
+}
+
+// compareRevoked names every column in which a row differs from the record.
+func (c *checker) compareRevoked(row db.Row) error {
+	var cell uint8
+	var serial []byte
+	var have Revocation
+	if err := have.scan(row, &cell, &serial); err != nil {
+		c.find("certificate %x: %w", serial, err)
+		return nil
+	}
+	want, known := c.revoked[string(serial)]
+	if !known {
+		c.find("certificate %x: a row says that it is revoked, but no entry does", serial)
+		return nil
+	}
+	want.met = true
+	c.revoked[string(serial)] = want
+	at, _, err := ca.Locate(serial)
+	differs := func(column string, differ bool) {
+		if differ {
+			c.find("certificate %x: the column %s of its revocation differs from entry %d", serial, column, want.index)
+		}
+	}
+	differs("cell", err != nil || at != cell)
+	differs("issuer", have.Issuer != want.Issuer)
+	differs("crl_shard", have.Shard != want.Shard)
+	differs("at", have.At != want.At)
+	differs("reason", have.Reason != want.Reason)
+	differs("not_after", have.NotAfter != want.NotAfter)
+	differs("device", have.Device != want.Device)
+	differs("origin", have.ByDevice != want.ByDevice)
+	differs("turn", have.turn != want.turn)
+	differs("change", have.change != want.change)
+	return nil
+}
+
+func (c *checker) compareScope(row db.Row) error {
+	var cell uint8
+	var k scopeKey
+	var issuer []byte
+	var changes, number int64
+	if err := row.Scan(&cell, &issuer, &k.shard, &changes, &number); err != nil {
+		return err
+	}
+	copy(k.issuer[:], issuer)
+	sc := c.scopes[k]
+	if sc == nil {
+		sc = &replayedScope{} // a number can have been reserved for a list that was never made
+	}
+	if changes != sc.changes || cell != 0 || len(issuer) != len(k.issuer) {
+		c.find("CA %x: its row of crl_scope counts %d changes, the record %d", issuer, changes, sc.changes)
+	}
+	for _, l := range sc.lists {
+		if l.number > number {
+			c.find("CA %x: its row of crl_scope says that %d is the last CRL number, but entry %d published %d", issuer, number, l.index, l.number)
+		}
+	}
+	return nil
+}
+
+func (c *checker) compareList(row db.Row) error {
+	var cell uint8
+	var k scopeKey
+	var issuer, digest []byte
+	var l list
+	err := row.Scan(&cell, &issuer, &k.shard, &l.number, &l.thisUpdate, &l.nextUpdate, &l.covers, &l.regularUpdate, &l.regularCovers, &digest, &l.der)
+	if err != nil {
+		return err
+	}
+	copy(k.issuer[:], issuer)
+	sc := c.scopes[k]
+	if sc == nil || sc.newest == nil || cell != 0 || len(issuer) != len(k.issuer) {
+		c.find("CA %x: a CRL is published, but no entry says so", issuer)
+		return nil
+	}
+	sc.met = true
+	if l.digest = sha256.Sum256(l.der); string(digest) != string(l.digest[:]) {
+		c.find("CA %s: the column digest of its CRL is not that of the list", k.issuer)
+	}
+	have := l.entry(k).Detail
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if have[name] != sc.newest[name] {
+			c.find("CA %s: the CRL in the database differs from entry %d in %s", k.issuer, sc.index, name)
+		}
+	}
+	return nil
+}
+
+// checkOrder looks at the lists of one CA in the order of their numbers.
+func (c *checker) checkOrder(k scopeKey, sc *replayedScope) {
+	slices.SortFunc(sc.lists, func(a, b replayedList) int {
+		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.index, b.index))
+	})
+	for i := 1; i < len(sc.lists); i++ {
+		was, l := sc.lists[i-1], sc.lists[i]
+		switch {
+		case l.number == was.number:
+			c.find("entry %d: the CRL %d of CA %s was published already, at entry %d", l.index, l.number, k.issuer, was.index)
+		case l.thisUpdate < was.thisUpdate || l.covers < was.covers:
+			c.find("entry %d: the CRL %d of CA %s is older than the one before, of entry %d", l.index, l.number, k.issuer, was.index)
+		}
+	}
+}

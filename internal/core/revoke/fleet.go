@@ -1,0 +1,156 @@
+package revoke
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+)
+
+// Device moves a device through its life and does to its certificates what follows, in one transaction: suspending puts them on hold, resuming
+// lifts these holds, losing and retiring revoke them for good, with the reason given or, when it is Unspecified, keyCompromise and
+// cessationOfOperation. It returns how many certificates changed. It needs device.state and cert.revoke. A move that the device's state
+// does not allow is a Conflict, and then nothing changes.
+//
+// All certificates count that have not expired, also those that newer ones replaced.
+func (s *Service) Device(ctx context.Context, actor access.Actor, id device.ID, move device.Move, reason Reason) (n int, err error) {
+	to, err := forMove(move, reason)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.Devices.AllowMove(ctx, actor, id, move); err != nil {
+		return 0, err
+	}
+	if err := s.Access.Require(ctx, actor, access.CertRevoke, "device "+id.String()); err != nil {
+		return 0, err
+	}
+	changed, err := s.moveAll(ctx, actor, id, move, to)
+	if err != nil {
+		return 0, err
+	}
+	for i := range changed {
+		s.answers.purge(changed[i].Serial)
+	}
+	s.makeVisible(ctx, changed)
+	return len(changed), nil
+}
+
+// errMore says that the device has certificates that its slots do not lead to.
+var errMore = errors.New("certificates outside the slots")
+
+// maxScans bounds how often a device's certificates are searched for while others get it new ones.
+const maxScans = 3
+
+// moveAll runs the transaction. Normally the slots lead to every certificate. One that a device got by a token, after it had lost the last one,
+// does not know its predecessor; the device's count then shows that one is missing, and all are searched for.
+func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID, move device.Move, to Reason) (changed []Revocation, err error) {
+	var found []*ca.Certificate
+	for scan := 0; ; scan++ {
+		err = s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
+			// Raising the policy number locks the device's row, so that what is read from here on includes every certificate that a renewal
+			// recorded before, and nothing is recorded after.
+			if err := s.Devices.SlotRevokedTx(ctx, tx, id, "", nil, s.Now().Unix()); err != nil {
+				return err
+			}
+			d, err := s.Devices.MoveTx(ctx, tx, actor, id, move, to.forPeople())
+			if err != nil {
+				return err
+			}
+			certs, err := s.certificatesTx(ctx, tx, &d, found)
+			if err != nil {
+				return err
+			}
+			if int64(len(certs)) < d.Issued && scan < maxScans {
+				return errMore
+			}
+			outcomes, err := s.changeTx(ctx, tx, actor, s.live(certs), to, true)
+			changed = nil
+			for _, o := range outcomes {
+				if o.changed {
+					changed = append(changed, o.Revocation)
+				}
+			}
+			return err
+		})
+		if !errors.Is(err, errMore) {
+			return changed, err
+		}
+		if found, err = s.search(ctx, actor, id); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// forPeople is the reason that the entry of the move shows.
+func (r Reason) forPeople() string {
+	if r == released {
+		return ""
+	}
+	return r.String()
+}
+
+// longestHistory bounds how far back a slot is followed in the transaction.
+const longestHistory = 5000
+
+// certificatesTx returns what the slots lead to, newest first, and after these what was found otherwise.
+func (s *Service) certificatesTx(ctx context.Context, tx *db.Tx, d *device.Device, found []*ca.Certificate) ([]*ca.Certificate, error) {
+	var certs []*ca.Certificate
+	known := map[[16]byte]bool{}
+	for _, slot := range d.Slots {
+		for next, n := slot.Serial, 0; len(next) == 16 && !known[[16]byte(next)] && n < longestHistory; n++ {
+			c, err := s.CA.GetTx(ctx, tx, next)
+			if errs.Is(err, errs.NotFound) {
+				break
+			}
+			if err != nil {
+				return nil, fmt.Errorf("reading the certificates of a device: %w", err)
+			}
+			if c.Device != [16]byte(d.ID) { // whatever led here, it is not this device's
+				break
+			}
+			known[c.Serial] = true
+			certs = append(certs, c)
+			next = c.PrevSerial
+		}
+	}
+	for _, c := range found {
+		if !known[c.Serial] {
+			certs = append(certs, c)
+		}
+	}
+	return certs, nil
+}
+
+// search reads the device's cell for its certificates.
+func (s *Service) search(ctx context.Context, actor access.Actor, id device.ID) (found []*ca.Certificate, err error) {
+	cell, raw := s.Devices.CellOf(id), [16]byte(id)
+	f := ca.CertFilter{Cell: &cell, Device: &raw}
+	for {
+		page, next, err := s.CA.List(ctx, actor, f)
+		if err != nil {
+			return nil, fmt.Errorf("searching for the certificates of a device: %w", err)
+		}
+		found = append(found, page...)
+		if next == "" {
+			return found, nil
+		}
+		f.Cursor = next
+	}
+}
+
+// live drops the certificates that have expired.
+func (s *Service) live(certs []*ca.Certificate) []*ca.Certificate {
+	now := s.Now().Unix()
+	var live []*ca.Certificate
+	for _, c := range certs {
+		if c.NotAfter >= now {
+			live = append(live, c)
+		}
+	}
+	return live
+}
