@@ -1,0 +1,114 @@
+package api_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"mooring/internal/core/access"
+	"mooring/internal/server/api"
+	"mooring/internal/server/api/v1"
+)
+
+// samples are bodies that get past decoding, so that the answer is core's.
+var samples = map[string]string{
+	"POST /v1/devices":                  `{"name":"x-1","profile":"nope"}`,
+	"PATCH /v1/devices/{device}":        `{"group":"g"}`,
+	"POST /v1/cas":                      `{"name":"nope","parent":"nope","subject":"CN=x","validity":"24h"}`,
+	"POST /v1/audit/verify":             `{}`,
+	"POST /v1/devices/{device}/token":   `{}`,
+	"POST /v1/devices/{device}/suspend": `{}`,
+}
+
+func filled(path string) string {
+	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{ca}", "absent", "{profile}", "absent", "{index}", "99999").Replace(path)
+}
+
+// TestEveryRouteAsksForItsPermission calls each route as nobody, as a device and as each role, and compares the outcome with the table.
+func TestEveryRouteAsksForItsPermission(t *testing.T) {
+	p := start(t, nil)
+	callers := []struct {
+		role    access.Role
+		profile string
+		known   bool
+	}{
+		{access.RoleNone, "", false},
+		{access.RoleNone, "device", true},
+		{access.RoleAuditor, "auditor", true},
+		{access.RoleOperator, "operator", true},
+		{access.RoleAdmin, "operator-admin", true},
+	}
+	for _, caller := range callers {
+		call := p.raw(t, "caller-"+caller.profile, caller.profile)
+		actor := access.Actor{Role: caller.role}
+		for _, r := range api.Routes() {
+			contentType, body := "application/json", samples[r.Method+" "+r.Path]
+			if r.Path == "/v1/devices/import" {
+				contentType, body = "text/csv", "name,profile\nx,nope\n"
+			}
+			status, header, answer := call(r.Method, filled(r.Path), contentType, body)
+			allowed := caller.known && (r.Permission == "" || actor.May(access.Permission(r.Permission)))
+			want := "neither 401 nor 403"
+			ok := status != http.StatusUnauthorized && status != http.StatusForbidden && status/100 != 5
+			switch {
+			case !caller.known:
+				want, ok = "401", status == http.StatusUnauthorized && header.Get("WWW-Authenticate") != ""
+			case !allowed:
+				want, ok = "403", status == http.StatusForbidden
+			}
+			if !ok {
+				t.Errorf("%s %s as %q: got %d %s, want %s", r.Method, r.Path, caller.profile, status, answer, want)
+			}
+			if status >= 400 {
+				var problem v1.Problem
+				if err := json.Unmarshal([]byte(answer), &problem); err != nil || problem.Status != status || problem.Detail == "" || header.Get("Content-Type") != "application/problem+json" {
+					t.Errorf("%s %s as %q: %s %s is no problem (%v)", r.Method, r.Path, caller.profile, header.Get("Content-Type"), answer, err)
+				}
+			}
+		}
+		for path, public := range map[string]bool{"/healthz": true, "/readyz": true, "/openapi.json": true, "/openapi.yaml": true, "/metrics": false} {
+			want := http.StatusOK
+			switch {
+			case !public && !caller.known:
+				want = http.StatusUnauthorized
+			case !public && caller.role == access.RoleNone:
+				want = http.StatusForbidden
+			}
+			if status, _, answer := call("GET", path, "", ""); status != want {
+				t.Errorf("GET %s as %q: got %d %.200s, want %d", path, caller.profile, status, answer, want)
+			}
+		}
+	}
+}
+
+// TestRevocationBitesAtOnce uses a connection that was opened before.
+func TestRevocationBitesAtOnce(t *testing.T) {
+	p := start(t, nil)
+	operator := p.operator(t, "op-1", "operator")
+	who, err := operator.WhoAmI(t.Context())
+	if err != nil || who.Role != "operator" || who.Kind != "operator" || who.Via != "api" {
+		t.Fatalf("got %+v, %v, want an operator", who, err)
+	}
+	if _, err := p.local(t).MoveDevice(t.Context(), "op-1", "lost", ""); err != nil {
+		t.Fatal(err)
+	}
+	if who, err = operator.WhoAmI(t.Context()); status(err) != http.StatusUnauthorized {
+		t.Errorf("after revocation: got %+v, %v, want 401", who, err)
+	}
+}
+
+// TestStrangersAreRecorded looks for the refusal in the record.
+func TestStrangersAreRecorded(t *testing.T) {
+	p := start(t, nil)
+	if status, _, _ := p.raw(t, "", "")("GET", "/v1/devices", "", ""); status != http.StatusUnauthorized {
+		t.Fatalf("got %d, want 401", status)
+	}
+	if err := p.deps.Audit.Sequence(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	page, err := p.local(t).Audit(t.Context(), auditNewest)
+	if err != nil || len(page.Entries) == 0 || !strings.HasPrefix(page.Entries[0].Actor, "stranger:127.0.0.0/24") || page.Entries[0].Refused == "" {
+		t.Errorf("got %+v, %v, want a refused stranger", page.Entries, err)
+	}
+}
