@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"modernc.org/sqlite"
@@ -58,13 +59,13 @@ func openSQLite(ctx context.Context, path string, log *slog.Logger) (*sqliteEngi
 	if err := pool.Close(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	w, err := e.connect(ctx, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-262144)&_pragma=wal_autocheckpoint(65536)")
+	w, err := e.connect(ctx, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-32768)&_pragma=wal_autocheckpoint(65536)")
 	if err != nil {
 		return nil, errors.Join(e.cannotOpen(err), lock.Close())
 	}
 	e.writer <- w
 	for range sqliteReaders {
-		r, err := e.connect(ctx, "mode=ro&_pragma=query_only(1)&_pragma=cache_size(-65536)")
+		r, err := e.connect(ctx, "mode=ro&_pragma=query_only(1)&_pragma=cache_size(-2048)")
 		if err != nil {
 			return nil, errors.Join(e.cannotOpen(err), e.close())
 		}
@@ -99,7 +100,9 @@ func (e *sqliteEngine) writers() int { return 1 }
 
 func (e *sqliteEngine) close() error {
 	var all []error
-	for _, c := range e.opened {
+	// The writer was opened first and is closed last: the last connection to go puts the log into the file, and a reader may not write. A
+	// stopped installation is then one whole file.
+	for _, c := range slices.Backward(e.opened) {
 		all = append(all, c.close())
 	}
 	return errors.Join(append(all, e.lock.Close())...)

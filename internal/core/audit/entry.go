@@ -2,7 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
@@ -134,32 +133,104 @@ func bounded(s string) string {
 	return s[:end] + ellipsis
 }
 
-// wireEntry names the fields for encoding/json.
-type wireEntry struct {
-	At      int64             `json:"at"`
-	Action  string            `json:"action"`
-	Actor   string            `json:"actor"`
-	Device  string            `json:"device"`
-	Serial  string            `json:"serial"`
-	Object  string            `json:"object"`
-	Refused string            `json:"refused"`
-	Detail  map[string]string `json:"detail"`
-}
-
 // ParseEntry decodes what Bytes encoded and refuses everything else, so that an entry has exactly one encoding and one hash. The error
 // has kind Invalid.
 func ParseEntry(data []byte) (Entry, error) {
 	if len(data) > maxEntry {
 		return Entry{}, errs.New(errs.Invalid, "an audit entry of %d octets is longer than %d", len(data), maxEntry)
 	}
-	var w wireEntry
-	if err := json.Unmarshal(data, &w); err != nil {
-		return Entry{}, errs.Wrap(errs.Invalid, err, "the audit entry is not the expected JSON")
-	}
-	e := Entry(w)
-	// Encoding again is the whole check of form: order, spacing, escapes, doubled, unknown and empty fields all change the octets.
-	if !bytes.Equal(e.Bytes(), data) {
+	r := reader{rest: string(data)}
+	e := r.entry()
+	// Encoding again is the whole check of form: order, escapes, doubled, unknown and empty fields, and details that repeat all change the octets.
+	if r.failed || r.rest != "" || !bytes.Equal(e.Bytes(), data) {
 		return Entry{}, errs.New(errs.Invalid, "the audit entry is not in canonical form")
 	}
 	return e, nil
+}
+
+// reader takes the canonical form apart. It is several times faster than encoding/json, and every entry passes here twice. What it lets
+// through wrongly, ParseEntry's comparison refuses.
+type reader struct {
+	rest   string
+	failed bool
+}
+
+// skip drops text if it comes next and reports whether it did.
+func (r *reader) skip(text string) bool {
+	rest, found := strings.CutPrefix(r.rest, text)
+	r.rest = rest
+	return found
+}
+
+func (r *reader) entry() (e Entry) {
+	r.failed = !r.skip(`{"at":`)
+	digits := len(r.rest) - len(strings.TrimLeft(r.rest, "-0123456789"))
+	at, err := strconv.ParseInt(r.rest[:digits], 10, 64)
+	r.failed = r.failed || err != nil
+	e.At, r.rest = at, r.rest[digits:]
+	for _, f := range []struct {
+		name  string
+		value *string
+	}{{`,"action":`, &e.Action}, {`,"actor":`, &e.Actor}, {`,"device":`, &e.Device}, {`,"serial":`, &e.Serial}, {`,"object":`, &e.Object}, {`,"refused":`, &e.Refused}} {
+		if r.skip(f.name) {
+			*f.value = r.text()
+		}
+	}
+	if r.skip(`,"detail":{`) {
+		e.Detail = r.detail()
+	}
+	r.failed = r.failed || !r.skip("}")
+	return e
+}
+
+func (r *reader) detail() map[string]string {
+	detail := make(map[string]string, 8)
+	for !r.failed {
+		name := r.text()
+		r.failed = r.failed || !r.skip(":")
+		detail[name] = r.text()
+		if !r.skip(",") {
+			r.failed = r.failed || !r.skip("}")
+			break
+		}
+	}
+	return detail
+}
+
+// text reads one string.
+func (r *reader) text() string {
+	if !r.skip(`"`) {
+		r.failed = true
+		return ""
+	}
+	end := strings.IndexByte(r.rest, '"') // the encoder writes a quotation mark as \u0022
+	if end < 0 {
+		r.failed = true
+		return ""
+	}
+	text := r.rest[:end]
+	r.rest = r.rest[end+1:]
+	if strings.IndexByte(text, '\\') < 0 {
+		return text
+	}
+	return r.unescape(text)
+}
+
+func (r *reader) unescape(text string) string {
+	var b strings.Builder
+	for {
+		before, after, found := strings.Cut(text, `\u00`)
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		if len(after) < 2 {
+			r.failed = true
+			return ""
+		}
+		c, err := strconv.ParseUint(after[:2], 16, 8)
+		r.failed = r.failed || err != nil
+		b.WriteByte(byte(c))
+		text = after[2:]
+	}
 }

@@ -3,12 +3,14 @@ package ca
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"io"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/key"
@@ -133,7 +135,7 @@ func (i *Issuer) covers(notBefore, notAfter int64) error {
 
 // seal signs tbs and returns the certificate. It is the only place where a CA key signs one.
 func seal(signer crypto.Signer, algorithm der.SignatureAlgorithm, tbs []byte) ([]byte, error) {
-	signature, err := signer.Sign(rand.Reader, algorithm.Digest(tbs), algorithm.Hash())
+	signature, err := signer.Sign(nonces(signer.Public()), algorithm.Digest(tbs), algorithm.Hash())
 	if err != nil {
 		if errs.KindOf(err) == errs.Internal {
 			return nil, errs.Wrap(errs.Unavailable, err, "the CA's key does not sign at present")
@@ -141,4 +143,14 @@ func seal(signer crypto.Signer, algorithm der.SignatureAlgorithm, tbs []byte) ([
 		return nil, err
 	}
 	return der.Wrap(make([]byte, 0, len(tbs)+len(signature)+64), tbs, algorithm, signature), nil
+}
+
+// nonces returns the source of randomness for a signature by a key. None means that ECDSA takes its nonce from key and digest (RFC 6979),
+// which costs a quarter less than the hedged form and has no failure mode by bad randomness. Faults, which the hedged form would blunt, are
+// looked for by verifying a sample of the signatures and all of those on CA certificates. Custodies that sign elsewhere ignore it.
+func nonces(pub crypto.PublicKey) io.Reader {
+	if _, ok := pub.(*ecdsa.PublicKey); ok {
+		return nil
+	}
+	return rand.Reader
 }

@@ -11,15 +11,20 @@ import (
 
 // A device comes with its slots in one statement: one row per slot, or one with an empty slot name.
 const (
-	deviceColumns = `d.cell, d.id, d.state, d.policy, d.name, d.names, d.grp, d.tags, d.profile, d.issued, d.token, d.token_until, d.token_used,
- d.created, d.updated, COALESCE(l.at, 0), COALESCE(s.slot, ''), s.serial, s.prev_serial, COALESCE(s.not_after, 0), s.spki, s.request,
- COALESCE(s.revoked, 0), s.fingerprint`
-	joinedTables = ` LEFT JOIN slot s ON s.cell = d.cell AND s.device = d.id LEFT JOIN last_seen l ON l.cell = d.cell AND l.id = d.id`
+	rowColumns = `d.cell, d.id, d.state, d.policy, d.name, d.names, d.grp, d.tags, d.profile, d.issued, d.token, d.token_until, d.token_used,
+ d.created, d.updated, `
+	slotColumns = `, COALESCE(s.slot, ''), s.serial, s.prev_serial, COALESCE(s.not_after, 0), s.spki, s.request, COALESCE(s.revoked, 0), s.fingerprint`
+	joinedSlots = ` LEFT JOIN slot s ON s.cell = d.cell AND s.device = d.id`
+
+	deviceColumns = rowColumns + `COALESCE(l.at, 0)` + slotColumns
+	joinedTables  = joinedSlots + ` LEFT JOIN last_seen l ON l.cell = d.cell AND l.id = d.id`
 
 	selectByID = `SELECT ` + deviceColumns + ` FROM device d` + joinedTables + ` WHERE d.cell = $1 AND d.id = $2 ORDER BY s.slot`
 
-	selectByIDs = `SELECT ` + deviceColumns + ` FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, id)
- JOIN device d ON d.cell = t.cell AND d.id = t.id` + joinedTables + ` ORDER BY d.cell, d.id, s.slot`
+	// Decisions need no last sighting, and so one look into a table less.
+	selectToDecide    = `SELECT ` + rowColumns + `0` + slotColumns + ` FROM device d` + joinedSlots + ` WHERE d.cell = $1 AND d.id = $2 ORDER BY s.slot`
+	selectAllToDecide = `SELECT ` + rowColumns + `0` + slotColumns + ` FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, id)
+ JOIN device d ON d.cell = t.cell AND d.id = t.id` + joinedSlots + ` ORDER BY d.cell, d.id, s.slot`
 
 	selectByBirth = `SELECT ` + deviceColumns + ` FROM birth b JOIN device d ON d.cell = b.device_cell AND d.id = b.device` + joinedTables +
 		` WHERE b.cell = $1 AND b.fingerprint = $2 ORDER BY s.slot`
@@ -72,8 +77,8 @@ func (r *Registry) loadTx(ctx context.Context, tx *db.Tx, id ID) (Device, error)
 	return g.found[0], nil
 }
 
-// Load returns the device with this id, for the platform's own decisions: it asks nobody for permission. The error is NotFound when there
-// is none.
+// Load returns the device with this id, for the platform's own decisions: it asks nobody for permission, and LastSeen is 0. The error is
+// NotFound when there is none.
 func (r *Registry) Load(ctx context.Context, id ID) (Device, error) {
 	d, found, err := r.loads.Get(ctx, id)
 	if err == nil && !found {
@@ -90,12 +95,12 @@ func (r *Registry) loadMany(ctx context.Context, tx *db.Tx, ids []ID) (map[ID]De
 		for i := range ids {
 			cells[i], keys[i] = int16(r.CellOf(ids[i])), ids[i][:]
 		}
-		if err := tx.Each(ctx, g.row, selectByIDs, cells, keys); err != nil {
+		if err := tx.Each(ctx, g.row, selectAllToDecide, cells, keys); err != nil {
 			return nil, err
 		}
 	} else {
 		for i := range ids {
-			if err := tx.Each(ctx, g.row, selectByID, int64(r.CellOf(ids[i])), ids[i][:]); err != nil {
+			if err := tx.Each(ctx, g.row, selectToDecide, int64(r.CellOf(ids[i])), ids[i][:]); err != nil {
 				return nil, err
 			}
 		}
