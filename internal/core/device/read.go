@@ -134,12 +134,16 @@ func (r *Registry) Get(ctx context.Context, actor access.Actor, nameOrID string)
 	if err := r.access.Require(ctx, actor, access.DeviceRead, "device"); err != nil {
 		return Device{}, err
 	}
-	if id, err := ParseID(nameOrID); err == nil {
-		d, err := r.Load(ctx, id)
-		if !errs.Is(err, errs.NotFound) {
-			return d, err
+	var d Device
+	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		if id, isID := ParseID(nameOrID); isID == nil {
+			if d, err = r.loadTx(ctx, tx, id); !errs.Is(err, errs.NotFound) {
+				return err
+			}
 		}
-	}
-	id, _ := r.IDOf(nameOrID)
-	return r.Load(ctx, id)
+		id, _ := r.IDOf(nameOrID)
+		d, err = r.loadTx(ctx, tx, id)
+		return err
+	})
+	return d, err
 }
