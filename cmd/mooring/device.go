@@ -74,7 +74,7 @@ func (c *cli) deviceTokenCommand() *cobra.Command {
 func (c *cli) token(w io.Writer, name string, t v1.Token) {
 	fact(w, "Token", t.Token)
 	fact(w, "  valid until", within(t.Until, time.Now()))
-	c.advise("The token is shown this once. On the device (curl asks for the token):\n%s", enrolSteps(name, "root.pem", c.enrolAddress()))
+	c.advise("The token is shown this once. On the device (it asks for the token; root.pem comes from mooring ca export --root):\n%s", enrolSteps(name, "root.pem", c.enrolAddress()))
 }
 
 // enrolAddress is where devices enrol, as far as it can be told from here.
@@ -89,8 +89,8 @@ func (c *cli) enrolAddress() string {
 
 // quoted makes s one word of a shell.
 func quoted(s string) string {
-	if !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:@", r))
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:@/", r))
 	}) {
 		return s
 	}

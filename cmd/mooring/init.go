@@ -131,10 +131,12 @@ Next:
 `, r.Dir, enrolSteps("sensor-1", r.Root, k.PublicURLs.EST))
 }
 
-// enrolSteps are the commands by which a device enrols with nothing but OpenSSL and curl. curl asks for the token, so that it stands neither
-// in the shell's history nor in the list of processes.
+// enrolSteps are the commands by which a device enrols: with the agent, or with nothing but OpenSSL and curl. Both ask for the token, so that it
+// stands neither in the shell's history nor in the list of processes.
 func enrolSteps(name, root, address string) string {
-	return fmt.Sprintf(`       openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj / -outform DER | base64 > request.b64
-       curl --cacert %s -u %s -H "Content-Type: application/pkcs10" --data-binary @request.b64 \
-         %s/.well-known/est/simpleenroll | base64 -d | openssl pkcs7 -inform DER -print_certs -out cert.pem`, root, quoted(name), address)
+	return fmt.Sprintf(`       mooring agent enrol --server %[3]s --name %[2]s --ca %[1]s --token-stdin
+     or without any program of ours:
+       openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj /CN=%[2]s -outform DER | base64 > request.b64
+       curl --cacert %[1]s -u %[2]s -H "Content-Type: application/pkcs10" --data-binary @request.b64 \
+         %[3]s/.well-known/est/simpleenroll | base64 -d | openssl pkcs7 -inform DER -print_certs -out cert.pem`, quoted(root), quoted(name), address)
 }

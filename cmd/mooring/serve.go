@@ -51,11 +51,11 @@ func (c *cli) serve(ctx context.Context, readyFile string) error {
 		defer os.Remove(readyFile)
 	}
 	err = p.Run(ctx, func() {
-		log.LogAttrs(ctx, slog.LevelInfo, "ready", slog.String("est", addresses.EST), slog.String("api", addresses.API),
-			slog.String("status", addresses.Status), slog.String("socket", addresses.Socket))
 		if err := announce(readyFile, addresses); err != nil {
 			log.LogAttrs(ctx, slog.LevelError, "the ready file cannot be written", slog.Any("cause", err))
 		}
+		log.LogAttrs(ctx, slog.LevelInfo, "ready", slog.String("est", addresses.EST), slog.String("api", addresses.API),
+			slog.String("status", addresses.Status), slog.String("socket", addresses.Socket))
 	})
 	if err == nil {
 		log.LogAttrs(ctx, slog.LevelInfo, "stopped")
