@@ -69,9 +69,30 @@ const defaultMaxImport = 1 << 30
 
 type server struct {
 	Deps
-	started  time.Time
-	mux      *http.ServeMux
-	registry *prometheus.Registry
+	started   time.Time
+	mux       *http.ServeMux
+	registry  *prometheus.Registry
+	imports   turns
+	verifying turns
+}
+
+// How many long works are done at once: each takes hundreds of megabytes when the fleet is large.
+const (
+	maxImports   = 2
+	maxVerifying = 1
+)
+
+// turns holds a token for each work under way.
+type turns chan struct{}
+
+// take returns how to give the turn back, or a Limited error.
+func (t turns) take() (done func(), err error) {
+	select {
+	case t <- struct{}{}:
+		return func() { <-t }, nil
+	default:
+		return nil, errs.WithRetry(errs.New(errs.Limited, "this is being done already, as often as it may be at once: wait until it has ended"), time.Minute)
+	}
 }
 
 // New returns the handler of the API. It must stand behind a gate, which says who asks, and sets bounds on bodies itself.
@@ -80,7 +101,8 @@ func New(d Deps) http.Handler {
 		d.MaxImport = defaultMaxImport
 	}
 	d.Version.API = "v1"
-	s := &server{Deps: d, started: d.Now(), mux: http.NewServeMux()}
+	s := &server{Deps: d, started: d.Now(), mux: http.NewServeMux(),
+		imports: make(turns, maxImports), verifying: make(turns, maxVerifying)}
 	s.registry = s.metrics()
 	document := s.register().OpenAPI()
 	s.mux.Handle("GET /openapi.json", s.fixed("application/vnd.oai.openapi+json", document.MarshalJSON))

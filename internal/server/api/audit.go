@@ -79,6 +79,11 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request, actor access.Act
 	if err := s.Access.Require(r.Context(), actor, access.AuditRead, "audit"); err != nil {
 		return err
 	}
+	done, err := s.verifying.take()
+	if err != nil {
+		return err
+	}
+	defer done()
 	out := s.stream(w)
 	lift(out.c)
 	o := audit.VerifyOptions{Checkers: s.Checkers(), Progress: func(done, total int64) {

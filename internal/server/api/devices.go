@@ -52,7 +52,7 @@ func (s *server) addDevice(ctx context.Context, actor access.Actor, in *addDevic
 		return v1.AddedDevice{}, err
 	}
 	if b.Token { // asked before, so that there is no device without the token that was asked for
-		if err := s.Access.Require(ctx, actor, access.DeviceToken, b.Name); err != nil {
+		if err := s.Access.Require(ctx, actor, access.DeviceToken, s.pseudonym(b.Name)); err != nil {
 			return v1.AddedDevice{}, err
 		}
 	}

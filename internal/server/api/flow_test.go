@@ -309,6 +309,39 @@ func TestImportAnswersDuringTheUpload(t *testing.T) {
 	}
 }
 
+// TestImportsTakeTurns holds all turns with files that do not end.
+func TestImportsTakeTurns(t *testing.T) {
+	p := start(t, nil)
+	goOn := make(chan struct{})
+	begun, ended := make(chan struct{}, 2), make(chan error, 2)
+	for range 2 {
+		one := &slowFile{strings.NewReader("name,profile\n"), strings.NewReader(""), goOn}
+		go func() {
+			told := false
+			_, err := p.local(t).Import(t.Context(), client.Import{R: one, Format: "csv"}, func(int64, int64) {
+				if !told {
+					told = true
+					begun <- struct{}{}
+				}
+			})
+			ended <- err
+		}()
+	}
+	<-begun
+	<-begun
+	_, err := p.local(t).Import(t.Context(), client.Import{R: strings.NewReader("name,profile\n"), Format: "csv"}, nil)
+	var refused *client.Error
+	if !errors.As(err, &refused) || refused.Status != http.StatusTooManyRequests || refused.RetryAfter != time.Minute {
+		t.Errorf("a third import: %v, want 429 with advice", err)
+	}
+	close(goOn)
+	<-ended
+	<-ended
+	if _, err := p.local(t).Import(t.Context(), client.Import{R: strings.NewReader("name,profile\na,device\n"), Format: "csv"}, nil); err != nil {
+		t.Errorf("after the others: %v", err)
+	}
+}
+
 // TestImportOverHTTP2 does what other clients than ours do.
 func TestImportOverHTTP2(t *testing.T) {
 	p := start(t, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"runtime"
+	"time"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -96,7 +97,12 @@ func (s *server) ready(ctx context.Context) v1.Readiness {
 	return r
 }
 
+// checkTime is how long a check may take: whoever asks has a timeout of his own, and no answer says less than a bad one.
+const checkTime = 2 * time.Second
+
 func (s *server) readable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
 	return s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		var one int64
 		_, err := tx.Get(ctx, []any{&one}, `SELECT 1`)

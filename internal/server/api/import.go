@@ -40,10 +40,18 @@ func importRoute(s *server, a huma.API, op huma.Operation) {
 }
 
 func (s *server) importDevices(w http.ResponseWriter, r *http.Request, actor access.Actor, in *importInput) error {
+	if err := s.Access.Require(r.Context(), actor, access.DeviceWrite, "device"); err != nil {
+		return err // before it takes a turn
+	}
 	src, err := s.source(w, r, in)
 	if err != nil {
 		return err
 	}
+	done, err := s.imports.take()
+	if err != nil {
+		return err
+	}
+	defer done()
 	out := s.stream(w)
 	if err := out.c.EnableFullDuplex(); err != nil {
 		return errs.Wrap(errs.Internal, err, "progress during an upload")

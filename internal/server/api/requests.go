@@ -30,7 +30,11 @@ func (s *server) refuse(ctx context.Context, actor access.Actor, in *oneDevice) 
 }
 
 func (s *server) decide(ctx context.Context, actor access.Actor, nameOrID string, approve bool) (v1.Request, error) {
-	p, err := s.Enrol.Decide(ctx, actor, nameOrID, approve)
+	d, err := s.named(ctx, actor, access.EnrolApprove, nameOrID)
+	if err != nil {
+		return v1.Request{}, err
+	}
+	p, err := s.Enrol.Decide(ctx, actor, d.ID.String(), approve)
 	return shownRequest(p), err
 }
 
