@@ -277,6 +277,23 @@ func TestImportStreams(t *testing.T) {
 	}
 }
 
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+func TestTokensThatCannotBeWritten(t *testing.T) {
+	p := start(t, nil)
+	c, ctx := p.local(t), t.Context()
+	report, err := c.Import(ctx, client.Import{R: strings.NewReader("name,profile\na,device\n"), Format: "csv", Tokens: fullDisk{}}, nil)
+	var lost *client.TokensLost
+	if !errors.As(err, &lost) || report.Devices != 1 {
+		t.Errorf("got %+v, %v, want that the tokens are lost", report, err)
+	}
+	if _, err := c.Device(ctx, "a"); err != nil {
+		t.Errorf("the device is not there: %v", err)
+	}
+}
+
 // slowFile hands out its second part when the first was answered: the answer must come while the body is still being sent.
 type slowFile struct {
 	first, rest io.Reader
