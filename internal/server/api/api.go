@@ -118,9 +118,9 @@ func New(d Deps) http.Handler {
 	return guard.Handler(s.mux)
 }
 
-// fixed answers with what make returns now.
-func (s *server) fixed(contentType string, make func() ([]byte, error)) http.Handler {
-	body, err := make()
+// fixed answers with what write returns now.
+func (s *server) fixed(contentType string, write func() ([]byte, error)) http.Handler {
+	body, err := write()
 	if err != nil {
 		panic("api: the document of the routes: " + err.Error()) // the table of routes is wrong, and every test says so
 	}

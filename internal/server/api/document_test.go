@@ -3,12 +3,11 @@ package api
 import (
 	"bytes"
 	"flag"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
 )
