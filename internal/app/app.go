@@ -31,6 +31,7 @@ import (
 	"mooring/internal/core/enrol"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
+	"mooring/internal/server/api"
 	"mooring/internal/server/est"
 	"mooring/internal/server/gate"
 	"mooring/internal/server/status"
@@ -62,7 +63,7 @@ type Platform struct {
 	log      *slog.Logger
 	now      func() time.Time
 	identity serverIdentity
-	surfaces []*surface
+	surfaces []surface // fixed once Build returns
 }
 
 // surface is one bound listener and what answers on it.
@@ -234,32 +235,45 @@ func (p *Platform) bind(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tls := func(require bool) *gate.TLS {
-		return &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, Require: require, TicketSecret: tickets}
-	}
+	secure := &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, TicketSecret: tickets}
+	devices := est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer})
+	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
+	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Revoke: p.Revoke, Enrol: p.Enrol,
+		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
+	body := int64(c.Limits.BodySize)
 	for _, s := range []struct {
-		surface surface
-		address string
-		tls     *gate.TLS
-		refuse  web.Refuser
-		body    int64
+		name, address string
+		tls           *gate.TLS
+		refuse        web.Refuser
+		handler       http.Handler
 	}{
-		{surface{name: "est", handler: est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer})}, c.Listen.EST, tls(false), web.Text, 0},
-		{surface{name: "status", handler: status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now})}, c.Listen.Status, nil, web.Text, 0},
+		{"est", c.Listen.EST, secure, web.Text, web.LimitBodies(devices, body)},
+		{"status", c.Listen.Status, nil, web.Text, web.LimitBodies(public, body)},
+		{"api", c.Listen.API, secure, web.Problem, manage}, // it bounds each body itself: imports are large
+		{"socket", c.SocketPath(), nil, web.Problem, manage},
 	} {
-		g, err := gate.Listen(ctx, gate.Options{Name: s.surface.name, Address: s.address, TLS: s.tls, Limits: c.Limits, Refuse: s.refuse, Now: p.now, Log: p.log})
+		listen := gate.Listen
+		if s.name == "socket" {
+			listen = gate.ListenSocket
+		}
+		g, err := listen(ctx, gate.Options{Name: s.name, Address: s.address, TLS: s.tls, Limits: c.Limits, Refuse: s.refuse, Now: p.now, Log: p.log})
 		if err != nil {
 			return err
 		}
-		p.add(s.surface, g, s.refuse)
+		counters := &web.Counters{}
+		watched := web.Observer{Surface: s.name, Log: p.log, Now: p.now, Refuse: s.refuse, Counters: counters}.Wrap(s.handler)
+		p.surfaces = append(p.surfaces, surface{name: s.name, gate: g, handler: watched, counters: counters})
 	}
 	return nil
 }
 
-func (p *Platform) add(s surface, g *gate.Gate, refuse web.Refuser) {
-	s.gate, s.counters = g, &web.Counters{}
-	s.handler = web.Observer{Surface: s.name, Log: p.log, Now: p.now, Refuse: refuse, Counters: s.counters}.Wrap(web.LimitBodies(s.handler, int64(p.Config.Limits.BodySize)))
-	p.surfaces = append(p.surfaces, &s)
+// listeners is what the API tells about the process's listeners.
+func (p *Platform) listeners() []api.Surface {
+	list := make([]api.Surface, len(p.surfaces))
+	for i, s := range p.surfaces {
+		list[i] = api.Surface{Name: s.name, Gate: s.gate, Counters: s.counters}
+	}
+	return list
 }
 
 // Addresses returns where the platform listens.

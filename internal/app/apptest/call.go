@@ -204,10 +204,6 @@ func (p *Platform) Session(t testing.TB, label string, credential agent.Credenti
 	if err != nil {
 		t.Fatalf("connecting: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := session.Close(); err != nil {
-			t.Errorf("closing a session: %v", err)
-		}
-	})
+	t.Cleanup(session.Close)
 	return session
 }
