@@ -13,6 +13,7 @@ import (
 	"mooring/internal/core/access"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
+	"mooring/internal/core/revoke"
 )
 
 // Identity is who stands behind a request or connection, proven.
@@ -54,11 +55,11 @@ func unauthenticated(format string, args ...any) error {
 // meant for clients, not revoked, and still stand in the device's slot.
 func (s *Service) Authenticate(ctx context.Context, chain [][]byte) (*Identity, error) {
 	if len(chain) == 0 {
-		return nil, unauthenticated("no client certificate was presented")
+		return nil, unauthenticated("no client certificate was presented; present one, or the device's name and token")
 	}
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {
-		return nil, unauthenticated("the client certificate cannot be parsed")
+		return nil, unauthenticated("the client certificate cannot be parsed; present one that strict X.509 readers accept")
 	}
 	if err := s.fit(leaf); err != nil {
 		return nil, err
@@ -82,14 +83,14 @@ func (s *Service) fit(leaf *x509.Certificate) error {
 	case now.After(leaf.NotAfter):
 		return unauthenticated("the client certificate expired at %s; enrol again with a new token", leaf.NotAfter.UTC().Format("2006-01-02 15:04:05Z"))
 	case leaf.IsCA:
-		return unauthenticated("the client certificate is a CA certificate")
+		return unauthenticated("the client certificate is a CA certificate; present the device's own")
 	}
 	anyUse := len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0
 	if !anyUse && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny) {
-		return unauthenticated("the client certificate's extended key usage does not include clientAuth")
+		return unauthenticated("the client certificate's extended key usage does not include clientAuth; present another certificate")
 	}
 	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
-		return unauthenticated("the client certificate's key usage does not include digitalSignature")
+		return unauthenticated("the client certificate's key usage does not include digitalSignature; present another certificate")
 	}
 	return nil
 }
@@ -113,7 +114,7 @@ func (s *Service) recorded(ctx context.Context, leaf *x509.Certificate) (*ca.Cer
 func (s *Service) byBirth(ctx context.Context, leaf *x509.Certificate) (*Identity, error) {
 	d, err := s.Devices.ByBirth(ctx, sha256.Sum256(leaf.Raw))
 	if errs.Is(err, errs.NotFound) {
-		return nil, unauthenticated("the client certificate was neither issued here nor registered as a birth certificate")
+		return nil, unauthenticated("the client certificate was neither issued here nor registered as a birth certificate; enrol with a token, or have it registered")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for the birth certificate: %w", err)
@@ -132,12 +133,15 @@ func (s *Service) byOwn(ctx context.Context, leaf *x509.Certificate, own *ca.Cer
 	if own.Slot == device.SlotBirth {
 		id.Evidence = ca.EvidenceBirth
 	}
-	_, revoked, err := s.Revoke.Status(ctx, own.Serial[:])
+	revocation, revoked, err := s.Revoke.Status(ctx, own.Serial[:])
 	if err != nil {
 		return nil, fmt.Errorf("looking for the client certificate's revocation: %w", err)
 	}
-	if revoked {
-		return id, errs.New(errs.Denied, "the client certificate is revoked")
+	switch {
+	case revoked && revocation.Reason == revoke.CertificateHold:
+		return id, errs.New(errs.Denied, "the client certificate is on hold; ask the device's operator")
+	case revoked:
+		return id, errs.New(errs.Denied, "the client certificate is revoked; ask the device's operator for a new token")
 	}
 	slot, ok := d.Slot(own.Slot)
 	if !ok || !bytes.Equal(slot.Serial, own.Serial[:]) && !bytes.Equal(slot.Prev, own.Serial[:]) {
@@ -179,7 +183,7 @@ func (s *Service) identify(ctx context.Context, r *Request) (*Identity, error) {
 		return nil, err
 	}
 	if other.Device.ID != id.Device.ID {
-		return nil, unauthenticated("the client certificate and the device name belong to different devices")
+		return nil, unauthenticated("the client certificate and the device name belong to different devices; use those of one device")
 	}
 	id.Leaf, id.Own, id.Slot, id.Profile = other.Leaf, other.Own, other.Slot, other.Profile
 	return id, nil

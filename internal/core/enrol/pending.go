@@ -113,11 +113,13 @@ func (s *Service) keep(ctx context.Context, sub *submission) error {
 			return err
 		}
 		var waiting int
-		if _, err := tx.Get(ctx, []any{&waiting}, `SELECT count(*) FROM (SELECT 1 AS one FROM request WHERE state = 1 LIMIT $1) AS w`, int64(s.MaxPending)); err != nil {
+		// The device's own request is replaced, so it takes no room.
+		if _, err := tx.Get(ctx, []any{&waiting}, `SELECT count(*) FROM (SELECT 1 AS one FROM request WHERE state = 1 AND NOT (cell = $1 AND device = $2) LIMIT $3) AS w`,
+			int64(d.Cell), d.ID[:], int64(s.MaxPending)); err != nil {
 			return err
 		}
 		if waiting >= s.MaxPending {
-			return errs.WithRetry(errs.New(errs.Limited, "too many requests wait for approval"), s.Retry)
+			return errs.WithRetry(errs.New(errs.Limited, "too many requests wait for approval; an operator must decide about some"), s.Retry)
 		}
 		_, err := tx.Exec(ctx, `INSERT INTO request (cell, device, id, profile, state, subject, names, keykind, spki, created, decided, decider)
 			VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, 0, '')

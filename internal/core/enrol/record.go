@@ -38,7 +38,7 @@ func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	return i
 }
 
-// recordedError is a refusal whose entry stands in the same batch that refused it.
+// recordedError is a refusal that needs no entry of its own: it stands in the batch that refused, or cannot stand anywhere.
 type recordedError struct{ error }
 
 func (e recordedError) Unwrap() error { return e.error }

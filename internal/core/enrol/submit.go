@@ -37,7 +37,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
 	for n := 1; ; n++ {
 		sub := &submission{req: &r}
 		answer, err := s.submit(ctx, sub)
-		if errs.Is(err, errs.Conflict) && n < attempts {
+		if overtaken(err) && n < attempts {
 			continue // the device was changed meanwhile: decide again
 		}
 		if err != nil {
@@ -46,6 +46,12 @@ func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
 		}
 		return answer, nil
 	}
+}
+
+// overtaken reports whether the decision came too late: the device's row was another one by then. A token that was used meanwhile counts,
+// since the very request that used it, sent twice, gets the same certificate twice.
+func overtaken(err error) bool {
+	return errs.Is(err, errs.Conflict) || isRecorded(err) && errors.Is(err, device.ErrTokenUsed)
 }
 
 func (s *Service) submit(ctx context.Context, sub *submission) (Answer, error) {
@@ -66,6 +72,9 @@ func (s *Service) decide(ctx context.Context, sub *submission, steps ...func(con
 		if wait, err := s.awaitApproval(ctx, sub); err != nil || wait > 0 {
 			return Answer{Pending: wait, Profile: sub.profile}, err
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return Answer{}, errs.Wrap(errs.Unavailable, err, "the request was given up before the certificate was made")
 	}
 	cert, err := s.issue(ctx, sub)
 	if err != nil {
@@ -92,8 +101,11 @@ func (s *Service) parse(_ context.Context, sub *submission) error {
 }
 
 func (s *Service) authenticate(ctx context.Context, sub *submission) (err error) {
-	sub.identity, err = s.identify(ctx, sub.req)
-	return err
+	if sub.identity, err = s.identify(ctx, sub.req); err != nil {
+		return err
+	}
+	s.Devices.Seen(sub.identity.Device.ID, s.Now().Unix())
+	return nil
 }
 
 func (s *Service) chooseProfile(_ context.Context, sub *submission) (err error) {
@@ -142,6 +154,10 @@ func (s *Service) checkEvidence(_ context.Context, sub *submission) error {
 func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 	if sub.req.Op == Generate {
 		return s.generate(ctx, sub)
+	}
+	// Verifying with a hostile key may be slow, and of a weak one it proves nothing.
+	if err := der.CheckKey(sub.csr.PublicKey); err != nil {
+		return errs.New(errs.Invalid, "the certification request is not acceptable: %v", err)
 	}
 	if err := sub.csr.CheckSignature(); err != nil {
 		return errs.New(errs.Invalid, "the certification request's signature does not verify under its own key")
@@ -231,14 +247,23 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	if err != nil {
 		return nil, err
 	}
-	return cert, s.group.Do(ctx, s.newItem(sub, cert))
+	err = s.group.Do(ctx, s.newItem(sub, cert))
+	if errs.Is(err, errs.Limited) {
+		err = recordedError{err} // whoever has no room for the certificate has none for the entry
+	}
+	return cert, err
+}
+
+// Refuse records that a protocol's server turned r away before it was understood.
+func (s *Service) Refuse(ctx context.Context, r Request, refusal error) {
+	s.recordRefusal(ctx, &submission{req: &r}, refusal)
 }
 
 // recordRefusal records why the request was refused. Strangers' refusals are counted rather than recorded one by one, so that nobody can
 // fill the disk.
 func (s *Service) recordRefusal(ctx context.Context, sub *submission, refusal error) {
 	k := errs.KindOf(refusal)
-	if k == errs.Internal || k == errs.Unavailable || k == errs.Limited || isRecorded(refusal) {
+	if k == errs.Internal || k == errs.Unavailable || isRecorded(refusal) {
 		return
 	}
 	reason := errs.Public(refusal)

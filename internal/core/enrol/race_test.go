@@ -1,0 +1,155 @@
+package enrol_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"mooring/internal/app/apptest"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/internal/core/enrol"
+	"mooring/internal/core/revoke"
+	"mooring/wire/der"
+)
+
+func deviceSpec(name, profile string) device.Spec { return device.Spec{Name: name, Profile: profile} }
+
+// together runs fn for 0 to n-1 at once and returns what came of each.
+func together(n int, fn func(i int) (enrol.Answer, error)) (answers []enrol.Answer, failures []error) {
+	answers, failures = make([]enrol.Answer, n), make([]error, n)
+	start := make(chan struct{})
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			<-start
+			answers[i], failures[i] = fn(i)
+		})
+	}
+	close(start)
+	all.Wait()
+	return answers, failures
+}
+
+const atOnce = 64
+
+// TestOneTokenOneCertificate has one token used by many at the same moment, each for a key of its own.
+func TestOneTokenOneCertificate(t *testing.T) {
+	p := apptest.Start(t, nil)
+	d, token := p.Device(t, "meter-1", "device")
+	requests := make([]enrol.Request, atOnce)
+	for i := range requests {
+		requests[i] = byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
+	}
+	answers, failures := together(atOnce, func(i int) (enrol.Answer, error) {
+		defer p.Enrol.Expect()()
+		return p.Enrol.Submit(t.Context(), requests[i])
+	})
+	won := 0
+	for i := range answers {
+		switch {
+		case failures[i] == nil:
+			won++
+		case !errors.Is(failures[i], enrol.ErrUnauthenticated) || errs.Public(failures[i]) != "this token was used already: ask for a new one":
+			t.Errorf("a loser got %v", failures[i])
+		}
+	}
+	if n := len(entries(t, p, issues(d.ID))); won != 1 || n != 1 || p.Load(t, d.ID).Issued != 1 {
+		t.Errorf("%d requesters got a certificate and the record has %d, want 1", won, n)
+	}
+}
+
+// TestSameRequestAtOnce has a device that repeats itself before the answer.
+func TestSameRequestAtOnce(t *testing.T) {
+	p := apptest.Start(t, nil)
+	d, token := p.Device(t, "meter-1", "device")
+	r := byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
+	answers, failures := together(atOnce, func(int) (enrol.Answer, error) {
+		defer p.Enrol.Expect()()
+		return p.Enrol.Submit(t.Context(), r)
+	})
+	for i := range answers {
+		if failures[i] != nil {
+			t.Fatalf("request %d: %v", i, failures[i])
+		}
+		if !bytes.Equal(answers[i].Certificate.DER, answers[0].Certificate.DER) {
+			t.Errorf("request %d got another certificate", i)
+		}
+	}
+	if n := len(entries(t, p, issues(d.ID))); n != 1 {
+		t.Errorf("the record has %d issues, want 1", n)
+	}
+}
+
+// TestSharedCommits: who asks at the same moment shares a commit, which is what makes a fleet's start affordable.
+func TestSharedCommits(t *testing.T) {
+	p := apptest.Start(t, nil)
+	requests := make([]enrol.Request, atOnce)
+	for i := range requests {
+		name := fmt.Sprintf("meter-%d", i)
+		_, token := p.Device(t, name, "device")
+		requests[i] = byToken(name, token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
+	}
+	batches, items := p.Enrol.Metrics()
+	_, failures := together(atOnce, func(i int) (enrol.Answer, error) {
+		defer p.Enrol.Expect()()
+		return p.Enrol.Submit(t.Context(), requests[i])
+	})
+	if err := errors.Join(failures...); err != nil {
+		t.Fatal(err)
+	}
+	after, all := p.Enrol.Metrics()
+	if all-items != atOnce || after-batches > atOnce/2 {
+		t.Errorf("%d certificates took %d commits, want at most half as many", all-items, after-batches)
+	}
+}
+
+// TestSuspendedMeanwhile suspends devices while they enrol. Whatever comes first, a device that is suspended in the end holds no certificate
+// that counts, and one that was refused holds none at all.
+func TestSuspendedMeanwhile(t *testing.T) {
+	p := apptest.Start(t, nil)
+	const n = 32
+	devices, requests := make([]device.Device, n), make([]enrol.Request, n)
+	for i := range requests {
+		name := fmt.Sprintf("meter-%d", i)
+		var token string
+		devices[i], token = p.Device(t, name, "device")
+		requests[i] = byToken(name, token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
+	}
+	answers, failures := together(2*n, func(i int) (enrol.Answer, error) {
+		if i < n {
+			return p.Enrol.Submit(t.Context(), requests[i])
+		}
+		_, err := p.Revoke.Device(t.Context(), apptest.Operator(), devices[i-n].ID, device.Suspend, revoke.Unspecified)
+		return enrol.Answer{}, err
+	})
+	for i := range n {
+		if failures[n+i] != nil {
+			t.Errorf("suspending %d: %v", i, failures[n+i])
+		}
+		checkSuspended(t, p, p.Load(t, devices[i].ID), answers[i].Certificate, failures[i])
+	}
+}
+
+func checkSuspended(t *testing.T, p *apptest.Platform, d device.Device, c *ca.Certificate, refusal error) {
+	t.Helper()
+	if d.State != device.Suspended {
+		t.Errorf("%s is %s, want suspended", d.Name, d.State)
+	}
+	if c == nil {
+		if !errs.Is(refusal, errs.Denied) || d.Issued != 0 {
+			t.Errorf("%s: refused with %v, and was issued %d", d.Name, refusal, d.Issued)
+		}
+		return
+	}
+	if _, revoked, err := p.Revoke.Status(t.Context(), c.Serial[:]); err != nil || !revoked {
+		t.Errorf("%s: its certificate is on hold: %v, %v", d.Name, revoked, err)
+	}
+	if n := len(entries(t, p, func(e audit.Entry) bool { return e.Action == "cert.hold" && e.Device == d.ID.String() })); n != 1 {
+		t.Errorf("%s: the record has %d holds, want 1", d.Name, n)
+	}
+}
