@@ -29,7 +29,7 @@ type VerifyOptions struct {
 // Report is what Verify found.
 type Report struct {
 	Entries    int64 // in the tree
-	Pending    int64 // batches committed while Verify was starting, not yet in the tree and so not verified
+	Pending    int64 // batches committed while Verify was starting: not yet in the tree, so that only the slices' tables are compared with them
 	Streams    int64
 	Root       tlog.Hash // as recomputed
 	Checkpoint int64     // entries under the newest valid checkpoint
@@ -69,7 +69,8 @@ const (
 )
 
 // Verify recomputes everything from the batches to the checkpoints, all in one state of the database, in bounded memory. It sequences
-// first, so that nothing that was committed before the call is left out; what is committed meanwhile is seen in none of the tables.
+// first, so that nothing that was committed before the call is left out. What is committed between that and its own transaction is not yet in
+// the tree; the checkers are told of it all the same, since the slices' tables hold it already.
 //
 // The error says that verifying was not possible; damage is in the Report. Not to be found out: that the whole database was put back to an
 // earlier state (give Known), that whole rows of older checkpoints are gone, and what says nothing about entries, namely the node, the
@@ -142,7 +143,7 @@ func (v *verification) run(ctx context.Context, tx *db.Tx) error {
 	v.streams = map[[8]byte]streamCount{}
 	v.rebuild = &rebuild{finish: v.checkTile}
 	for _, step := range []func() error{
-		v.readHead, v.readCheckpoints, v.checkEnd, v.replay, v.checkHead, v.checkTileCounts, v.checkCursors, v.checkBatches, v.checkCells, v.runCheckers,
+		v.readHead, v.readCheckpoints, v.checkEnd, v.replay, v.checkHead, v.checkTileCounts, v.checkCursors, v.checkBatches, v.checkCells, v.replayPending, v.runCheckers,
 	} {
 		if err := step(); err != nil {
 			return err
