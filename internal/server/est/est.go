@@ -151,9 +151,11 @@ func render(w http.ResponseWriter, mediaType string, der []byte, unwrapped bool)
 // enrol answers the three operations that lead to a certificate.
 func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op est.Operation) {
 	defer s.Enrol.Expect()()
-	if status, text := contentType(r); status != 0 {
-		web.Write(w, status, est.TypeReason, []byte(text+"\n"))
-		return
+	if label != "" {
+		if _, err := s.Enrol.Profile(label); err != nil {
+			web.Text(w, r, err)
+			return
+		}
 	}
 	req := enrol.Request{Protocol: "est", Op: s.posts[op], Profile: label}
 	peer, ok := gate.PeerFrom(r)
@@ -163,13 +165,14 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 	}
 	req.Chain, req.Bound, req.Source = peer.Chain(), bound(peer), peer.Address()
 	req.User, req.Secret, req.Basic = r.BasicAuth()
-	body, err := web.ReadBody(w, r, s.Body)
-	if err == nil {
-		if req.CSR, err = est.DecodeBase64(body); err != nil {
-			err = errs.New(errs.Invalid, "the body is not the base64 of a PKCS#10 request: %v", err)
-		}
+	if status, text := contentType(r); status != 0 {
+		s.Enrol.Refuse(r.Context(), req, errs.New(errs.Invalid, "%s", text))
+		web.Write(w, status, est.TypeReason, []byte(text+"\n"))
+		return
 	}
-	if err != nil {
+	var err error
+	if req.CSR, err = s.body(w, r); err != nil {
+		s.Enrol.Refuse(r.Context(), req, err)
 		web.Text(w, r, err)
 		return
 	}
@@ -188,6 +191,19 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 		return
 	}
 	render(w, est.TypeCertsOnly, der, answer.Profile.Unwrapped)
+}
+
+// body reads the request's DER.
+func (s *server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	text, err := web.ReadBody(w, r, s.Body)
+	if err != nil {
+		return nil, err
+	}
+	der, err := est.DecodeBase64(text)
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "the body is not the base64 of a PKCS#10 request: %v", err)
+	}
+	return der, nil
 }
 
 // contentType requires application/pkcs10; parameters are ignored.
@@ -250,6 +266,7 @@ func quotable(text string) string {
 func (s *server) keygen(w http.ResponseWriter, r *http.Request, req enrol.Request, peer *gate.Peer) {
 	to, err := recipient(req.CSR, peer.Leaf())
 	if err != nil {
+		s.Enrol.Refuse(r.Context(), req, err)
 		web.Text(w, r, err)
 		return
 	}
