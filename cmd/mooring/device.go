@@ -32,7 +32,7 @@ const deviceTokenHelp = `Gives a device a new enrolment token, good once. A toke
 func (c *cli) deviceCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "device", Short: "Register, list and block devices", Long: deviceHelp,
-		Example: "  mooring device add car-4711 --profile device --token\n  mooring device list --group plant-3 --expires-before 30d\n  mooring device lost car-4711 --reason \"reported stolen\"",
+		Example: "  mooring device add car-4711 --profile device --token\n  mooring device list --group plant-3 --expires-before 30d\n  mooring device lost car-4711",
 	}, c.deviceAddCommand(), c.deviceImportCommand(), c.deviceListCommand(), &cobra.Command{
 		Use: "show NAME", Short: "Show a device", Long: deviceShowHelp,
 		Example: "  mooring device show car-4711",
@@ -42,9 +42,9 @@ func (c *cli) deviceCommand() *cobra.Command {
 		c.deviceMoveCommand("suspend", "put on hold", "Block a device for a while", `A suspended device can neither enrol nor renew, and its certificates are revoked for the time being (certificateHold), until it is
 resumed.`),
 		c.deviceMoveCommand("resume", "released", "Let a suspended device go on", `The device may enrol and renew again, and its certificates that were put on hold are good again.`),
-		c.deviceMoveCommand("lost", "revoked", "Cut a device off for good and revoke its certificates", `For a device that may be in the wrong hands: all its certificates are revoked at once, its token is void, and it never comes
+		c.deviceMoveCommand("lost", revoked, "Cut a device off for good and revoke its certificates", `For a device that may be in the wrong hands: all its certificates are revoked at once, its token is void, and it never comes
 back under this name.`),
-		c.deviceMoveCommand("retire", "revoked", "End a device's life and revoke its certificates", `For a device at its orderly end: all its certificates are revoked, its token is void, and its name is never used again.`),
+		c.deviceMoveCommand("retire", revoked, "End a device's life and revoke its certificates", `For a device at its orderly end: all its certificates are revoked, its token is void, and its name is never used again.`),
 	)
 }
 
@@ -97,12 +97,15 @@ func quoted(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
+// revoked is what becomes of the certificates of a device that is lost or retired; why is then told to everybody who asks.
+const revoked = "revoked"
+
 func (c *cli) deviceMoveCommand(move, effect, short, help string) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: move + " NAME", Short: short,
-		Long:    help + "\n\n--reason stands in the audit record for ever: name nobody in it.",
-		Example: "  mooring device " + move + " car-4711 --reason \"ticket 1234\"",
+		Long:    help,
+		Example: "  mooring device " + move + " car-4711",
 		Args:    needs("NAME"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
 			m, err := s.MoveDevice(ctx, args[0], move, reason)
@@ -118,7 +121,10 @@ func (c *cli) deviceMoveCommand(move, effect, short, help string) *cobra.Command
 			})
 		}),
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit record")
+	if effect == revoked {
+		cmd.Flags().StringVar(&reason, "reason", "", "why, by a name of RFC 5280, section 5.3.1, such as keyCompromise (default what goes with the act)")
+		cmd.Example += "\n  mooring device " + move + " car-4711 --reason keyCompromise"
+	}
 	return cmd
 }
 

@@ -34,12 +34,18 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Values[serving{}] = new(running)
 			env.Setenv("MOORING_DIR", filepath.Join(env.WorkDir, "d"))
-			return nil
+			return os.WriteFile(filepath.Join(env.WorkDir, "free.yaml"), []byte(freePorts), 0o600)
 		},
 		Cmds:               map[string]func(*testscript.TestScript, bool, []string){"server": server, "stop": stop, "pick": pick, "damage": damage},
 		RequireUniqueNames: true,
 	})
 }
+
+// freePorts is the configuration of a server that takes whatever ports are free; scripts find it in free.yaml.
+const freePorts = `name: Acme
+names: [localhost, 127.0.0.1]
+listen: {est: "127.0.0.1:0", api: "127.0.0.1:0", status: "127.0.0.1:0"}
+`
 
 // running is the server of a script.
 type running struct {
