@@ -51,7 +51,7 @@ func (c *cli) root() *cobra.Command {
 	return group(root,
 		c.initCommand(), c.serveCommand(), c.statusCommand(), c.whoamiCommand(), c.configCommand(), c.profileCommand(),
 		c.caCommand(), c.deviceCommand(), c.requestCommand(), c.certCommand(), c.auditCommand(),
-		c.agentCommand(), c.versionCommand(), c.docsCommand(),
+		c.agentCommand(), c.demoCommand(), c.benchCommand(), c.versionCommand(), c.docsCommand(),
 	)
 }
 

@@ -161,7 +161,7 @@ func (c *replay) issued(e *audit.Entry) error {
 		return err
 	}
 	serial, err := hex.DecodeString(e.Serial)
-	prev, err2 := hex.DecodeString(e.Detail["prev"])
+	prev, err2 := hex.DecodeString(e.Detail["presented"])
 	n, err3 := number(e, "n")
 	used, err4 := number(e, "token_at")
 	policy, err5 := number(e, "policy")

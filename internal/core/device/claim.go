@@ -30,7 +30,7 @@ type Claim struct {
 }
 
 // Annotate adds to the entry "cert.issue" of an accepted claim what Checker needs to replay it: the slot, the order among the certificates
-// of one device, the serial before, and whether a token was spent.
+// of one device, the serial of the certificate that was presented, and whether a token was spent.
 func (c *Claim) Annotate(e *audit.Entry) {
 	if e.Detail == nil {
 		e.Detail = map[string]string{}
@@ -38,7 +38,7 @@ func (c *Claim) Annotate(e *audit.Entry) {
 	e.Detail["slot"] = c.Slot
 	e.Detail["n"] = strconv.FormatInt(c.Issued, 10)
 	if len(c.Prev) > 0 {
-		e.Detail["prev"] = hex.EncodeToString(c.Prev)
+		e.Detail["presented"] = hex.EncodeToString(c.Prev)
 	}
 	if len(c.Token) > 0 {
 		e.Detail["token_at"] = strconv.FormatInt(c.At, 10)

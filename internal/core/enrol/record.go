@@ -31,11 +31,19 @@ func (i *item) key() db.Key { return db.Key{Cell: i.cell, ID: i.device} }
 func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	id := sub.identity
 	i := &item{device: id.Device.ID, cell: id.Device.Cell, cert: c, approved: sub.approved, entry: c.Entry(id.Actor(sub.req.Protocol))}
-	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: id.token, Slot: c.Slot, Serial: c.Serial[:], Prev: c.PrevSerial,
+	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: id.token, Slot: c.Slot, Serial: c.Serial[:], Prev: id.presented(c.Slot),
 		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Group: id.Device.Group}
 	i.entry.Detail["evidence"] = string(id.Evidence)
 	i.entry.Detail["protocol"] = sub.req.Protocol
 	return i
+}
+
+// presented returns the serial of the certificate that proved the identity, when it stands in the slot: it stays good beside the new one.
+func (id *Identity) presented(slot string) []byte {
+	if id.Own == nil || id.Own.Slot != slot {
+		return nil
+	}
+	return id.Own.Serial[:]
 }
 
 // recordedError is a refusal that needs no entry of its own: it stands in the batch that refused, or cannot stand anywhere.

@@ -236,8 +236,9 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 		return nil, err
 	}
 	order := ca.Order{Profile: sub.profile, Device: d.ID, Cell: d.Cell, Registry: known, Request: sub.csr, SPKI: sub.spki}
-	if own := sub.identity.Own; own != nil {
-		order.PrevSerial = own.Serial[:]
+	// The certificate follows the newest one in its slot, whichever of the two good ones proved the device: so the history has no gaps.
+	if slot, ok := d.Slot(sub.profile.Slot); ok {
+		order.PrevSerial = slot.Serial
 	}
 	prepared, err := s.CA.Prepare(ctx, order)
 	if err != nil {
