@@ -87,20 +87,23 @@ func (p *Platform) Send(t testing.TB, c Call, cert ...tls.Certificate) Reply {
 // Send sends c and reads the reply.
 func (c *Conn) Send(t testing.TB, call Call) Reply {
 	t.Helper()
-	c.Write(t, call.bytes())
-	return c.Read(t, call.method())
+	c.Say(t, call.bytes())
+	return c.Reply(t, call.method())
 }
 
-// Write writes text as it is.
-func (c *Conn) Write(t testing.TB, text []byte) {
+// Text returns c as it would be sent.
+func (*Conn) Text(c Call) string { return string(c.bytes()) }
+
+// Say writes text as it is.
+func (c *Conn) Say(t testing.TB, text []byte) {
 	t.Helper()
 	if _, err := c.Conn.Write(text); err != nil {
 		t.Fatalf("sending: %v", err)
 	}
 }
 
-// Read reads one reply to a request by method.
-func (c *Conn) Read(t testing.TB, method string) Reply {
+// Reply reads one reply to a request by method.
+func (c *Conn) Reply(t testing.TB, method string) Reply {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)

@@ -132,7 +132,7 @@ func (s *Service) checkDevice(_ context.Context, sub *submission) error {
 		return nil
 	}
 	// A used token is good for the very request that used it: a device whose answer was lost asks again and gets the same certificate.
-	if slot, ok := d.Slot(sub.profile.Slot); ok && bytes.Equal(slot.Request, sub.sameness()) {
+	if _, ok := s.answered(sub); ok {
 		return nil
 	}
 	return unauthenticated("%s", errs.Public(device.ErrTokenUsed))
@@ -215,10 +215,17 @@ func (sub *submission) sameness() []byte {
 	return sub.id[:]
 }
 
-// repeated returns the certificate that the very same request already got, or nil. A key made here is never given out twice.
-func (s *Service) repeated(ctx context.Context, sub *submission) (*ca.Certificate, error) {
+// answered returns the slot that holds the certificate which the very same request already got, if it may be had again. A key made here is
+// never given out twice.
+func (s *Service) answered(sub *submission) (device.Slot, bool) {
 	slot, ok := sub.identity.Device.Slot(sub.profile.Slot)
-	if !ok || sub.req.Op == Generate || slot.Revoked != 0 || slot.NotAfter <= s.Now().Unix() || !bytes.Equal(slot.Request, sub.sameness()) {
+	return slot, ok && sub.req.Op != Generate && slot.Revoked == 0 && slot.NotAfter > s.Now().Unix() && bytes.Equal(slot.Request, sub.sameness())
+}
+
+// repeated returns that certificate, or nil.
+func (s *Service) repeated(ctx context.Context, sub *submission) (*ca.Certificate, error) {
+	slot, ok := s.answered(sub)
+	if !ok {
 		return nil, nil
 	}
 	c, err := s.CA.Get(ctx, slot.Serial)

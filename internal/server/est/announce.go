@@ -15,9 +15,8 @@ func announce(p *ca.Profile) ([]byte, error) {
 	attrs := est.CSRAttrs{Template: &est.Template{}}
 	if p.Linking {
 		// RFC 7030, section 3.5: a server that requires the binding MUST list the attribute.
-		bare := est.WantOID(est.OIDChallengePassword)
-		attrs.Items = append(attrs.Items, bare)
-		attrs.Template.Attributes = append(attrs.Template.Attributes, bare)
+		attrs.Items = append(attrs.Items, est.WantOID(est.OIDChallengePassword))
+		attrs.Template.Attributes = append(attrs.Template.Attributes, est.WantAttribute(est.OIDChallengePassword))
 	}
 	items, spec, err := wantKey(p.Keys[0])
 	if err != nil {

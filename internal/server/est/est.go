@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"strings"
 
 	"mooring/internal/base/errs"
@@ -56,10 +57,18 @@ func New(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(est.WellKnown+"{operation}", s.route)
 	mux.HandleFunc(est.WellKnown+"{label}/{operation}", s.route)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		web.Text(w, r, errs.New(errs.NotFound, "there is nothing here; EST is served below %s", est.WellKnown))
+	mux.HandleFunc("/", nothing)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
+			nothing(w, r) // the mux would redirect
+			return
+		}
+		mux.ServeHTTP(w, r)
 	})
-	return mux
+}
+
+func nothing(w http.ResponseWriter, r *http.Request) {
+	web.Text(w, r, errs.New(errs.NotFound, "there is nothing here; EST is served below %s", est.WellKnown))
 }
 
 // route finds the operation. Each has one method.
