@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"time"
 
@@ -91,7 +90,7 @@ func (c *cli) caPrint(a v1.CA) error {
 	})
 }
 
-// exported is a certificate in a file or in JSON.
+// exportFlags say which certificates are written, how and where.
 type exportFlags struct {
 	chain, root, der bool
 	file             string
@@ -227,6 +226,6 @@ func (c *cli) caCreate(ctx context.Context, s *client.Client, n v1.NewCA, validi
 	if err := c.caPrint(a); err != nil {
 		return err
 	}
-	c.advise("%s", fmt.Sprintf("Made. Profiles use it when they say \"issuer: %s\" and the server starts again.", a.Name))
+	c.advise("Made. Profiles use it when they say \"issuer: %s\" and the server starts again.", a.Name)
 	return nil
 }

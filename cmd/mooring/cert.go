@@ -22,7 +22,7 @@ import (
 
 const certHelp = `The certificates that this installation issued. They are named by their serial numbers, in hex, as openssl x509 -serial prints them.`
 
-const certListHelp = `Lists certificates, a page at a time or all of them, newest or not. --device is quick; other filters may read a great many
+const certListHelp = `Lists certificates, a page at a time or all of them. --device is quick; other filters may read a great many
 certificates to find few.`
 
 const certShowHelp = `Shows what a certificate says and whether it is revoked. --pem prints the certificate itself.`

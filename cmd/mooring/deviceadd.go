@@ -16,7 +16,7 @@ import (
 	"mooring/internal/server/api/v1"
 )
 
-const deviceAddHelp = `Registers a device. NAME is what you call it (a serial number, a VIN): unique for ever, at most 255 octets.
+const deviceAddHelp = `Registers a device. NAME is what you call it (a serial number, a VIN): unique for ever, at most 128 characters without blanks.
 
 With --token it gets an enrolment token in the same step; it is shown once, with the commands to run on the device. With --birth the
 device is known by the certificate that its maker gave it, and needs no token.`

@@ -149,6 +149,17 @@ func damage(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.ReplaceAll(data, []byte(args[1]), []byte(args[2])), 0o600))
 }
 
+func TestReferenceIsUpToDate(t *testing.T) {
+	t.Parallel()
+	written, err := os.ReadFile("../../doc/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(written, reference((&cli{}).root())) {
+		t.Error("doc/commands.md differs from the commands' help: run make gen")
+	}
+}
+
 // all calls fn for every command of ours.
 func all(t *testing.T, fn func(*cobra.Command)) {
 	t.Helper()
@@ -191,8 +202,9 @@ func TestExamplesParse(t *testing.T) {
 	all(t, func(cmd *cobra.Command) {
 		for _, line := range strings.Split(cmd.Example, "\n") {
 			_, line, _ = strings.Cut(line, "mooring ")
-			line, _, _ = strings.Cut(line, " > ")
-			line, _, _ = strings.Cut(line, " | ")
+			for _, end := range []string{" > ", " | ", " && "} {
+				line, _, _ = strings.Cut(line, end)
+			}
 			args := words(line)
 			root := (&cli{}).root()
 			found, rest, err := root.Find(args)
