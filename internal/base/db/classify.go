@@ -59,7 +59,7 @@ func (d *DB) retry(ctx context.Context, try func() error) error {
 			return nil
 		case !ours:
 			return err
-		case c == classRetry && n < tries:
+		case c == classRetry && n < tries && !errs.Is(err, errs.Unavailable): // with that kind it was tried often enough already
 			if err := pause(ctx, n); err != nil {
 				return err
 			}

@@ -10,7 +10,8 @@
 // dead, and gives the audit record a gapless order to read (see stream.go).
 //
 // A function given to Do, View or a Plan may run more than once. It must have no effect outside the transaction; what must happen after the
-// commit goes into Tx.OnCommit. Nothing is ever signed in there.
+// commit goes into Tx.OnCommit. Nothing is ever signed in there. When a statement fails, its transaction has failed: nothing more is done in
+// it and it is rolled back, even if the function returns nil. Statements do not nest: none can be run from inside a row's callback.
 //
 // The package deliberately knows no table but its own two, builds no SQL, and maps no rows to structs.
 package db
@@ -21,6 +22,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,24 +49,27 @@ type DB struct {
 	now     func() time.Time
 	log     *slog.Logger
 	node    string
-	streams chan *stream // idle streams for Do; its capacity bounds how many changes run at once
+	streams chan *stream  // idle streams for Do; its capacity bounds how many changes run at once
+	closed  chan struct{} // closed by Close
 
 	mu     sync.Mutex
-	opened []*stream // guarded by mu; closed again by Close
-	fault  error     // guarded by mu; why the last write could not be stored, nil when it could
+	opened map[[8]byte]bool // guarded by mu; rows of this process that are not closed yet
+	ending bool             // guarded by mu; Close was called
+	fault  error            // guarded by mu; why the last write could not be stored, nil when it could
 }
 
 // engine is what differs between SQLite and PostgreSQL.
 type engine interface {
+	// begin waits for a connection until ctx ends.
 	begin(ctx context.Context, write bool) (session, error)
 	migrate(ctx context.Context, schemas []Schema) error
 	run(ctx context.Context) error // upkeep, until ctx ends
 	arrays() bool
-	writers() int // committers that can usefully run at once
-	close() error
+	writers() int                    // committers that can usefully run at once
+	close(ctx context.Context) error // waits for open transactions until ctx ends
 }
 
-// session is one open transaction. Every error that stems from the engine is a *storeError.
+// session is one open transaction. Every error that stems from the engine is a *storeError. Exactly one of commit and rollback is called, once.
 type session interface {
 	exec(ctx context.Context, sql string, args []any) (int64, error)
 	query(ctx context.Context, each func(Row) (bool, error), sql string, args []any) error
@@ -74,7 +80,7 @@ type session interface {
 
 // Open opens the database and checks that it answers. It starts nothing and changes nothing; call Migrate next.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	d := &DB{now: o.Now, log: o.Log, node: o.Node}
+	d := &DB{now: o.Now, log: o.Log, node: o.Node, closed: make(chan struct{}), opened: map[[8]byte]bool{}}
 	if d.now == nil {
 		return nil, fmt.Errorf("opening the database: no clock was given")
 	}
@@ -96,24 +102,49 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	const atOnce = 8
 	d.streams = make(chan *stream, atOnce)
 	for range atOnce {
-		d.streams <- newStream(d)
+		d.streams <- newStream(d, 0)
 	}
 	return d, nil
 }
 
-// Close ends the streams of this process and closes the database. The caller has stopped using it.
+// Close waits for the changes under way, ends the streams of this process and closes the database. Whoever comes later gets an error of
+// kind Unavailable. When ctx ends first, what is still in use is left alone and the error says so. A second call does nothing.
 func (d *DB) Close(ctx context.Context) error {
 	d.mu.Lock()
-	opened := d.opened
-	d.opened = nil
+	again := d.ending
+	d.ending = true
 	d.mu.Unlock()
-	for _, s := range opened {
-		if err := s.end(ctx); err != nil {
-			d.log.LogAttrs(ctx, slog.LevelWarn, "a stream was left open", slog.Any("cause", err))
+	if again {
+		return nil
+	}
+	for range cap(d.streams) {
+		select {
+		case <-d.streams:
+		case <-ctx.Done():
+			return errs.Wrap(errs.Unavailable, ctx.Err(), "the database was not closed: changes are still under way")
+		}
+	}
+	d.mu.Lock()
+	rows := slices.Collect(maps.Keys(d.opened))
+	d.mu.Unlock()
+	for _, id := range rows {
+		if err := d.endStream(ctx, id); err != nil {
+			d.log.LogAttrs(ctx, slog.LevelWarn, "streams were left open", slog.Any("cause", err))
 			break
 		}
 	}
-	return d.engine.close()
+	close(d.closed)
+	return d.engine.close(ctx)
+}
+
+// usable returns an error once the database is closed.
+func (d *DB) usable() error {
+	select {
+	case <-d.closed:
+		return errs.New(errs.Unavailable, "the database is closed")
+	default:
+		return nil
+	}
 }
 
 // Run does the engine's upkeep, such as SQLite's checkpoints, until ctx ends.
@@ -127,12 +158,6 @@ func (d *DB) Fault() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.fault
-}
-
-func (d *DB) noteFault(err error) {
-	d.mu.Lock()
-	d.fault = err
-	d.mu.Unlock()
 }
 
 // Schema is one slice's migrations: files NNNNN_name.sql at the root of FS, in goose's form, upwards only.
@@ -158,6 +183,8 @@ func (d *DB) Do(ctx context.Context, fn func(ctx context.Context, tx *Tx) error)
 	var s *stream
 	select {
 	case s = <-d.streams:
+	case <-d.closed:
+		return d.usable()
 	case <-ctx.Done():
 		return errs.Wrap(errs.Unavailable, ctx.Err(), "the change was given up while it waited for its turn")
 	}
@@ -167,31 +194,68 @@ func (d *DB) Do(ctx context.Context, fn func(ctx context.Context, tx *Tx) error)
 
 // View runs fn in one read-only transaction, which sees one state of the database throughout.
 func (d *DB) View(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	return d.attempt(ctx, false, fn)
-}
-
-// write runs fn in a writing transaction that belongs to no stream: leases and the streams themselves.
-func (d *DB) write(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	return d.attempt(ctx, true, fn)
-}
-
-// attempt runs fn in a transaction, again after failures that certainly left nothing behind. A commit of unknown outcome is returned as
-// it is: fn must then be harmless to repeat.
-func (d *DB) attempt(ctx context.Context, write bool, fn func(ctx context.Context, tx *Tx) error) error {
 	return d.retry(ctx, func() error {
-		s, err := d.engine.begin(ctx, write)
-		if err != nil {
-			return err
+		tx, err := d.attempt(ctx, false, BatchID{}, fn)
+		if c, ours := classOf(err); ours && c == classUnknown {
+			return &storeError{class: classRetry, cause: err} // of a look nothing remains, whatever became of its end
 		}
-		tx := &Tx{session: s, arrays: d.engine.arrays()}
-		if err := fn(ctx, tx); err != nil {
-			s.rollback()
-			return err
+		if err == nil {
+			tx.committed()
 		}
-		if err := s.commit(ctx); err != nil {
-			return err
-		}
-		tx.committed()
-		return nil
+		return err
 	})
+}
+
+// write runs fn in a writing transaction that belongs to no stream: leases and the streams themselves. fn is harmless to repeat, even when
+// it was committed before: a commit of unknown outcome is answered by running fn again.
+func (d *DB) write(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	const unknowns = 3
+	unknown := 0
+	err := d.retry(ctx, func() error {
+		_, err := d.attempt(ctx, true, BatchID{}, fn)
+		if c, ours := classOf(err); ours && c == classUnknown {
+			if unknown++; unknown < unknowns {
+				return &storeError{class: classRetry, cause: err}
+			}
+		}
+		return err
+	})
+	d.noteOutcome(err)
+	return err
+}
+
+// attempt runs fn in a transaction, once. The Tx is returned when the commit was sent, whatever came of it.
+func (d *DB) attempt(ctx context.Context, write bool, batch BatchID, fn func(ctx context.Context, tx *Tx) error) (*Tx, error) {
+	if err := d.usable(); err != nil {
+		return nil, err
+	}
+	s, err := d.engine.begin(ctx, write)
+	if err != nil {
+		return nil, err
+	}
+	tx := &Tx{session: s, arrays: d.engine.arrays(), batch: batch}
+	open := true
+	defer func() {
+		if open { // fn failed, or panicked, or ended its goroutine
+			s.rollback()
+		}
+	}()
+	if err := tx.verdict(fn(ctx, tx)); err != nil {
+		return nil, err
+	}
+	open = false
+	return tx, s.commit(ctx)
+}
+
+// noteOutcome remembers for Fault how a write ended.
+func (d *DB) noteOutcome(err error) {
+	c, ours := classOf(err)
+	switch {
+	case err == nil:
+	case !ours || c != classPlace && c != classUnknown:
+		return
+	}
+	d.mu.Lock()
+	d.fault = err
+	d.mu.Unlock()
 }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -33,15 +34,20 @@ type Plan[T any] struct {
 	// Apply writes a batch. It may run again, in another transaction or for a part of the batch, and has no effect outside tx. refused is
 	// nil, or holds at each refused item's index the error that its requester shall get; the others are accepted. err fails the batch.
 	Apply func(ctx context.Context, tx *Tx, batch []T) (refused []error, err error)
+	// Size says how many octets of memory an item holds, roughly. It may be nil when items are small.
+	Size func(T) int
 }
 
 // The bounds of a group.
 const (
-	groupQueue  = 4096                 // items that wait for one committer
-	groupBatch  = 512                  // items in one commit
-	groupLinger = 2 * time.Millisecond // how long a small batch waits for requests that are known to be under way
-	groupSmall  = 32                   // a batch of fewer items lingers
-	groupTime   = 20 * time.Second     // for one batch, with its repetitions
+	groupQueue     = 4096                 // items that wait for one committer, and once more as many of keys that are in a batch already
+	groupQueueSize = 16 << 20             // octets of items in a group
+	groupBatch     = 512                  // items in one commit
+	groupBatchSize = 4 << 20              // octets of items in one commit, but at least one item
+	groupLinger    = 2 * time.Millisecond // how long a small batch waits for requests that are known to be under way
+	groupSmall     = 32                   // a batch of fewer items lingers
+	groupTime      = 20 * time.Second     // for one batch, with its repetitions
+	groupAttempt   = 5 * time.Second      // for one attempt at it, so that a hung server is noticed
 )
 
 // Group turns the requests of many goroutines into few commits. One request after the other costs one durable commit each, and then the
@@ -52,10 +58,10 @@ type Group[T any] struct {
 	committers []*committer[T]
 	underway   atomic.Int64 // announced by Expect
 	waiting    atomic.Int64 // of these, the ones that have reached a committer
+	size       atomic.Int64 // octets of the items that have reached a committer
 
-	stopped chan struct{} // closed when Run returns
-	admit   sync.RWMutex  // read-held while an item is put in a queue
-	closed  bool          // guarded by admit: no more items
+	admit  sync.RWMutex // read-held while an item is put in a queue
+	closed bool         // guarded by admit: no more items
 
 	batches, items atomic.Int64
 }
@@ -63,6 +69,7 @@ type Group[T any] struct {
 type pending[T any] struct {
 	item T
 	key  Key
+	size int
 	done chan error // capacity 1
 }
 
@@ -70,14 +77,19 @@ type pending[T any] struct {
 type committer[T any] struct {
 	group *Group[T]
 	queue chan *pending[T]
-	held  []*pending[T] // second items of a key; for the next batch
+	held  []*pending[T] // second items of a key, and what made a batch too large; for the next batch
+
+	batch  []*pending[T]    // being gathered; reused
+	size   int              // octets of batch
+	seen   map[Key]struct{} // keys of batch; reused
+	linger *time.Timer      // reused
 }
 
 // NewGroup returns a group for d that follows plan. Nothing is committed until Run runs.
 func NewGroup[T any](d *DB, plan Plan[T]) *Group[T] {
-	g := &Group[T]{db: d, plan: plan, stopped: make(chan struct{})}
+	g := &Group[T]{db: d, plan: plan}
 	for range d.engine.writers() {
-		g.committers = append(g.committers, &committer[T]{group: g, queue: make(chan *pending[T], groupQueue)})
+		g.committers = append(g.committers, &committer[T]{group: g, queue: make(chan *pending[T], groupQueue), seen: make(map[Key]struct{}, groupBatch)})
 	}
 	return g
 }
@@ -96,6 +108,9 @@ func (g *Group[T]) Metrics() (batches, items int64) { return g.batches.Load(), g
 // durable, as far as is known). When ctx ends first the item may still be recorded: it is in a batch with others.
 func (g *Group[T]) Do(ctx context.Context, item T) error {
 	p := &pending[T]{item: item, key: g.plan.Key(item), done: make(chan error, 1)}
+	if g.plan.Size != nil {
+		p.size = g.plan.Size(item)
+	}
 	c := g.committers[int(p.key.Cell)%len(g.committers)]
 	if err := g.put(c, p); err != nil {
 		return err
@@ -116,17 +131,29 @@ func (g *Group[T]) put(c *committer[T], p *pending[T]) error {
 	if g.closed {
 		return errs.WithRetry(errs.New(errs.Unavailable, "the service is stopping"), 5*time.Second)
 	}
-	select {
-	case c.queue <- p:
-		return nil
-	default:
-		return errs.WithRetry(errs.New(errs.Limited, "too many requests wait to be stored"), 2*time.Second)
+	if g.size.Add(int64(p.size)) <= groupQueueSize {
+		select {
+		case c.queue <- p:
+			return nil
+		default:
+		}
 	}
+	g.size.Add(int64(-p.size))
+	return tooMany()
+}
+
+func tooMany() error {
+	return errs.WithRetry(errs.New(errs.Limited, "too many requests wait to be stored"), 2*time.Second)
+}
+
+// answer gives p its result.
+func (g *Group[T]) answer(p *pending[T], err error) {
+	g.size.Add(int64(-p.size))
+	p.done <- err
 }
 
 // Run commits until ctx ends, then commits what was admitted before, and returns.
 func (g *Group[T]) Run(ctx context.Context) error {
-	defer close(g.stopped)
 	var wg sync.WaitGroup
 	for _, c := range g.committers {
 		wg.Go(func() { c.run(ctx) })
@@ -143,78 +170,91 @@ func (g *Group[T]) Run(ctx context.Context) error {
 }
 
 func (c *committer[T]) run(ctx context.Context) {
-	s := newStream(c.group.db)
-	for {
-		batch, ok := c.gather()
-		if !ok {
-			return
-		}
-		// The committer's own context: a requester that hangs up must not cancel the others' commit, and stopping drains the queue.
-		own, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTime)
-		c.commit(own, s, batch)
+	// The committer's own context: a requester that hangs up must not cancel the others' commit, and stopping drains the queue.
+	ctx = context.WithoutCancel(ctx)
+	c.linger = time.NewTimer(groupLinger)
+	defer c.linger.Stop()
+	s := newStream(c.group.db, groupAttempt)
+	for c.gather() {
+		own, cancel := context.WithTimeout(ctx, groupTime)
+		c.commit(own, s, c.batch)
 		cancel()
+	}
+	own, cancel := context.WithTimeout(ctx, groupAttempt)
+	defer cancel()
+	if err := s.end(own); err != nil {
+		c.group.db.log.LogAttrs(ctx, slog.LevelWarn, "a stream was left open", slog.Any("cause", err))
 	}
 }
 
-// gather returns the next batch, sorted, or false when the queue is closed and empty.
-func (c *committer[T]) gather() ([]*pending[T], bool) {
-	batch, seen := make([]*pending[T], 0, 64), map[Key]bool{}
-	take := func(p *pending[T]) {
-		if seen[p.key] {
-			c.held = append(c.held, p)
-			return
-		}
-		seen[p.key] = true
-		batch = append(batch, p)
-	}
+// gather fills c.batch with the next batch, sorted. It returns false when the queue is closed and everything was committed.
+func (c *committer[T]) gather() bool {
+	clear(c.batch) // a reused slice must not keep what was answered
+	clear(c.seen)
+	c.batch, c.size = c.batch[:0], 0
 	held := c.held
 	c.held = nil
 	for _, p := range held {
-		take(p)
+		c.take(p)
 	}
-	if len(batch) == 0 {
+	if len(c.batch) == 0 {
 		p, ok := <-c.queue
 		if !ok {
-			return nil, false
+			return false
 		}
-		take(p)
+		c.take(p)
 	}
-	var linger <-chan time.Time
-	for len(batch) < groupBatch {
+	c.fill()
+	slices.SortFunc(c.batch, func(a, b *pending[T]) int { return a.key.compare(b.key) })
+	return true
+}
+
+// fill takes what is queued, and waits a little for what is known to be under way. A lonely request waits for nobody.
+func (c *committer[T]) fill() {
+	lingering := false
+	for len(c.batch) < groupBatch && c.size < groupBatchSize {
 		select {
 		case p, ok := <-c.queue:
 			if !ok {
-				return c.sorted(batch), true
+				return
 			}
-			take(p)
+			c.take(p)
 			continue
 		default:
 		}
-		if len(batch) >= groupSmall || c.group.underway.Load() <= c.group.waiting.Load() {
-			break
+		if len(c.batch) >= groupSmall || c.group.underway.Load() <= c.group.waiting.Load() {
+			return
 		}
-		if linger == nil {
-			t := time.NewTimer(groupLinger)
-			defer t.Stop()
-			linger = t.C
+		if !lingering {
+			lingering = true
+			c.linger.Reset(groupLinger)
 		}
 		select {
 		case p, ok := <-c.queue:
 			if !ok {
-				return c.sorted(batch), true
+				return
 			}
-			take(p)
-			continue
-		case <-linger:
+			c.take(p)
+		case <-c.linger.C:
+			return
 		}
-		break
 	}
-	return c.sorted(batch), true
 }
 
-func (c *committer[T]) sorted(batch []*pending[T]) []*pending[T] {
-	slices.SortFunc(batch, func(a, b *pending[T]) int { return a.key.compare(b.key) })
-	return batch
+// take puts p into the batch, or, when its key is in there already or the batch is full, among those held for the next one.
+func (c *committer[T]) take(p *pending[T]) {
+	_, twice := c.seen[p.key]
+	switch {
+	case !twice && len(c.batch) < groupBatch && (c.size+p.size <= groupBatchSize || len(c.batch) == 0):
+		c.seen[p.key] = struct{}{}
+		c.batch = append(c.batch, p)
+		c.size += p.size
+	case len(c.held) < groupQueue:
+		c.seen[p.key] = struct{}{} // whoever comes later with this key stays behind p
+		c.held = append(c.held, p)
+	default:
+		c.group.answer(p, tooMany())
+	}
 }
 
 // commit runs the batch and gives every item its result. A batch that fails through its data is halved until the culprit stands alone: one
@@ -242,13 +282,10 @@ func (c *committer[T]) commit(ctx context.Context, s *stream, batch []*pending[T
 		c.group.items.Add(int64(len(batch)))
 	}
 	for i, p := range batch {
-		switch {
-		case err != nil:
-			p.done <- err
-		case refused != nil:
-			p.done <- refused[i]
-		default:
-			p.done <- nil
+		answer := err
+		if err == nil && refused != nil {
+			answer = refused[i]
 		}
+		c.group.answer(p, answer)
 	}
 }

@@ -19,8 +19,9 @@ type Lease struct {
 
 // term is how long a lease holds without renewal; skew is what the clocks of two nodes may differ.
 const (
-	term = 10 * time.Second
-	skew = 2 * time.Second
+	term     = 10 * time.Second
+	skew     = 2 * time.Second
+	renewals = 3 // in a term
 )
 
 // Epoch returns the fencing number, which grows with every change of holder.
@@ -44,7 +45,9 @@ func (l *Lease) Fence(ctx context.Context, tx *Tx) error {
 func (d *DB) Lead(ctx context.Context, name string, fn func(ctx context.Context, l *Lease) error) error {
 	holder := d.node + "/" + rand.Text()
 	for {
-		l, err := d.take(ctx, name, holder)
+		try, cancel := context.WithTimeout(ctx, term/2) // a server that hangs must not be waited for, but asked again
+		l, err := d.take(try, name, holder)
+		cancel()
 		if err != nil && ctx.Err() == nil {
 			d.log.LogAttrs(ctx, slog.LevelWarn, "a lease could not be asked for", slog.String("lease", name), slog.Any("cause", err))
 		}
@@ -53,7 +56,7 @@ func (d *DB) Lead(ctx context.Context, name string, fn func(ctx context.Context,
 		}
 		wait := time.Second
 		if l == nil {
-			wait = term / 3
+			wait = term / renewals
 		}
 		if !sleep(ctx, wait) {
 			return nil
@@ -63,34 +66,47 @@ func (d *DB) Lead(ctx context.Context, name string, fn func(ctx context.Context,
 
 // hold runs fn and renews the lease beside it.
 func (d *DB) hold(ctx context.Context, l *Lease, fn func(ctx context.Context, l *Lease) error) {
+	defer d.release(ctx, l)
 	held, cancel := context.WithCancel(ctx)
-	defer cancel()
 	renewed := make(chan struct{})
+	defer func() { <-renewed }()
+	defer cancel()
 	go func() {
 		defer close(renewed)
 		defer cancel()
-		for sleep(held, term/3) {
-			if ok, err := d.renew(held, l); err == nil && !ok {
-				return
-			}
-		}
+		d.keep(held, l)
 	}()
 	if err := fn(held, l); err != nil && ctx.Err() == nil {
 		d.log.LogAttrs(ctx, slog.LevelWarn, "work under a lease stopped", slog.String("lease", l.name), slog.Any("cause", err))
 	}
-	cancel()
-	<-renewed
-	d.release(ctx, l)
+}
+
+// keep renews the lease until ctx ends or the lease is lost: somebody else has it, or no renewal went through for a whole term.
+func (d *DB) keep(ctx context.Context, l *Lease) {
+	for failed := 0; failed < renewals && sleep(ctx, term/renewals); {
+		try, cancel := context.WithTimeout(ctx, term/renewals)
+		ok, err := d.renew(try, l)
+		cancel()
+		switch {
+		case err != nil:
+			failed++
+		case !ok:
+			return
+		default:
+			failed = 0
+		}
+	}
 }
 
 func (d *DB) take(ctx context.Context, name, holder string) (*Lease, error) {
 	now := d.now().Unix()
 	l := &Lease{name: name, holder: holder}
 	var found bool
+	// The holder's name is this call's alone: when it stands there already, an earlier attempt was committed without our learning of it.
 	err := d.write(ctx, func(ctx context.Context, tx *Tx) (err error) {
 		found, err = tx.Get(ctx, []any{&l.epoch}, `INSERT INTO lease (cell, name, holder, epoch, until) VALUES (0, $1, $2, 1, $3)
 			ON CONFLICT (cell, name) DO UPDATE SET holder = excluded.holder, epoch = lease.epoch + 1, until = excluded.until
-			WHERE lease.until < $4 RETURNING epoch`, name, holder, now+int64(term.Seconds()), now-int64(skew.Seconds()))
+			WHERE lease.until < $4 OR lease.holder = excluded.holder RETURNING epoch`, name, holder, now+int64(term.Seconds()), now-int64(skew.Seconds()))
 		return err
 	})
 	if err != nil || !found {

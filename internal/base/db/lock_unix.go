@@ -21,14 +21,16 @@ func lockFile(path string) (*os.File, error) {
 		return nil, errs.Wrap(errs.Unavailable, err, "the lock file %s cannot be written (permissions, read-only or full disk?)", path)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		who, _ := io.ReadAll(io.LimitReader(f, 64)) // only to say it better
-		return nil, errors.Join(errs.Wrap(errs.Conflict, err, "the database is in use by process %s; stop it, or talk to it", bytes.TrimSpace(who)), f.Close())
-	}
-	if err := f.Truncate(0); err == nil {
-		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
-		if err != nil {
-			return nil, errors.Join(errs.Wrap(errs.Unavailable, err, "the lock file %s cannot be written (full disk?)", path), f.Close())
+		// Whoever reads nothing gets a sentence all the same.
+		who, _ := io.ReadAll(io.LimitReader(f, 64))
+		if who = bytes.TrimSpace(who); len(who) == 0 {
+			who = []byte("that did not say who it is")
 		}
+		return nil, errors.Join(errs.Wrap(errs.Conflict, err, "the database is in use by process %s; stop it, or talk to it", who), f.Close())
+	}
+	// Who holds the lock is written for people. On a full disk it cannot be, and then what is stored can still be served.
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	}
 	return f, nil
 }

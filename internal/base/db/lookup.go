@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"sync"
+	"time"
 
 	"mooring/internal/base/errs"
 )
@@ -32,6 +33,7 @@ type ask[K comparable, V any] struct {
 const (
 	lookupBatch = 256
 	lookupQueue = 4096
+	lookupTime  = 10 * time.Second
 )
 
 // NewLookup returns a Lookup for d. read returns what it found for distinct keys, at most 256; it may run again.
@@ -72,15 +74,16 @@ func (l *Lookup[K, V]) serve(ctx context.Context) {
 	l.waiting = append([]*ask[K, V](nil), l.waiting[n:]...)
 	l.mu.Unlock()
 
+	defer func() { // also when read panics: those who wait are not part of that
+		l.mu.Lock()
+		more := len(l.waiting) > 0
+		l.reading = more
+		l.mu.Unlock()
+		if more {
+			go l.serve(ctx)
+		}
+	}()
 	l.answer(ctx, batch)
-
-	l.mu.Lock()
-	more := len(l.waiting) > 0
-	l.reading = more
-	l.mu.Unlock()
-	if more {
-		go l.serve(ctx)
-	}
 }
 
 func (l *Lookup[K, V]) answer(ctx context.Context, batch []*ask[K, V]) {
@@ -92,13 +95,23 @@ func (l *Lookup[K, V]) answer(ctx context.Context, batch []*ask[K, V]) {
 		}
 	}
 	var values map[K]V
-	err := l.db.View(ctx, func(ctx context.Context, tx *Tx) (err error) {
-		values, err = l.read(ctx, tx, keys)
+	err := errs.New(errs.Internal, "the look-up did not come to its end") // what the others get when read panics
+	defer func() {
+		for _, a := range batch {
+			a.value, a.found = values[a.key]
+			a.err = err
+			close(a.done)
+		}
+	}()
+	// A server that hangs must not hold up those who ask later for ever.
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	var got map[K]V
+	err = l.db.View(ctx, func(ctx context.Context, tx *Tx) (err error) {
+		got, err = l.read(ctx, tx, keys)
 		return err
 	})
-	for _, a := range batch {
-		a.value, a.found = values[a.key]
-		a.err = err
-		close(a.done)
+	if err == nil {
+		values = got
 	}
 }

@@ -29,7 +29,6 @@ type sqliteEngine struct {
 	driver  driver.Driver
 	writer  chan *sqliteConn // capacity 1: SQLite has one writer
 	readers chan *sqliteConn
-	opened  []*sqliteConn
 }
 
 const (
@@ -64,10 +63,10 @@ func openSQLite(ctx context.Context, path string, log *slog.Logger) (*sqliteEngi
 		return nil, errors.Join(e.cannotOpen(err), lock.Close())
 	}
 	e.writer <- w
-	for range sqliteReaders {
+	for n := range sqliteReaders {
 		r, err := e.connect(ctx, "mode=ro&_pragma=query_only(1)&_pragma=cache_size(-2048)")
 		if err != nil {
-			return nil, errors.Join(e.cannotOpen(err), e.close())
+			return nil, errors.Join(e.cannotOpen(err), e.closeFirst(ctx, n))
 		}
 		e.readers <- r
 	}
@@ -90,22 +89,40 @@ func (e *sqliteEngine) connect(ctx context.Context, params string) (*sqliteConn,
 		return nil, err
 	}
 	conn := &sqliteConn{raw: c, prepared: map[string]driver.Stmt{}}
-	e.opened = append(e.opened, conn)
 	// The first look at the file tells whether it is a database at all.
-	return conn, conn.each(ctx, func(Row) (bool, error) { return true, nil }, `SELECT count(*) FROM sqlite_schema`, nil)
+	if err := conn.each(ctx, func(Row) (bool, error) { return true, nil }, `SELECT count(*) FROM sqlite_schema`, nil); err != nil {
+		return nil, errors.Join(err, conn.close())
+	}
+	return conn, nil
 }
 
 func (e *sqliteEngine) arrays() bool { return false }
 func (e *sqliteEngine) writers() int { return 1 }
 
-func (e *sqliteEngine) close() error {
+func (e *sqliteEngine) close(ctx context.Context) error { return e.closeFirst(ctx, sqliteReaders) }
+
+// closeFirst closes that many readers, the writer and the lock. The writer goes last: the last connection to be closed puts the log into the
+// file, which a reader may not. A stopped installation is then one whole file.
+func (e *sqliteEngine) closeFirst(ctx context.Context, readers int) error {
 	var all []error
-	// The writer was opened first and is closed last: the last connection to go puts the log into the file, and a reader may not write. A
-	// stopped installation is then one whole file.
-	for _, c := range slices.Backward(e.opened) {
-		all = append(all, c.close())
+	for range readers {
+		all = append(all, closeNext(ctx, e.readers))
 	}
-	return errors.Join(append(all, e.lock.Close())...)
+	all = append(all, closeNext(ctx, e.writer))
+	if err := errors.Join(all...); err != nil {
+		return err // the lock stays until the process ends: something is still in use
+	}
+	return e.lock.Close()
+}
+
+// closeNext closes a connection of pool when it is free.
+func closeNext(ctx context.Context, pool chan *sqliteConn) error {
+	select {
+	case c := <-pool:
+		return c.close()
+	case <-ctx.Done():
+		return errs.Wrap(errs.Unavailable, ctx.Err(), "the database was not closed: transactions are still open")
+	}
 }
 
 func (e *sqliteEngine) begin(ctx context.Context, write bool) (session, error) {
@@ -127,11 +144,12 @@ func (e *sqliteEngine) begin(ctx context.Context, write bool) (session, error) {
 }
 
 // run checkpoints the write-ahead log beside the writer when it has grown.
-func (e *sqliteEngine) run(ctx context.Context) error {
+func (e *sqliteEngine) run(ctx context.Context) (err error) {
 	c, err := e.connect(ctx, "_pragma=synchronous(FULL)")
 	if err != nil {
 		return e.cannotOpen(err)
 	}
+	defer func() { err = errors.Join(err, c.close()) }()
 	for sleep(ctx, 2*time.Second) {
 		if st, err := os.Stat(e.path + "-wal"); err != nil || st.Size() < checkpointAt {
 			continue
@@ -225,7 +243,7 @@ type sqliteConn struct {
 	raw      driver.Conn
 	prepared map[string]driver.Stmt
 	args     []driver.NamedValue // reused
-	values   []driver.Value      // reused
+	values   []driver.Value      // reused: statements do not nest
 }
 
 // preparedMax bounds the cache; the slices hold well under a hundred texts.
@@ -320,7 +338,9 @@ func (c *sqliteConn) each(ctx context.Context, each func(Row) (bool, error), tex
 		return err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	values := make([]driver.Value, len(rows.Columns()))
+	values := slices.Grow(c.values[:0], len(rows.Columns()))[:len(rows.Columns())]
+	c.values = values
+	defer clear(values) // what was read belongs to the reader alone
 	for more := true; more; {
 		if err := ctx.Err(); err != nil {
 			return &storeError{class: classGivenUp, cause: err}

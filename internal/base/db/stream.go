@@ -16,41 +16,65 @@ import (
 //     never be committed there, so the same batch runs under a new stream;
 //   - after a commit of unknown outcome the row is written, not only read. A read could see a commit that a standby never received; a commit
 //     that writes waits for its own, later place in the log and so covers the earlier one.
+//   - a batch whose fate could not be found out leaves its stream behind: its number is never used for another batch, which would be taken
+//     for done.
 type stream struct {
-	db   *DB
-	id   [8]byte
-	next int64 // 0 before the row exists
+	db    *DB
+	limit time.Duration // for one attempt at a batch; 0: none
+	id    [8]byte
+	next  int64 // 0: there is no row to go on with
 }
 
-func newStream(d *DB) *stream { return &stream{db: d} }
+func newStream(d *DB, limit time.Duration) *stream { return &stream{db: d, limit: limit} }
 
 // open inserts a fresh row.
 func (s *stream) open(ctx context.Context) error {
 	var id [8]byte
 	rand.Read(id[:])
+	s.db.mu.Lock()
+	s.db.opened[id] = true
+	s.db.mu.Unlock()
 	err := s.db.write(ctx, func(ctx context.Context, tx *Tx) error {
-		_, err := tx.Exec(ctx, `INSERT INTO stream (cell, stream, node, next, checked, closed) VALUES (0, $1, $2, 1, 0, 0)`, id[:], s.db.node)
+		_, err := tx.Exec(ctx, `INSERT INTO stream (cell, stream, node, next, checked, closed) VALUES (0, $1, $2, 1, 0, 0)
+			ON CONFLICT (cell, stream) DO UPDATE SET checked = stream.checked + 1`, id[:], s.db.node)
 		return err
 	})
 	if err != nil {
+		if c, ours := classOf(err); !ours || c != classUnknown {
+			s.db.forget(id)
+		}
 		return fmt.Errorf("opening a stream: %w", err)
 	}
 	s.id, s.next = id, 1
-	s.db.mu.Lock()
-	s.db.opened = append(s.db.opened, s)
-	s.db.mu.Unlock()
 	return nil
 }
 
-// end closes the row, so that whoever reads the stream knows that no more will come.
+// end closes the row, if there is one.
 func (s *stream) end(ctx context.Context) error {
 	if s.next == 0 {
 		return nil
 	}
-	return s.db.write(ctx, func(ctx context.Context, tx *Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE stream SET closed = 1 WHERE cell = 0 AND stream = $1`, s.id[:])
+	s.next = 0
+	return s.db.endStream(ctx, s.id)
+}
+
+// endStream closes a row, so that whoever reads the stream knows that no more will come.
+func (d *DB) endStream(ctx context.Context, id [8]byte) error {
+	err := d.write(ctx, func(ctx context.Context, tx *Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE stream SET closed = 1 WHERE cell = 0 AND stream = $1 AND closed = 0`, id[:])
 		return err
 	})
+	if err != nil {
+		return fmt.Errorf("closing a stream: %w", err)
+	}
+	d.forget(id)
+	return nil
+}
+
+func (d *DB) forget(id [8]byte) {
+	d.mu.Lock()
+	delete(d.opened, id)
+	d.mu.Unlock()
 }
 
 // fate is what became of a batch.
@@ -60,6 +84,7 @@ const (
 	fateOpen   fate = iota // not committed, and may still be
 	fateDone               // committed
 	fateClosed             // not committed, and never will be under this stream
+	fateLost               // the row is not where this process left it: restored from a backup, or changed by hand
 )
 
 // run commits fn as the next batch, exactly once.
@@ -69,7 +94,8 @@ func (s *stream) run(ctx context.Context, fn func(ctx context.Context, tx *Tx) e
 			return err
 		}
 	}
-	var last *Tx // of the attempt whose outcome is being asked for
+	var last *Tx     // of the attempt whose outcome is being asked for
+	inDoubt := false // a COMMIT was sent and nobody knows what became of it
 	err := s.db.retry(ctx, func() error {
 		tx, err := s.attempt(ctx, fn)
 		if tx != nil {
@@ -79,50 +105,62 @@ func (s *stream) run(ctx context.Context, fn func(ctx context.Context, tx *Tx) e
 		if !ours || c != classUnknown && c != classFenced {
 			return err
 		}
+		inDoubt = inDoubt || c == classUnknown
 		f, err := s.resolve(ctx)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case f == fateDone:
+		}
+		switch {
+		case f == fateDone && last != nil:
 			return nil
-		case f == fateClosed:
+		case f == fateLost && last != nil:
+			return fmt.Errorf("what became of batch %s/%d cannot be told: the database was restored, or changed from outside", hex.EncodeToString(s.id[:]), s.next)
+		}
+		inDoubt = false
+		if f != fateOpen {
+			// Closed under us; or moved, though no COMMIT of this batch was ever sent. Either way it is not there, and cannot come there.
+			s.db.forget(s.id)
+			s.next, last = 0, nil
 			if err := s.open(ctx); err != nil {
 				return err
 			}
 		}
 		return &storeError{class: classRetry, cause: fmt.Errorf("batch %s/%d was not committed", hex.EncodeToString(s.id[:]), s.next)}
 	})
-	if err == nil {
-		s.next++
-		last.committed()
-		s.db.noteFault(nil)
-		return nil
+	s.db.noteOutcome(err)
+	if err != nil {
+		if inDoubt {
+			s.next = 0
+		}
+		return err
 	}
-	if c, ours := classOf(err); ours && (c == classPlace || c == classUnknown) {
-		s.db.noteFault(err)
-	}
-	return err
+	s.next++
+	last.committed()
+	return nil
 }
 
 // attempt runs fn once. The Tx is returned when the commit was sent, since its outcome may be asked for.
 func (s *stream) attempt(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) (*Tx, error) {
-	ses, err := s.db.engine.begin(ctx, true)
-	if err != nil {
-		return nil, err
+	own := ctx
+	if s.limit != 0 {
+		var cancel context.CancelFunc
+		own, cancel = context.WithTimeout(ctx, s.limit)
+		defer cancel()
 	}
-	tx := &Tx{session: ses, arrays: s.db.engine.arrays(), batch: BatchID{s.id, s.next}}
-	n, err := ses.exec(ctx, `UPDATE stream SET next = next + 1 WHERE cell = 0 AND stream = $1 AND next = $2 AND closed = 0`, []any{s.id[:], s.next})
-	if err == nil && n != 1 {
-		err = &storeError{class: classFenced, cause: fmt.Errorf("stream %s did not stand at %d", hex.EncodeToString(s.id[:]), s.next)}
+	tx, err := s.db.attempt(own, true, BatchID{s.id, s.next}, func(ctx context.Context, tx *Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE stream SET next = next + 1 WHERE cell = 0 AND stream = $1 AND next = $2 AND closed = 0`, s.id[:], s.next)
+		if err != nil {
+			return err
+		}
+		if n != 1 {
+			return &storeError{class: classFenced, cause: fmt.Errorf("stream %s did not stand at %d", hex.EncodeToString(s.id[:]), s.next)}
+		}
+		return fn(ctx, tx)
+	})
+	if c, ours := classOf(err); ours && c == classGivenUp && ctx.Err() == nil {
+		err = &storeError{class: classRetry, cause: err} // only this attempt took too long
 	}
-	if err == nil {
-		err = fn(ctx, tx)
-	}
-	if err != nil {
-		ses.rollback()
-		return nil, err
-	}
-	return tx, ses.commit(ctx)
+	return tx, err
 }
 
 // resolve asks what became of the batch at s.next.
@@ -135,6 +173,7 @@ func (s *stream) resolve(ctx context.Context) (fate, error) {
 		if _, err := tx.Exec(ctx, `UPDATE stream SET checked = checked + 1 WHERE cell = 0 AND stream = $1`, s.id[:]); err != nil {
 			return err
 		}
+		next, closed = 0, 0 // stays so when the row is gone
 		_, err := tx.Get(ctx, []any{&next, &closed}, `SELECT next, closed FROM stream WHERE cell = 0 AND stream = $1`, s.id[:])
 		return err
 	})
@@ -144,7 +183,7 @@ func (s *stream) resolve(ctx context.Context) (fate, error) {
 	case next == s.next+1:
 		return fateDone, nil
 	case next != s.next:
-		return fateOpen, fmt.Errorf("stream %s stands at %d, this process is at %d: the database was changed from outside or restored", hex.EncodeToString(s.id[:]), next, s.next)
+		return fateLost, nil
 	case closed != 0:
 		return fateClosed, nil
 	}

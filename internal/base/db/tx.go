@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"errors"
 )
 
 // Row is the present row of a result. Scan takes pointers to int64, int, int16, uint8, bool, string, []byte or any, in column order.
@@ -23,6 +24,8 @@ type Tx struct {
 	batch   BatchID
 	part    int64
 	after   []func()
+	busy    bool  // rows are being read
+	failed  error // of the engine; the transaction can only be rolled back
 }
 
 // Stmt is one statement of a Send. Each, when set, is called for every row; N is set to the number of rows affected.
@@ -34,27 +37,67 @@ type Stmt struct {
 }
 
 // Exec runs a statement and returns how many rows it affected.
-func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (int64, error) {
-	return tx.session.exec(ctx, sql, args)
+func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	err = tx.statement(func() error {
+		n, err = tx.session.exec(ctx, sql, args)
+		return err
+	})
+	return n, err
 }
 
 // Get scans the first row into dest and reports whether there was one.
-func (tx *Tx) Get(ctx context.Context, dest []any, sql string, args ...any) (bool, error) {
-	found := false
-	err := tx.session.query(ctx, func(r Row) (bool, error) {
-		found = true
-		return false, r.Scan(dest...)
-	}, sql, args)
+func (tx *Tx) Get(ctx context.Context, dest []any, sql string, args ...any) (found bool, err error) {
+	err = tx.statement(func() error {
+		return tx.session.query(ctx, func(r Row) (bool, error) {
+			found = true
+			return false, r.Scan(dest...)
+		}, sql, args)
+	})
 	return found, err
 }
 
-// Each calls fn for every row, until fn returns an error.
+// Each calls fn for every row, until fn returns an error. fn runs no statement of tx: the connection is busy with the rows.
 func (tx *Tx) Each(ctx context.Context, fn func(Row) error, sql string, args ...any) error {
-	return tx.session.query(ctx, func(r Row) (bool, error) { return true, fn(r) }, sql, args)
+	return tx.statement(func() error {
+		return tx.session.query(ctx, func(r Row) (bool, error) { return true, fn(r) }, sql, args)
+	})
 }
 
 // Send runs the statements in order, in one round trip where the engine is a server. It stops at the first error.
-func (tx *Tx) Send(ctx context.Context, stmts ...*Stmt) error { return tx.session.send(ctx, stmts) }
+func (tx *Tx) Send(ctx context.Context, stmts ...*Stmt) error {
+	if len(stmts) == 0 {
+		return nil
+	}
+	return tx.statement(func() error { return tx.session.send(ctx, stmts) })
+}
+
+// statement runs one call of the session. After an error of the engine no other is run: PostgreSQL would refuse it, and SQLite may have ended
+// the transaction by itself, so that the next statement would stand alone and be durable at once.
+func (tx *Tx) statement(run func() error) error {
+	if tx.failed != nil {
+		return tx.failed
+	}
+	if tx.busy {
+		return &storeError{class: classBug, cause: errors.New("a statement was run while the rows of another one of the same transaction were read")}
+	}
+	tx.busy = true
+	err := run()
+	tx.busy = false
+	if _, ours := classOf(err); ours {
+		tx.failed = err
+	}
+	return err
+}
+
+// verdict returns what a function that returned err makes of its transaction: nil to commit. A failure of the engine cannot be swallowed,
+// and one that only wants repeating cannot be turned into anything else.
+func (tx *Tx) verdict(err error) error {
+	c, _ := classOf(tx.failed)
+	if tx.failed != nil && (err == nil || c == classRetry) {
+		return tx.failed
+	}
+	return err
+}
 
 // Arrays reports whether array parameters and unnest may be used.
 func (tx *Tx) Arrays() bool { return tx.arrays }
@@ -68,7 +111,8 @@ func (tx *Tx) Part() int64 {
 	return tx.part - 1
 }
 
-// OnCommit has fn called once the commit is certain, in the order of registration.
+// OnCommit has fn called once the commit is certain, in the order of registration. When the outcome of the commit could not be found out, and
+// the caller got an error of kind Unavailable, fn is not called though the change may be there.
 func (tx *Tx) OnCommit(fn func()) { tx.after = append(tx.after, fn) }
 
 func (tx *Tx) committed() {
