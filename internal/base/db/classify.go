@@ -75,15 +75,30 @@ func outward(err error) error {
 	if !ours {
 		return err
 	}
-	switch c {
-	case classData, classBug:
+	switch {
+	case c == classData, c == classBug:
 		return err
-	case classGivenUp:
+	case c == classGivenUp:
 		return errs.Wrap(errs.Unavailable, err, "the request was given up before it was stored")
-	case classPlace:
+	case placeIsBad(err):
 		return errs.WithRetry(errs.Wrap(errs.Unavailable, err, "the store cannot be written at present; the server's log says why"), 5*time.Second)
 	}
 	return errs.WithRetry(errs.Wrap(errs.Unavailable, err, "the store is busy"), time.Second)
+}
+
+// placeIsBad reports whether a bad place is at the bottom of err, also under an outcome that is unknown: a full disk must not be taken for a
+// busy store.
+func placeIsBad(err error) bool {
+	for {
+		var e *storeError
+		if !errors.As(err, &e) {
+			return false
+		}
+		if e.class == classPlace {
+			return true
+		}
+		err = e.cause
+	}
 }
 
 // pause waits 2 to 50 ms, growing and with jitter, before the n-th repetition.

@@ -39,12 +39,12 @@ func checkAccess(path string, info fs.FileInfo, want fs.FileMode) error {
 func readPrivate(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read", path)
+		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read: check that it exists and is yours, or restore it from a backup", path)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read", path)
+		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read: check that it exists and is yours, or restore it from a backup", path)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errs.New(errs.Unavailable, "%s is not a regular file", path)
@@ -54,7 +54,7 @@ func readPrivate(path string, limit int64) ([]byte, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
-		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read", path)
+		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read: check that it exists and is yours, or restore it from a backup", path)
 	}
 	if int64(len(data)) > limit {
 		return nil, errs.New(errs.Unavailable, "%s is larger than %d octets: this is not a file of the key store", path, limit)

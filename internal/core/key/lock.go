@@ -97,7 +97,7 @@ func openLock(data, unlock []byte) (derived, error) {
 	}
 	want, err := hex.DecodeString(l.Verifier)
 	if err != nil || subtle.ConstantTimeCompare(want, keys.verifier) != 1 {
-		return derived{}, errs.New(errs.Denied, "the unlock material is wrong for this key store")
+		return derived{}, errs.New(errs.Denied, "the unlock material is wrong for this key store: use that with which it was made")
 	}
 	return keys, nil
 }

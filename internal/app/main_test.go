@@ -1,0 +1,49 @@
+package app_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+
+	"mooring/internal/app"
+	"mooring/internal/base/conf"
+)
+
+// child names what a copy of the test binary does in place of the tests, and childDir where.
+const (
+	child    = "MOORING_APP_TEST_CHILD"
+	childDir = "MOORING_APP_TEST_DIR"
+)
+
+// TestMain lets the test binary be the server: a process of its own can be killed, and have its own limits.
+func TestMain(m *testing.M) {
+	work := map[string]func(context.Context, string) error{"": nil, "serve": serveChild, "full": fullDiskChild}[os.Getenv(child)]
+	if work == nil {
+		os.Exit(m.Run())
+	}
+	if err := work(context.Background(), os.Getenv(childDir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// serveChild runs the installation in dir until it is killed, and says on standard output where it can be reached.
+func serveChild(ctx context.Context, dir string) error {
+	p, err := load(ctx, dir, app.Build)
+	if err != nil {
+		return err
+	}
+	return p.Run(ctx, func() { _ = json.NewEncoder(os.Stdout).Encode(p.Addresses()) }) // the reader notices
+}
+
+type builder func(context.Context, app.Options) (*app.Platform, error)
+
+func load(ctx context.Context, dir string, build builder) (*app.Platform, error) {
+	c, err := conf.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	return build(ctx, app.Options{Config: c})
+}
