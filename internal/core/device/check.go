@@ -2,6 +2,7 @@ package device
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,12 +19,12 @@ import (
 // administrative columns was changed it cannot say, since the record holds a keyed digest of them and not the values. The columns issued and
 // policy count only as far as they guard others; when a device was last seen is not recorded at all.
 //
-// A Checker serves one verification. It keeps about 150 octets a device and slot in memory: one million devices are 150 MB.
+// A Checker serves one verification. It keeps about 170 octets a device and slot in memory: one million devices are 170 MB.
 //
 // The order of entries in the record is not that of the commits: writers do not wait for each other. Each entry about a device therefore
 // carries the policy number that it made, and each certificate its number among the device's (Claim.Annotate); the highest one counts.
 func (r *Registry) Checker() audit.Checker {
-	c := &replay{r: r, index: map[ID]uint32{}, purposes: map[string]uint16{}, revoked: map[serialKey]struct{}{}}
+	c := &replay{r: r, index: map[ID]uint32{}, purposes: map[string]uint16{}, revoked: map[serialKey]int64{}}
 	return audit.Checker{Name: "device", Entry: c.entry, Finish: c.finish}
 }
 
@@ -33,8 +34,8 @@ type replay struct {
 	index    map[ID]uint32 // into devices
 	devices  []replayed
 	slots    []replayedSlot
-	purposes map[string]uint16 // numbers of the slot names
-	revoked  map[serialKey]struct{}
+	purposes map[string]uint16   // numbers of the slot names
+	revoked  map[serialKey]int64 // when, -1 if the entry does not say
 
 	findings []error
 }
@@ -51,8 +52,9 @@ type replayed struct {
 
 type replayedSlot struct {
 	serial, prev serialKey
-	n            uint32 // the certificate's number among the device's
-	next         uint32 // index + 1 of the next slot of the same device
+	facts        serialKey // see certFacts; zero if the entry does not say them
+	n            uint32    // the certificate's number among the device's
+	next         uint32    // index + 1 of the next slot of the same device
 	purpose      uint16
 	met          bool
 }
@@ -106,7 +108,11 @@ func (c *replay) entry(_ int64, e audit.Entry) error {
 		if err != nil {
 			return fmt.Errorf("its serial is not hexadecimal")
 		}
-		c.revoked[keyOfSerial(serial)] = struct{}{}
+		at, err := strconv.ParseInt(cmp.Or(e.Detail["at"], "-1"), 10, 64)
+		if err != nil {
+			return fmt.Errorf("its detail %q is no number", "at")
+		}
+		c.revoked[keyOfSerial(serial)] = at
 	}
 	return nil
 }
@@ -180,9 +186,20 @@ func (c *replay) issued(e *audit.Entry) error {
 		s := c.slotFor(d, name)
 		if n > s.n {
 			s.serial, s.prev, s.n = keyOfSerial(serial), keyOfSerial(prev), n
+			s.facts = certFacts(e.Detail["not_after"], e.Detail["spki"])
 		}
 	}
 	return nil
+}
+
+// certFacts condenses what a slot repeats of its certificate: the end in UTC seconds and the digest of the key in hexadecimal.
+func certFacts(notAfter, spki string) (k serialKey) {
+	if notAfter == "" || spki == "" {
+		return k
+	}
+	sum := sha256.Sum256([]byte(notAfter + " " + spki))
+	copy(k[:], sum[:])
+	return k
 }
 
 // slotFor returns the device's slot called name, which it adds when it is new.
@@ -229,7 +246,7 @@ const checkPage = 1000
 const (
 	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_until, token_used
  FROM device WHERE (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3`
-	checkSlots = `SELECT cell, device, slot, serial, prev_serial, revoked, grp, fingerprint
+	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, grp, fingerprint
  FROM slot WHERE (cell, device) > ($1, $2) AND (cell, device) <= ($3, $4) ORDER BY cell, device, slot`
 	checkBirths = `SELECT b.fingerprint, b.device FROM birth b LEFT JOIN slot s ON s.cell = b.device_cell AND s.device = b.device
  AND s.slot = 'birth' AND s.fingerprint = b.fingerprint WHERE s.slot IS NULL LIMIT $1`
@@ -316,7 +333,7 @@ func (c *replay) addSlots(ctx context.Context, tx *db.Tx, page []checkedDevice, 
 		var slotCell uint8
 		var device []byte
 		var group string
-		if err := row.Scan(&slotCell, &device, &s.Name, &s.Serial, &s.Prev, &s.Revoked, &group, &s.Fingerprint); err != nil {
+		if err := row.Scan(&slotCell, &device, &s.Name, &s.Serial, &s.Prev, &s.NotAfter, &s.SPKI, &s.Revoked, &group, &s.Fingerprint); err != nil {
 			c.find("slot %x/%s: the row cannot be read: %w", device, s.Name, err)
 			return nil
 		}
@@ -418,11 +435,14 @@ func (c *replay) compareSlot(d *checkedDevice, want *replayed, s *Slot) {
 		if prev := keyOfSerial(s.Prev); prev != recorded.prev {
 			c.find("slot %s/%s: the row holds the certificate before as %s, the record as %s", d.ID, s.Name, prev, recorded.prev)
 		}
+		if facts := certFacts(strconv.FormatInt(s.NotAfter, 10), hex.EncodeToString(s.SPKI)); recorded.facts != (serialKey{}) && facts != recorded.facts {
+			c.find("slot %s/%s: the row does not have the end and the key of certificate %s", d.ID, s.Name, serial)
+		}
 	case len(s.Serial) > 0 || len(s.Fingerprint) == 0 || len(s.Prev) > 0:
 		c.find("slot %s/%s: nobody recorded that certificate %s was issued", d.ID, s.Name, serial)
 	}
-	if _, revoked := c.revoked[serial]; revoked != (s.Revoked > 0) {
-		c.find("slot %s/%s: the row and the record disagree on whether certificate %s is revoked", d.ID, s.Name, serial)
+	if at, revoked := c.revoked[serial]; revoked != (s.Revoked > 0) || at > 0 && s.Revoked != at {
+		c.find("slot %s/%s: the row and the record disagree on whether and when certificate %s was revoked", d.ID, s.Name, serial)
 	}
 }
 

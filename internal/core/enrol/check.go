@@ -9,6 +9,7 @@ import (
 
 	"mooring/internal/base/db"
 	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
 )
 
 // rowMark is the digest of a waiting request as the record holds it: what the person who decides is shown, and what a decision stands for.
@@ -28,13 +29,18 @@ type standing struct {
 	decider string
 }
 
+const requestCells = `SELECT cell, device FROM request`
+
 // checker replays what became of requests. It remembers one standing for each device that has a request, which is few of them.
-type checker struct{ requests map[string]standing }
+type checker struct {
+	requests map[string]standing
+	cellOf   func(device.ID) uint8
+}
 
 // Checker compares the waiting and decided requests with the replayed record: a decision that nobody took must be named. Requests that were
 // forgotten after their time leave no entry, so a missing row is no finding. A Checker serves one verification.
 func (s *Service) Checker() audit.Checker {
-	c := &checker{requests: map[string]standing{}}
+	c := &checker{requests: map[string]standing{}, cellOf: s.Devices.CellOf}
 	return audit.Checker{Name: "enrol", Entry: c.entry, Finish: c.finish}
 }
 
@@ -75,5 +81,18 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 		}
 		return nil
 	}, selectRequest)
+	if err == nil {
+		err = tx.Each(ctx, func(r db.Row) error {
+			var cell int64
+			var id []byte
+			if err := r.Scan(&cell, &id); err != nil {
+				return err
+			}
+			if len(id) != len(device.ID{}) || cell != int64(c.cellOf(device.ID(id))) {
+				found = append(found, fmt.Errorf("table request: the row of device %x stands in cell %d, where nobody looks for it", id, cell))
+			}
+			return nil
+		}, requestCells)
+	}
 	return errors.Join(append(found, err)...)
 }

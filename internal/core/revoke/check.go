@@ -45,6 +45,7 @@ type replayedScope struct {
 	newest  map[string]string // details of the entry with the highest number
 	index   int64             // of that entry
 	met     bool              // the published list was compared
+	counted bool              // the row of crl_scope was compared
 }
 
 type replayedList struct {
@@ -167,6 +168,9 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 		if sc.newest != nil && !sc.met {
 			c.find("CA %s: the CRL %s (entry %d) is missing", k.issuer, sc.newest["number"], sc.index)
 		}
+		if !sc.counted && (sc.changes > 0 || len(sc.lists) > 0) {
+			c.find("CA %s: its row of crl_scope is missing", k.issuer)
+		}
 		c.checkOrder(k, sc)
 	}
 	return errors.Join(c.findings...)
@@ -220,6 +224,7 @@ func (c *checker) compareScope(row db.Row) error {
 	if sc == nil {
 		sc = &replayedScope{} // a number can have been reserved for a list that was never made
 	}
+	sc.counted = true
 	if changes != sc.changes || cell != 0 || len(issuer) != len(k.issuer) {
 		c.find("CA %x: its row of crl_scope counts %d changes, the record %d", issuer, changes, sc.changes)
 	}

@@ -1,0 +1,305 @@
+package app_test
+
+import (
+	"database/sql"
+	"encoding/hex"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"mooring/internal/app"
+	"mooring/internal/app/apptest"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
+	"mooring/internal/core/enrol"
+	"mooring/internal/core/revoke"
+	"mooring/wire/der"
+)
+
+// TestTampering changes one value after the other in a copy of a small installation's database, in every column of every table, and wants a
+// verification to name each. What it does not name is listed here with the reason.
+func TestTampering(t *testing.T) {
+	dir := smallLife(t)
+	victim := &tampered{test: t, dir: copyOf(t, dir), original: dir}
+	victim.open(t)
+	defer victim.close(t)
+	if report := victim.verify(t); len(report) > 0 {
+		t.Fatalf("before anything was changed: %v", report)
+	}
+	excused := map[string]bool{}
+	for _, c := range victim.columns(t) {
+		t.Run(c.String(), func(t *testing.T) {
+			reason, allowed := unnamed(c)
+			found, ok := victim.change(t, c)
+			switch {
+			case !ok:
+				t.Errorf("table %s is empty: the life is too small to show anything", c.table)
+			case len(found) == 0 && !allowed:
+				t.Errorf("nobody noticed")
+			case len(found) > 0 && allowed:
+				t.Errorf("this is named after all, so the excuse %q can go: %v", reason, found)
+			case len(found) > 0 && !names(c.table).MatchString(strings.Join(found, "\n")):
+				t.Errorf("what is found does not name the table: %v", found)
+			}
+			excused[c.String()] = allowed
+		})
+	}
+	for c := range exceptions() {
+		if !excused[c] && !strings.HasSuffix(c, ".*") {
+			t.Errorf("the excuse for %s excuses nothing", c)
+		}
+	}
+}
+
+// exceptions are the columns that may be changed without a verification naming it, and why.
+func exceptions() map[string]string {
+	const times = "a time for people; what it tells of stands in the record with its own"
+	return map[string]string{
+		"lease.*":              "who works now: a wrong row delays work, and the next holder writes it anew",
+		"last_seen.*":          "not recorded on purpose: it changes all the time and decides nothing",
+		"goose_lock.*":         "the migrations' lock",
+		"stream.node":          "names a process for people",
+		"stream.checked":       "counts questions, so that asking is a write; its value means nothing",
+		"stream.stream":        "the row of a stream under which nothing was recorded says nothing; of the others it is missed",
+		"stream.next":          "may run ahead of the record: a change without an entry takes a number as well",
+		"crl_scope.number":     "may run ahead of the lists: a number that was reserved and not used is lost",
+		"stream.closed":        "whether more may come: batches that come all the same are seen as such",
+		"device.policy":        "guards against overtaken decisions; what was decided under it is compared",
+		"device.created":       times,
+		"device.updated":       times,
+		"profile_version.seen": times,
+		"slot.request":         "only lets a device have its own certificate again, which is compared itself",
+	}
+}
+
+func unnamed(c column) (reason string, ok bool) {
+	if strings.HasPrefix(c.table, "version_") {
+		return "the migrations' own, of the program and not of the fleet", true
+	}
+	all := exceptions()
+	if reason, ok = all[c.table+".*"]; ok {
+		return reason, true
+	}
+	reason, ok = all[c.String()]
+	return reason, ok
+}
+
+// names is how findings speak of a table.
+func names(table string) *regexp.Regexp {
+	special := map[string]string{"ca_issuer": `ca: CA "`, "cert": `certificate [0-9a-f]{32}`, "profile_version": `profile version`, "revoked": `revo`, "crl": `CRL|list`, "crl_scope": `CRL|list|scope`,
+		"audit_pos": `audit_pos|position`,
+		"device":    `device: device [0-9a-f]{32}`, "slot": `slot [0-9a-f]{32}/`, "birth": `birth `, "request": `table request`}
+	if text, ok := special[table]; ok {
+		return regexp.MustCompile(text)
+	}
+	return regexp.MustCompile(table)
+}
+
+// smallLife runs a platform through everything that leaves a row somewhere, stops it, and returns its directory.
+func smallLife(t *testing.T) string {
+	p := apptest.Start(t, onSQLite, apptest.Variant("device", "approved", "approval: required"))
+	ctx := t.Context()
+	born := p.Add(t, device.Spec{Name: "born", Names: []string{"dns:born.test"}, Group: "hall-1", Tags: map[string]string{"model": "m1"}, Profile: "device", Birth: p.OperatorCert(t).Certificate[1]})
+	p.Token(t, born.ID)
+	kept, first := p.Enrolled(t, "kept", "device")
+	_, err := p.Enrol.Submit(ctx, enrol.Request{Protocol: "est", Op: enrol.Renew, Chain: first.Certificate, CSR: apptest.CSR(t, apptest.Key(t),
+		der.RequestSpec{RawSubject: first.Leaf.RawSubject, Names: der.AltNames{URI: []string{first.Leaf.URIs[0].String()}}})})
+	must(t, err)
+	p.Devices.Seen(kept.ID, p.Clock.Now().Unix())
+	_, gone := p.Enrolled(t, "gone", "device")
+	_, err = p.Revoke.Certificate(ctx, apptest.Operator(), gone.Leaf.SerialNumber.Bytes(), revoke.KeyCompromise)
+	must(t, err)
+	for name, moves := range map[string][]device.Move{"held": {device.Suspend}, "back": {device.Suspend, device.Resume}, "lost": {device.Lose}} {
+		d, _ := p.Enrolled(t, name, "device")
+		for _, m := range moves {
+			_, err := p.Revoke.Device(ctx, apptest.Operator(), d.ID, m, revoke.Unspecified)
+			must(t, err)
+		}
+	}
+	for i, decision := range []string{"waits", "approved", "refused", "issued"} {
+		name := "asks-" + decision
+		d, token := p.Device(t, name, "approved")
+		r := enrol.Request{Protocol: "est", Op: enrol.Enrol, Basic: true, User: name, Secret: token, CSR: apptest.CSR(t, apptest.Key(t), der.RequestSpec{Subject: []der.Attribute{{Type: der.OIDCommonName, Value: name}}})}
+		_, err := p.Enrol.Submit(ctx, r)
+		must(t, err)
+		if i == 0 {
+			continue
+		}
+		_, err = p.Enrol.Decide(ctx, apptest.Operator(), d.Name, decision != "refused")
+		must(t, err)
+		if decision == "issued" {
+			_, err = p.Enrol.Submit(ctx, r)
+			must(t, err)
+		}
+	}
+	for _, issuer := range []string{"devices", "root"} {
+		i, err := p.CA.Issuer(issuer)
+		must(t, err)
+		_, err = p.Revoke.CRL(ctx, i.ID())
+		must(t, err)
+	}
+	p.Record(t)
+	dir := p.Config.Dir
+	p.Stop(t)
+	return dir
+}
+
+// tampered is an installation whose database is changed behind its back.
+type tampered struct {
+	test          *testing.T // to whose end a copy lives
+	dir, original string
+	platform      *app.Platform
+	behind        *sql.DB
+}
+
+func (v *tampered) open(t *testing.T) {
+	t.Helper()
+	var err error
+	v.platform, err = load(t.Context(), v.dir, app.Open)
+	must(t, err)
+	v.behind, err = sql.Open("sqlite", "file:"+filepath.Join(v.dir, "mooring.db")+"?_pragma=busy_timeout(5000)")
+	must(t, err)
+	v.behind.SetMaxOpenConns(1)
+}
+
+func (v *tampered) close(t *testing.T) {
+	t.Helper()
+	must(t, v.behind.Close())
+	must(t, v.platform.Close())
+}
+
+// verify returns what a verification finds, the platform's refusal to verify among it.
+func (v *tampered) verify(t *testing.T) (found []string) {
+	t.Helper()
+	report, err := v.platform.Audit.Verify(t.Context(), audit.VerifyOptions{Checkers: v.platform.Checkers()})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, f := range report.Findings {
+		found = append(found, f.String())
+	}
+	return found
+}
+
+type column struct{ table, name, kind string }
+
+func (c column) String() string { return c.table + "." + c.name }
+
+// columns lists every column of every table there is.
+func (v *tampered) columns(t *testing.T) (all []column) {
+	t.Helper()
+	rows, err := v.behind.Query(`SELECT m.name, c.name, c.type FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' ORDER BY m.name, c.cid`)
+	must(t, err)
+	for rows.Next() {
+		var c column
+		must(t, rows.Scan(&c.table, &c.name, &c.kind))
+		all = append(all, c)
+	}
+	must(t, rows.Err())
+	must(t, rows.Close())
+	if len(all) < 80 {
+		t.Fatalf("only %d columns", len(all))
+	}
+	return all
+}
+
+// rowsEach is how many rows of a table are tried, from everywhere in it.
+const rowsEach = 4
+
+// change changes the value of c in some rows, each in turn and alone. It returns what was found of the first that nobody noticed, which is
+// nothing, or else of the last. ok is false when there is no row.
+func (v *tampered) change(t *testing.T, c column) (found []string, ok bool) {
+	t.Helper()
+	var count int
+	must(t, v.behind.QueryRow(`SELECT COUNT(*) FROM `+c.table).Scan(&count))
+	tried := min(count, rowsEach)
+	for n := range tried {
+		r := v.row(t, c.table, n*count/tried)
+		was := r.values[r.place(c.name)]
+		changed := slices.ContainsFunc(others(was), func(to string) bool { return v.set(r, c.name, to) == nil }) // a unique index may refuse one
+		if !changed {
+			t.Fatalf("%s = %s cannot be changed", c, was)
+		}
+		found, ok = v.verify(t), true
+		if err := v.set(r, c.name, was); err != nil || len(v.verify(t)) > 0 {
+			v.renew(t) // the platform has put something in the place, or built on what was wrong
+		}
+		if len(found) == 0 {
+			break
+		}
+	}
+	return found, ok
+}
+
+// renew takes a fresh copy, where undoing the change is not enough.
+func (v *tampered) renew(t *testing.T) {
+	t.Helper()
+	v.close(t)
+	v.dir = copyOf(v.test, v.original)
+	v.open(t)
+	if left := v.verify(t); len(left) > 0 {
+		t.Fatalf("a fresh copy: %v", left)
+	}
+}
+
+// row is one row as it stands in the database, in SQL's own writing, which is exact.
+type row struct {
+	table  string
+	names  []string
+	values []string
+}
+
+func (v *tampered) row(t *testing.T, table string, n int) *row {
+	t.Helper()
+	r := &row{table: table}
+	for _, c := range v.columns(t) {
+		if c.table == table {
+			r.names = append(r.names, c.name)
+		}
+	}
+	r.values = make([]string, len(r.names))
+	into := make([]any, len(r.names))
+	for i := range into {
+		into[i] = &r.values[i]
+	}
+	must(t, v.behind.QueryRow(`SELECT quote("`+strings.Join(r.names, `"), quote("`)+`") FROM `+table+` LIMIT 1 OFFSET ?`, n).Scan(into...))
+	return r
+}
+
+func (r *row) place(name string) int { return slices.Index(r.names, name) }
+
+// set changes one column of the row, which is found by all that it holds.
+func (v *tampered) set(r *row, name, value string) error {
+	var where []string
+	for i, n := range r.names {
+		where = append(where, `"`+n+`" IS `+r.values[i])
+	}
+	result, err := v.behind.Exec(`UPDATE ` + r.table + ` SET "` + name + `" = ` + value + ` WHERE ` + strings.Join(where, " AND "))
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n != 1 {
+		return fmt.Errorf("changing %s.%s changed %d rows: %w", r.table, name, n, err)
+	}
+	r.values[r.place(name)] = value
+	return nil
+}
+
+// others returns values of the same type as the given one, in SQL's writing: the next number, a longer text, octets with one bit changed.
+func others(value string) []string {
+	switch {
+	case strings.HasPrefix(value, "X'"), strings.HasPrefix(value, "x'"):
+		octets, err := hex.DecodeString(value[2 : len(value)-1])
+		if err != nil || len(octets) == 0 {
+			return []string{"x'01'"}
+		}
+		octets[len(octets)/2] ^= 1
+		return []string{"x'" + hex.EncodeToString(octets) + "'"}
+	case strings.HasPrefix(value, "'"):
+		return []string{value[:len(value)-1] + "x'"}
+	}
+	return []string{value + "+1", value + "+1000000"}
+}
