@@ -161,7 +161,7 @@ func TestSlotRevoked(t *testing.T) {
 	if refused := w.enrol(t, w.claim(decided, 2)); !errs.Is(refused[0], errs.Conflict) {
 		t.Errorf("renewal that was decided before: got %v, want Conflict", refused[0])
 	}
-	if found := w.verify(t); len(found) != 1 || !strings.Contains(found[0], "disagree on whether certificate 01010101010101010101010101010101 is revoked") {
+	if found := w.verify(t); len(found) != 1 || !strings.Contains(found[0], "disagree on whether and when certificate 01010101010101010101010101010101 was revoked") {
 		t.Errorf("verify without the entry: got %q", found)
 	}
 	w.must(t, func() error { return w.log.Record(t.Context(), revokeEntry(c)) })
