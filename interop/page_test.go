@@ -53,12 +53,10 @@ func TestInteropPage(t *testing.T) {
 	engines(t, func(t *testing.T, database string) {
 		s := newSite(t)
 		s.env["STATE"] = filepath.Join(t.TempDir(), "state")
-		s.write(t, "empty", "")
 		for _, b := range blocks {
 			script := b.script
-			if b.name == "install" && database != "" {
-				s.env["DATABASE"] = database
-				script = strings.Replace(script, "mooring init", `mooring init --database "$DATABASE"`, 1)
+			if b.name == "install" {
+				script = strings.Replace(script, "mooring init", "mooring init "+s.initFlags(database), 1)
 			}
 			if !t.Run(b.name, func(t *testing.T) { b.check(t, s.paste(t, script)) }) {
 				t.FailNow() // each block builds on those before it

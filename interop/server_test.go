@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // withPrograms builds our program as it is released and the stranger's, puts them on the path and runs the tests.
 func withPrograms(run func() int) (int, error) {
-	for _, program := range []string{"bash", "curl", "openssl", "certtool", "ocsptool", "awk", "od"} {
+	for _, program := range []string{"bash", "curl", "openssl", "certtool", "gnutls-cli", "ocsptool", "awk", "od"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return 0, fmt.Errorf("these tests need %s (Debian: curl openssl gnutls-bin): %w", program, err)
 		}
@@ -71,41 +72,37 @@ type site struct {
 // addresses is what "mooring serve --ready-file" writes.
 type addresses struct{ EST, API, Status, Socket string }
 
-// newSite is a folder with the variables of doc/enrol-est.md and nothing installed. The ports are free ones, chosen before, because
-// certificates carry the address of the status listener.
+// newSite is a folder with nothing installed, and a loopback address that nobody else has: so a server can be what "mooring init" makes,
+// on the default ports.
 func newSite(t *testing.T) *site {
+	t.Helper()
 	dir := t.TempDir()
-	return &site{dir, map[string]string{"MOORING_DIR": filepath.Join(dir, "d")}}
+	return &site{dir, map[string]string{"MOORING_DIR": filepath.Join(dir, "d"), "HOST": freeHost(t)}}
 }
 
-// start makes an installation and runs its server until the test ends.
-func start(t *testing.T, database string) *site {
-	s := newSite(t)
+// initFlags say where the server of a site is to be found, and which database it has; "" is the default one.
+func (s *site) initFlags(database string) string {
 	if database == "" {
-		s.sh(t, `mooring init -q --name Acme`)
-	} else {
-		s.env["DATABASE"] = database
-		s.sh(t, `mooring init -q --name Acme --database "$DATABASE"`)
+		return `--host "$HOST" --listen "$HOST"`
 	}
-	s.sh(t, `sed -e 's/^name: .*/name: careful/' -e 's/^approval: .*/approval: required/' d/profiles/device.yaml > d/profiles/careful.yaml`)
+	s.env["DATABASE"] = database
+	return `--host "$HOST" --listen "$HOST" --database "$DATABASE"`
+}
+
+// start makes an installation and runs its server until the test ends. root.pem and cas.pem are its CAs.
+func start(t *testing.T, database string) *site {
+	t.Helper()
+	s := newSite(t)
+	s.sh(t, `mooring init -q --name Acme `+s.initFlags(database))
 	s.serve(t)
 	s.sh(t, `mooring ca export --root -o root.pem
 curl -sSf --cacert root.pem "$EST/.well-known/est/cacerts" | openssl base64 -d | openssl pkcs7 -inform DER -print_certs -out cas.pem`)
 	return s
 }
 
-// serve runs "mooring serve" on free ports.
+// serve runs "mooring serve".
 func (s *site) serve(t *testing.T) {
 	t.Helper()
-	config := "name: Acme\nnames: [localhost, 127.0.0.1]\n"
-	if url := s.env["DATABASE"]; url != "" {
-		config += fmt.Sprintf("database: {url: %q}\n", url)
-	}
-	ports := freePorts(t, 3)
-	config += fmt.Sprintf("listen: {est: %q, api: %q, status: %q}\n", ports[0], ports[1], ports[2])
-	config += fmt.Sprintf("public_urls: {est: %q, status: %q}\n", "https://"+ports[0], "http://"+ports[2])
-	s.write(t, "d/mooring.yaml", config)
-
 	ready := filepath.Join(s.dir, "ready.json")
 	server := exec.Command("mooring", "serve", "--dir", filepath.Join(s.dir, "d"), "--ready-file", ready)
 	var log bytes.Buffer
@@ -153,18 +150,22 @@ func (s *site) await(t *testing.T, ready string, ended chan error) {
 	}
 }
 
-// freePorts asks the system for ports.
-func freePorts(t *testing.T, n int) (list []string) {
+// freeHost returns an address of this machine, of 127.0.0.0/8, on which the default ports are free.
+func freeHost(t *testing.T) string {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for range 20 {
+		host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+		if isFree(host, "8443") && isFree(host, "9443") && isFree(host, "8080") {
+			return host
 		}
-		defer l.Close() // only when all are found, so that none is found twice
-		list = append(list, l.Addr().String())
 	}
-	return list
+	t.Fatal("no address of 127.0.0.0/8 has the ports 8443, 9443 and 8080 free: is there a server that listens on all addresses?")
+	return ""
+}
+
+func isFree(host, port string) bool {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
+	return err == nil && l.Close() == nil
 }
 
 func (s *site) write(t *testing.T, name, text string) {
@@ -218,22 +219,14 @@ func (s *site) device(t *testing.T, name, profile string, flags ...string) strin
 }
 
 // enrol registers a device of a profile and enrols it with curl and OpenSSL: NAME.key, NAME.csr (base64) and NAME.pem. key are the
-// options of openssl genpkey; flags are of mooring device add.
-func (s *site) enrol(t *testing.T, name, profile, key string, flags ...string) {
+// options of openssl genpkey; flags are of mooring device add. It returns the token, which is used now.
+func (s *site) enrol(t *testing.T, name, profile, key string, flags ...string) (token string) {
 	t.Helper()
-	token := s.device(t, name, profile, flags...)
+	token = s.device(t, name, profile, flags...)
 	s.sh(t, `openssl genpkey `+key+` -out "$NAME.key" 2>/dev/null
 openssl req -new -key "$NAME.key" -subj / -outform DER | openssl base64 > "$NAME.csr"
 curl -sS --fail-with-body --cacert root.pem -u "$NAME:$TOKEN" -H 'Content-Type: application/pkcs10' --data-binary "@$NAME.csr" \
 	"$EST/.well-known/est/simpleenroll" -o answer
 openssl base64 -d -in answer | openssl pkcs7 -inform DER -print_certs -out "$NAME.pem"`, "NAME="+name, "TOKEN="+token)
+	return token
 }
-
-// The keys that devices make, as options of openssl genpkey.
-const (
-	p256    = "-algorithm EC -pkeyopt ec_paramgen_curve:P-256"
-	p384    = "-algorithm EC -pkeyopt ec_paramgen_curve:P-384"
-	ed25519 = "-algorithm ED25519"
-	rsa2048 = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048"
-	rsa3072 = "-algorithm RSA -pkeyopt rsa_keygen_bits:3072"
-)

@@ -45,7 +45,8 @@ func (t *TLS) config(name string, now func() time.Time) (*tls.Config, *tickets, 
 		Time:       now,
 		MinVersion: tls.VersionTLS12,
 		MaxVersion: tls.VersionTLS13,
-		NextProtos: []string{"h2", "http/1.1"},
+		// curl --http1.0 names the last one, and a name that is not offered ends the handshake (RFC 7301, section 3.2).
+		NextProtos: []string{"h2", "http/1.1", "http/1.0"},
 		ClientAuth: tls.RequestClientCert,
 		// TLS 1.2 suites only; those of 1.3 are all good and cannot be chosen.
 		CipherSuites: []uint16{
