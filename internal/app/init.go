@@ -85,7 +85,10 @@ func Init(ctx context.Context, o InitOptions) (r InitResult, err error) {
 	if o.Operator == "" {
 		o.Operator = "admin"
 	}
-	return populate(ctx, c, Options{Config: c, Prompt: prompt, Log: o.Log, Now: o.Now}, o.Operator)
+	// The secret was read and may not be there a second time: a descriptor ends, a person was asked. So what was read is used again.
+	again := *c
+	again.Keys.Unlock = "prompt"
+	return populate(ctx, c, Options{Config: &again, Prompt: prompt, Log: o.Log, Now: o.Now}, o.Operator)
 }
 
 // emptyDir makes dir, or accepts an empty one, and reports whether it made it.
@@ -202,6 +205,11 @@ func populate(ctx context.Context, c *conf.Config, o Options, operator string) (
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
 	actor := access.System("init")
+	taken := false
+	p.CA.Each(func(*ca.Issuer) { taken = true })
+	if taken {
+		return r, errs.New(errs.Conflict, "the database holds an installation already; it was left alone. Choose an empty one in database.url")
+	}
 	for _, spec := range hierarchy(c.Name) {
 		if _, err := p.CA.Create(ctx, actor, spec); err != nil {
 			return r, fmt.Errorf("making the CA %q: %w", spec.Name, err)

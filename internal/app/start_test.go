@@ -19,6 +19,7 @@ import (
 	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
 )
 
 // onSQLite keeps an installation in a file also where the tests run on PostgreSQL: what goes wrong with files is what is tested.
@@ -204,7 +205,7 @@ func TestClockBehind(t *testing.T) {
 
 // TestInitOnce: Init touches nothing that exists, and leaves nothing behind when it fails.
 func TestInitOnce(t *testing.T) {
-	c, made := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, onSQLite)
+	c, made := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, nil)
 	again := func(dir string, config *conf.Config) error {
 		_, err := app.Init(t.Context(), app.InitOptions{Dir: dir, Config: config})
 		return err
@@ -239,6 +240,25 @@ func TestInitOnce(t *testing.T) {
 	if err := again(empty, &broken); err == nil || listing(t, empty) != "" {
 		t.Errorf("in an empty directory: got %v and %q, want it empty again", err, listing(t, empty))
 	}
+
+	// A database that somebody uses.
+	taken := *c
+	if taken.Database.URL == "sqlite:mooring.db" {
+		taken.Database.URL = "sqlite:" + filepath.Join(made.Dir, "mooring.db")
+	}
+	if err := again(fresh, &taken); !errs.Is(err, errs.Conflict) || errs.Public(err) != "the database holds an installation already; it was left alone. Choose an empty one in database.url" {
+		t.Errorf("a database in use: got %v", err)
+	}
+	if _, err := os.Stat(fresh); !os.IsNotExist(err) {
+		t.Errorf("the refused installation left %s", listing(t, fresh))
+	}
+	p, err := app.Open(t.Context(), app.Options{Config: c})
+	must(t, err)
+	report, err := p.Audit.Verify(t.Context(), audit.VerifyOptions{Checkers: p.Checkers()})
+	if err != nil || len(report.Findings) > 0 {
+		t.Errorf("the first installation afterwards: %v, %v", report.Findings, err)
+	}
+	must(t, p.Close())
 
 	for path, mode := range map[string]os.FileMode{"": 0o700, "keys": 0o700, "keys/unlock": 0o600, "operator": 0o700, "operator/key.pem": 0o600, "mooring.yaml": 0o600} {
 		if info, err := os.Stat(filepath.Join(made.Dir, path)); err != nil || info.Mode().Perm() != mode {
