@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	_ "modernc.org/sqlite"
-
 	"mooring/internal/app"
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
@@ -174,7 +172,7 @@ func scribble(t *testing.T, path string, from int64) {
 	must(t, f.Close())
 }
 
-// change runs a statement in the database of a stopped installation.
+// change runs a statement in the database of a stopped installation, by the driver that package db registers.
 func change(t *testing.T, dir, statement string, args ...any) {
 	t.Helper()
 	d, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "mooring.db"))
