@@ -162,6 +162,16 @@ func (e *sqliteEngine) run(ctx context.Context) (err error) {
 }
 
 func (e *sqliteEngine) migrate(ctx context.Context, schemas []Schema) error {
+	err := e.write(ctx, schemas)
+	var se *sqlite.Error
+	if c, _ := classOf(sqliteError(err)); c == classPlace && errors.As(err, &se) {
+		return e.cannotOpen(se) // the first write is what shows that a file may only be read
+	}
+	return err
+}
+
+// write does the migrations and puts right what a former process left.
+func (e *sqliteEngine) write(ctx context.Context, schemas []Schema) error {
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: e.path}).EscapedPath(), RawQuery: "_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate"}
 	pool, err := sql.Open("sqlite", u.String())
 	if err != nil {
