@@ -121,6 +121,9 @@ func (a *Authority) template(ctx context.Context, p *Profile) (*template, error)
 	}
 	signer, err := a.deps.Keys.Signer(ctx, i.key)
 	if err != nil {
+		if errs.Is(err, errs.Unavailable) { // the store's own text names files
+			err = errs.Wrap(errs.Unavailable, err, "the CA cannot sign at present: its key is not to be had; an administrator must look at the key store")
+		}
 		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.name, err)
 	}
 	t, err := newTemplate(i, p, signer, a.deps.URLs)

@@ -9,6 +9,8 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -380,3 +382,32 @@ func TestGivenUp(t *testing.T) {
 
 // life is how long a certificate of the default profile lives.
 const life = 90 * 24 * time.Hour
+
+// TestKeyOfCAGone: without the CA's key nothing is issued, stored or used up, and devices are told nothing about the server's files.
+func TestKeyOfCAGone(t *testing.T) {
+	p := apptest.Start(t, nil)
+	issuer, err := p.CA.Issuer("devices")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(p.Config.KeyDir(), string(issuer.Key())+".key")
+	p.Stop(t) // a key that is in use stays in memory
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	p.Restart(t)
+	d, token := p.Device(t, "meter-1", "device")
+	r := byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
+	before := rows(t, p)
+	_, err = p.Enrol.Submit(t.Context(), r)
+	if !errs.Is(err, errs.Unavailable) || errs.Public(err) != "the CA cannot sign at present: its key is not to be had; an administrator must look at the key store" {
+		t.Errorf("got %v %q", err, errs.Public(err))
+	}
+	if rows(t, p) != before || p.Load(t, d.ID).Token.Used != 0 {
+		t.Error("something was stored, or the token was used up")
+	}
+	if err := os.Rename(file+".away", file); err != nil {
+		t.Fatal(err)
+	}
+	submit(t, p, r)
+}

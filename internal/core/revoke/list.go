@@ -337,6 +337,9 @@ func (s *Service) sign(ctx context.Context, sc *scope, d *draft) (*list, error) 
 func (s *Service) signWith(ctx context.Context, i *ca.Issuer, message []byte) ([]byte, error) {
 	signer, err := s.Keys.Signer(ctx, i.Key())
 	if err != nil {
+		if errs.Is(err, errs.Unavailable) { // the store's own text names files, and anybody may ask for a list
+			err = errs.Wrap(errs.Unavailable, err, "the CA cannot sign at present: its key is not to be had; an administrator must look at the key store")
+		}
 		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.Name(), err)
 	}
 	signature, err := signer.Sign(rand.Reader, i.Algorithm().Digest(message), i.Algorithm().Hash())
