@@ -51,6 +51,8 @@ type DB struct {
 	node    string
 	streams chan *stream  // idle streams for Do; its capacity bounds how many changes run at once
 	closed  chan struct{} // closed by Close
+	// resolveWait bounds how long is asked for what became of a batch.
+	resolveWait time.Duration
 
 	mu     sync.Mutex
 	opened map[[8]byte]bool // guarded by mu; rows of this process that are not closed yet
@@ -62,6 +64,7 @@ type DB struct {
 type engine interface {
 	// begin waits for a connection until ctx ends.
 	begin(ctx context.Context, write bool) (session, error)
+	glance(ctx context.Context) (session, error) // for reading by a single statement
 	migrate(ctx context.Context, schemas []Schema) error
 	run(ctx context.Context) error // upkeep, until ctx ends
 	arrays() bool
@@ -80,7 +83,7 @@ type session interface {
 
 // Open opens the database and checks that it answers. It starts nothing and changes nothing; call Migrate next.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	d := &DB{now: o.Now, log: o.Log, node: o.Node, closed: make(chan struct{}), opened: map[[8]byte]bool{}}
+	d := &DB{now: o.Now, log: o.Log, node: o.Node, closed: make(chan struct{}), opened: map[[8]byte]bool{}, resolveWait: 10 * time.Second}
 	if d.now == nil {
 		return nil, fmt.Errorf("opening the database: no clock was given")
 	}
@@ -245,6 +248,22 @@ func (d *DB) attempt(ctx context.Context, write bool, batch BatchID, fn func(ctx
 	}
 	open = false
 	return tx, s.commit(ctx)
+}
+
+// glance runs fn, which reads by one statement or does not mind if each of several sees a state of its own.
+func (d *DB) glance(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	return d.retry(ctx, func() error {
+		if err := d.usable(); err != nil {
+			return err
+		}
+		s, err := d.engine.glance(ctx)
+		if err != nil {
+			return err
+		}
+		defer s.rollback() // there is nothing to commit
+		tx := &Tx{session: s, arrays: d.engine.arrays()}
+		return tx.verdict(fn(ctx, tx))
+	})
 }
 
 // noteOutcome remembers for Fault how a write ended.

@@ -107,7 +107,7 @@ func (l *Lookup[K, V]) answer(ctx context.Context, batch []*ask[K, V]) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	var got map[K]V
-	err = l.db.View(ctx, func(ctx context.Context, tx *Tx) (err error) {
+	err = l.db.glance(ctx, func(ctx context.Context, tx *Tx) (err error) {
 		got, err = l.read(ctx, tx, keys)
 		return err
 	})

@@ -81,31 +81,62 @@ func (e *postgresEngine) migrate(ctx context.Context, schemas []Schema) error {
 	return migrateAll(ctx, pool, "postgres", schemas)
 }
 
+// The texts that open a transaction. A view has one snapshot for the whole look, and is read-only so that it can never fail to serialise
+// with more than a retry.
+const (
+	beginWrite = "begin"
+	beginView  = "begin isolation level repeatable read read only"
+)
+
 func (e *postgresEngine) begin(ctx context.Context, write bool) (session, error) {
-	opts := pgx.TxOptions{}
-	if !write {
-		// One snapshot for the whole look; read-only, so that it can never fail to serialise with more than a retry.
-		opts = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	if write {
+		return e.session(ctx, beginWrite)
 	}
-	tx, err := e.pool.BeginTx(ctx, opts)
+	return e.session(ctx, beginView)
+}
+
+// glance is a view of one statement, which needs no transaction and so a third of the messages.
+func (e *postgresEngine) glance(ctx context.Context) (session, error) { return e.session(ctx, "") }
+
+func (e *postgresEngine) session(ctx context.Context, begin string) (session, error) {
+	conn, err := e.pool.Acquire(ctx)
 	if err != nil {
 		return nil, postgresError(ctx, err, false)
 	}
-	return &postgresSession{tx: tx, commitWait: e.commitWait}, nil
+	return &postgresSession{conn: conn, begin: begin, commitWait: e.commitWait}, nil
 }
 
+// postgresSession is a transaction on one connection. The text that opens it travels with the first statement.
 type postgresSession struct {
-	tx         pgx.Tx
+	conn       *pgxpool.Conn
+	begin      string // not yet sent; "" when it was, or when there is none
+	begun      bool
 	commitWait time.Duration
+}
+
+// opening returns a batch that begins with the text that opens the transaction, if that is still to be sent, and whether it does.
+func (s *postgresSession) opening() (*pgx.Batch, bool) {
+	b := &pgx.Batch{}
+	if s.begin == "" {
+		return b, false
+	}
+	b.Queue(s.begin)
+	s.begin, s.begun = "", true
+	return b, true
 }
 
 // failure says what a failed statement left behind.
 func (s *postgresSession) failure(ctx context.Context, err error) error {
-	return postgresError(ctx, err, !s.tx.Conn().IsClosed())
+	return postgresError(ctx, err, !s.conn.Conn().IsClosed())
 }
 
 func (s *postgresSession) exec(ctx context.Context, sql string, args []any) (int64, error) {
-	tag, err := s.tx.Exec(ctx, sql, postgresArgs(args)...)
+	if s.begin != "" {
+		st := &Stmt{SQL: sql, Args: args}
+		err := s.send(ctx, []*Stmt{st})
+		return st.N, err
+	}
+	tag, err := s.conn.Exec(ctx, sql, postgresArgs(args)...)
 	return tag.RowsAffected(), s.failure(ctx, err)
 }
 
@@ -142,7 +173,13 @@ func postgresArgs(args []any) []any {
 }
 
 func (s *postgresSession) query(ctx context.Context, each func(Row) (bool, error), sql string, args []any) error {
-	rows, err := s.tx.Query(ctx, sql, postgresArgs(args)...)
+	if b, opens := s.opening(); opens {
+		results := s.conn.SendBatch(ctx, b)
+		if err := results.Close(); err != nil {
+			return s.failure(ctx, err)
+		}
+	}
+	rows, err := s.conn.Query(ctx, sql, postgresArgs(args)...)
 	if err != nil {
 		return s.failure(ctx, err)
 	}
@@ -161,17 +198,22 @@ func (s *postgresSession) query(ctx context.Context, each func(Row) (bool, error
 }
 
 func (s *postgresSession) send(ctx context.Context, stmts []*Stmt) (err error) {
-	b := &pgx.Batch{}
+	b, opens := s.opening()
 	for _, st := range stmts {
 		b.Queue(st.SQL, postgresArgs(st.Args)...)
 	}
-	results := s.tx.SendBatch(ctx, b)
+	results := s.conn.SendBatch(ctx, b)
 	open := true
 	defer func() {
 		if open { // a row's callback failed or panicked
 			_ = results.Close() // whatever it says, the transaction is rolled back
 		}
 	}()
+	if opens {
+		if _, err := results.Exec(); err != nil {
+			return s.failure(ctx, err)
+		}
+	}
 	for _, st := range stmts {
 		if err := s.result(ctx, results, st); err != nil {
 			return err
@@ -203,17 +245,20 @@ func (s *postgresSession) result(ctx context.Context, results pgx.BatchResults, 
 }
 
 func (s *postgresSession) commit(ctx context.Context) error {
+	defer s.conn.Release() // a connection that is still in a transaction, or broken, is closed by the pool
+	if !s.begun {
+		return nil
+	}
 	// A requester that hangs up must not turn a commit into an unknown outcome.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.commitWait)
 	defer cancel()
-	err := s.tx.Commit(ctx)
-	if err == nil {
-		return nil
-	}
+	tag, err := s.conn.Exec(ctx, "commit")
 	var pg *pgconn.PgError
 	switch {
-	case errors.Is(err, pgx.ErrTxCommitRollback):
-		return &storeError{class: classRetry, cause: err}
+	case err == nil && tag.String() == "ROLLBACK":
+		return &storeError{class: classRetry, cause: errors.New("a statement had failed, so that the commit rolled back")}
+	case err == nil:
+		return nil
 	case pgconn.SafeToRetry(err):
 		return &storeError{class: classRetry, cause: err}
 	case errors.As(err, &pg) && !unclear(pg.Code):
@@ -229,10 +274,14 @@ func unclear(code string) bool {
 }
 
 func (s *postgresSession) rollback() {
+	defer s.conn.Release()
+	if !s.begun {
+		return
+	}
 	ctx, cancel := context.WithTimeout(quiet{}, s.commitWait)
 	defer cancel()
 	// When it fails the connection is broken, the pool drops it, and the server rolls back.
-	_ = s.tx.Rollback(ctx)
+	_, _ = s.conn.Exec(ctx, "rollback")
 }
 
 // postgresError says what a failure before COMMIT left behind: never a committed transaction. alive tells that the connection still works.

@@ -125,6 +125,8 @@ func closeNext(ctx context.Context, pool chan *sqliteConn) error {
 	}
 }
 
+func (e *sqliteEngine) glance(ctx context.Context) (session, error) { return e.begin(ctx, false) }
+
 func (e *sqliteEngine) begin(ctx context.Context, write bool) (session, error) {
 	pool, text := e.readers, "BEGIN"
 	if write {

@@ -166,7 +166,7 @@ func (s *stream) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 // resolve asks what became of the batch at s.next.
 func (s *stream) resolve(ctx context.Context) (fate, error) {
 	// A caller that went away must not leave the outcome open.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.db.resolveWait)
 	defer cancel()
 	var next, closed int64
 	err := s.db.write(ctx, func(ctx context.Context, tx *Tx) error {
