@@ -50,7 +50,7 @@ type Profile struct {
 	Binding      bool          // a channel binding in the challengePassword is checked
 	Linking      bool          // … and must be there (RFC 7030, section 3.5)
 	ServerKeygen key.Algorithm // kind of key that the platform makes on request; "" for none
-	Unwrapped    bool          // EST may answer with a bare certificate instead of PKCS #7
+	Unwrapped    bool          // EST answers in one line of base64
 	Grants       access.Role   // the role that holders of the certificate have
 	CRL, OCSP    bool          // certificates point to the CRL and the OCSP responder
 
