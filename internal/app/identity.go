@@ -38,14 +38,15 @@ type serverIdentity struct {
 type pair struct {
 	signer crypto.Signer
 	cert   *x509.Certificate
+	above  [][]byte // DER
 }
 
 // signer is the est.Identity of the platform.
-func (s *serverIdentity) signer() (crypto.Signer, *x509.Certificate) {
+func (s *serverIdentity) signer() (crypto.Signer, *x509.Certificate, [][]byte) {
 	if p := s.current.Load(); p != nil {
-		return p.signer, p.cert
+		return p.signer, p.cert, p.above
 	}
-	return nil, nil
+	return nil, nil, nil
 }
 
 // ensure makes a certificate for the configured names.
@@ -76,7 +77,7 @@ func (s *serverIdentity) ensure(ctx context.Context, p *Platform) error {
 	for i := issuer; i.Parent() != nil; i = i.Parent() {
 		chain = append(chain, i.Certificate().Raw)
 	}
-	s.current.Store(&pair{signer, leaf})
+	s.current.Store(&pair{signer, leaf, chain[1:]})
 	s.held.Set(&tls.Certificate{Certificate: chain, PrivateKey: signer, Leaf: leaf})
 	return nil
 }
@@ -120,7 +121,7 @@ func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
 			return nil
 		case <-tick.C:
 		}
-		_, cert := s.signer()
+		_, cert, _ := s.signer()
 		if p.now().Before(cert.NotAfter.Add(-cert.NotAfter.Sub(cert.NotBefore) / 3)) {
 			continue
 		}

@@ -46,7 +46,7 @@ type Profile struct {
 	RenewBefore  int64         // how long before its end a certificate may be renewed; 0 when Forever
 	ReuseKey     bool          // a renewal may keep its key
 	Evidence     []Evidence
-	Approval     bool          // an operator must approve each issue
+	Approval     bool          // an operator must approve each issue but renewals
 	Binding      bool          // a channel binding in the challengePassword is checked
 	Linking      bool          // … and must be there (RFC 7030, section 3.5)
 	ServerKeygen key.Algorithm // kind of key that the platform makes on request; "" for none

@@ -314,11 +314,10 @@ func (s *Service) sign(ctx context.Context, sc *scope, d *draft) (*list, error) 
 	}
 	sc.covers = d.covers
 	cert := sc.issuer.Certificate()
+	// The list holds everything that the CA revoked, so it has no issuingDistributionPoint (RFC 5280, section 5.2.5): with one, verifiers would
+	// not use it for certificates that name another place or none. Shards will need one each.
 	spec := der.CRLSpec{Algorithm: sc.issuer.Algorithm(), Issuer: cert.RawSubject, AKI: cert.SubjectKeyId, Number: integer(d.number),
 		ThisUpdate: d.thisUpdate, NextUpdate: d.nextUpdate}
-	if url := s.CA.CRLAddress(sc.key.issuer); url != "" {
-		spec.Point = &der.IssuingPoint{URL: url}
-	}
 	tbs, err := der.AppendCRLTBS(make([]byte, 0, len(sc.entries)+1024), spec, sc.entries)
 	if err != nil {
 		return nil, fmt.Errorf("encoding a CRL: %w", err)

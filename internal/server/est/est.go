@@ -30,9 +30,9 @@ import (
 	"mooring/wire/est"
 )
 
-// Identity returns the key and certificate under which the server answers now. They sign the packages of encrypted keys (RFC 7030,
+// Identity returns the key and certificate under which the server answers now, and the certificates above it but for the root. They sign the packages of encrypted keys (RFC 7030,
 // section 4.4.2).
-type Identity func() (crypto.Signer, *x509.Certificate)
+type Identity func() (key crypto.Signer, leaf *x509.Certificate, above [][]byte)
 
 // Deps is what the server stands on.
 type Deps struct {
@@ -300,9 +300,9 @@ func (s *server) keyAnswer(a *enrol.Answer, to *sealing) (body []byte, mediaType
 		return nil, "", err
 	}
 	if to != nil {
-		signer, cert := s.Identity()
+		signer, cert, above := s.Identity()
 		k.KeyType = est.TypeSealedKey
-		k.Key, err = cms.SealKeys([][]byte{a.Key}, cms.SignInput{Signer: signer, Certificate: cert, Rand: rand.Reader},
+		k.Key, err = cms.SealKeys([][]byte{a.Key}, cms.SignInput{Signer: signer, Certificate: cert, Chain: above, Rand: rand.Reader},
 			cms.EncryptInput{Cipher: to.cipher, Recipients: []cms.Recipient{to.key}, Rand: rand.Reader})
 		if err != nil {
 			return nil, "", err
