@@ -310,20 +310,27 @@ func naive(ctx context.Context, pool *pgxpool.Pool, n int64) error {
 	})
 }
 
+// isolated returns rawURL for sessions of that isolation, which notice deadlocks soon.
+func isolated(t testing.TB, rawURL, isolation string) string {
+	t.Helper()
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("default_transaction_isolation", isolation)
+	q.Set("deadlock_timeout", "10ms")
+	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20") // pgx reads the plus sign as it stands
+	return u.String()
+}
+
 // TestStormOnFewRows: 64 goroutines and two handles, as of two processes, on ten rows, each change locking two of them in any order.
 func TestStormOnFewRows(t *testing.T) {
 	onPostgres(t)
 	for _, isolation := range []string{"read committed", "serializable"} {
 		t.Run(isolation, func(t *testing.T) {
-			u, err := url.Parse(dbtest.URL(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			q := u.Query()
-			q.Set("default_transaction_isolation", isolation)
-			q.Set("deadlock_timeout", "10ms")
-			u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20") // pgx reads the plus sign as it stands
-			one, two := dbtest.OpenURL(t, u.String(), ledgerSchema()), dbtest.OpenURL(t, u.String(), ledgerSchema())
+			u := isolated(t, dbtest.URL(t), isolation)
+			one, two := dbtest.OpenURL(t, u, ledgerSchema()), dbtest.OpenURL(t, u, ledgerSchema())
 			var l ledger
 			l.storm(t, 64, 4, func(ctx context.Context, n int64) error {
 				d := one
