@@ -221,7 +221,7 @@ func (r *Registry) Change(ctx context.Context, actor access.Actor, id ID, c Chan
 			return Device{}, err
 		}
 	}
-	if err := r.mayTouch(ctx, actor, id); err != nil {
+	if err := r.MayEmpower(ctx, actor, id); err != nil {
 		return Device{}, err
 	}
 	var d Device
@@ -299,8 +299,10 @@ func (r *Registry) mayGrant(ctx context.Context, actor access.Actor, id ID, prof
 	return r.access.Require(ctx, actor, access.Grant, id.String())
 }
 
-// mayTouch does the same for the profile that the device has now.
-func (r *Registry) mayTouch(ctx context.Context, actor access.Actor, id ID) error {
+// MayEmpower returns nil when actor may do what gives the device power, such as a token, an approval or the end of a hold, else the recorded
+// refusal: for a device whose present profile grants a role it needs the permission access.grant, else no more than the act itself. The
+// error is NotFound when there is no such device.
+func (r *Registry) MayEmpower(ctx context.Context, actor access.Actor, id ID) error {
 	d, err := r.Load(ctx, id)
 	if err != nil {
 		return err
@@ -308,7 +310,7 @@ func (r *Registry) mayTouch(ctx context.Context, actor access.Actor, id ID) erro
 	return r.mayGrant(ctx, actor, id, d.Profile)
 }
 
-// sameGrant holds inside a transaction what mayTouch found before it: no refusal can be recorded in there.
+// sameGrant holds inside a transaction what MayEmpower found before it: no refusal can be recorded in there.
 func (r *Registry) sameGrant(d *Device, actor access.Actor) error {
 	if r.grants(d.Profile) && !actor.May(access.Grant) {
 		return errChanged

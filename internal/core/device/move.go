@@ -40,7 +40,7 @@ func (r *Registry) AllowMove(ctx context.Context, actor access.Actor, id ID, m M
 	if m != Resume {
 		return nil
 	}
-	return r.mayTouch(ctx, actor, id)
+	return r.MayEmpower(ctx, actor, id)
 }
 
 // MoveTx does what Move does in the transaction of the caller, who has asked AllowMove before. The error is Conflict for a move that is not in

@@ -107,7 +107,7 @@ func (r *Registry) Token(ctx context.Context, actor access.Actor, id ID, ttl tim
 	if until, err = tokenUntil(now, ttl); err != nil {
 		return "", 0, err
 	}
-	if err := r.mayTouch(ctx, actor, id); err != nil {
+	if err := r.MayEmpower(ctx, actor, id); err != nil {
 		return "", 0, err
 	}
 	secret := make([]byte, tokenSize)

@@ -33,13 +33,14 @@ type Identity struct {
 }
 
 // Actor returns the actor for what the identity does over the surface via. A person's or service's role is the one its certificate's
-// profile grants.
+// profile grants, as long as it is active and still registered for this profile: who becomes something else or is suspended has the old
+// certificate for a while, but not the old role.
 func (id *Identity) Actor(via string) access.Actor {
 	if id.by != nil {
 		return *id.by
 	}
 	a := access.Device(id.Device.ID.String(), via)
-	if id.Profile != nil && id.Profile.Grants != access.RoleNone && id.Evidence == ca.EvidenceOperational {
+	if id.Profile != nil && id.Profile.Name == id.Device.Profile && id.Device.State.Active() && id.Profile.Grants != access.RoleNone && id.Evidence == ca.EvidenceOperational {
 		a.Kind, a.Role = access.KindOperator, id.Profile.Grants
 	}
 	return a
@@ -133,12 +134,10 @@ func (s *Service) byOwn(ctx context.Context, leaf *x509.Certificate, own *ca.Cer
 	if own.Slot == device.SlotBirth {
 		id.Evidence = ca.EvidenceBirth
 	}
-	revocation, revoked, err := s.Revoke.Status(ctx, own.Serial[:])
-	if err != nil {
-		return nil, fmt.Errorf("looking for the client certificate's revocation: %w", err)
-	}
-	switch {
-	case revoked && revocation.Reason == revoke.CertificateHold:
+	switch reason, revoked, err := s.revoked(ctx, own.Serial[:]); {
+	case err != nil:
+		return nil, err
+	case revoked && reason == revoke.CertificateHold:
 		return id, errs.New(errs.Denied, "the client certificate is on hold; ask the device's operator")
 	case revoked:
 		return id, errs.New(errs.Denied, "the client certificate is revoked; ask the device's operator for a new token")
@@ -148,7 +147,32 @@ func (s *Service) byOwn(ctx context.Context, leaf *x509.Certificate, own *ca.Cer
 		return id, errs.New(errs.Denied, "the client certificate was replaced by a newer one; use that")
 	}
 	id.Slot = slot
-	return id, nil
+	if bytes.Equal(slot.Serial, own.Serial[:]) {
+		return id, nil
+	}
+	return id, s.notClosed(ctx, slot.Serial)
+}
+
+// notClosed refuses the certificate before the newest one when the newest is revoked or on hold. It is good beside it for the sake of answers
+// that are lost; when what it led to had to be taken back, it would lead whoever did that to the next one.
+func (s *Service) notClosed(ctx context.Context, newest []byte) error {
+	switch reason, revoked, err := s.revoked(ctx, newest); {
+	case err != nil:
+		return err
+	case revoked && reason == revoke.CertificateHold:
+		return errs.New(errs.Denied, "the device's newest certificate is on hold, and with it the one before; ask the device's operator")
+	case revoked:
+		return errs.New(errs.Denied, "the device's newest certificate is revoked, which ends the one before it too; ask the device's operator for a new token")
+	}
+	return nil
+}
+
+func (s *Service) revoked(ctx context.Context, serial []byte) (revoke.Reason, bool, error) {
+	r, revoked, err := s.Revoke.Status(ctx, serial)
+	if err != nil {
+		return 0, false, fmt.Errorf("looking for the client certificate's revocation: %w", err)
+	}
+	return r.Reason, revoked, nil
 }
 
 // byToken proves a device by its one-time token. A used or expired one is told apart only to the holder of the right one.

@@ -178,6 +178,11 @@ func (s *Service) Decide(ctx context.Context, actor access.Actor, nameOrID strin
 	if err != nil {
 		return Pending{}, err
 	}
+	if approve {
+		if err := s.Devices.MayEmpower(ctx, actor, d.ID); err != nil {
+			return Pending{}, err
+		}
+	}
 	p, err := s.settle(ctx, actor, &d, approve)
 	if err != nil {
 		return Pending{}, err

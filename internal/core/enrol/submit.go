@@ -210,8 +210,7 @@ func (sub *submission) sameness() []byte {
 			h.Write(sub.csr.RawSubject)
 			h.Write(sub.csr.RawSPKI)
 			for _, e := range sub.csr.Extensions {
-				h.Write([]byte(e.OID))
-				h.Write(e.Value)
+				h.Write(e.Append(nil)) // in DER, where each part says its length: what is approved can be read in one way only
 			}
 		} else {
 			h.Write(sub.csr.Raw)

@@ -39,7 +39,8 @@ func (s *Service) Certificate(ctx context.Context, actor access.Actor, serial []
 	return s.change(ctx, actor, serial, reason)
 }
 
-// Release lifts a hold. It needs the permission cert.revoke. A certificate that is not on hold, or revoked for good, is a Conflict.
+// Release lifts a hold. It needs the permission cert.revoke, and access.grant when it gives a role back. A certificate that is not on hold, or
+// revoked for good, is a Conflict.
 func (s *Service) Release(ctx context.Context, actor access.Actor, serial []byte) (Result, error) {
 	return s.change(ctx, actor, serial, released)
 }
@@ -47,6 +48,11 @@ func (s *Service) Release(ctx context.Context, actor access.Actor, serial []byte
 func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte, reason Reason) (Result, error) {
 	if err := s.Access.Require(ctx, actor, access.CertRevoke, "certificate "+hex.EncodeToString(serial[:min(len(serial), 20)])); err != nil {
 		return Result{}, err
+	}
+	if reason == released {
+		if err := s.mayRelease(ctx, actor, serial); err != nil {
+			return Result{}, err
+		}
 	}
 	var r Result
 	err := s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -69,6 +75,15 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 	r.Listed = s.makeVisible(ctx, []Revocation{r.Revocation})
 	r.Successor = s.successor(ctx, &r.Revocation)
 	return r, nil
+}
+
+// mayRelease asks for what a resumption of the certificate's device would need: the hold may be what is left of a suspension.
+func (s *Service) mayRelease(ctx context.Context, actor access.Actor, serial []byte) error {
+	c, err := s.CA.Get(ctx, serial)
+	if err != nil || c.Device == [16]byte{} {
+		return err
+	}
+	return s.Devices.MayEmpower(ctx, actor, device.ID(c.Device))
 }
 
 // successor returns the serial of a certificate that the device got by proving itself with the revoked one. It is only a hint, so that
