@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/mod/modfile"
-
 	"mooring/internal/base/db"
 	"mooring/internal/base/db/dbtest"
 	"mooring/internal/base/errs"
@@ -271,37 +269,33 @@ func TestStoppedInstallationIsOneFile(t *testing.T) {
 
 // TestDriverHasTheLibraryItWasMadeFor: modernc.org/sqlite is generated code that must run with exactly the libc it was generated for.
 func TestDriverHasTheLibraryItWasMadeFor(t *testing.T) {
-	gomod := func(module string) string {
+	read := func(into any, args ...string) {
 		t.Helper()
-		out, err := exec.Command("go", "list", "-m", "-json", module).Output()
+		out, err := exec.Command("go", args...).Output()
+		if err == nil {
+			err = json.Unmarshal(out, into)
+		}
 		if err != nil {
-			t.Fatalf("go list -m %s: %v", module, err)
+			t.Fatalf("go %s: %v", strings.Join(args, " "), err)
 		}
-		var m struct{ GoMod string }
-		if err := json.Unmarshal(out, &m); err != nil {
-			t.Fatal(err)
-		}
-		return m.GoMod
 	}
-	libc := func(path string) string {
+	libc := func(module string) string {
 		t.Helper()
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+		var where struct{ GoMod string }
+		read(&where, "list", "-m", "-json", module)
+		var file struct {
+			Require []struct{ Path, Version string }
 		}
-		f, err := modfile.ParseLax(path, text, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range f.Require {
-			if r.Mod.Path == "modernc.org/libc" {
-				return r.Mod.Version
+		read(&file, "mod", "edit", "-json", where.GoMod)
+		for _, r := range file.Require {
+			if r.Path == "modernc.org/libc" {
+				return r.Version
 			}
 		}
-		t.Fatalf("%s requires no modernc.org/libc", path)
+		t.Fatalf("%s requires no modernc.org/libc", module)
 		return ""
 	}
-	if ours, theirs := libc(gomod("mooring")), libc(gomod("modernc.org/sqlite")); ours != theirs {
+	if ours, theirs := libc("mooring"), libc("modernc.org/sqlite"); ours != theirs {
 		t.Errorf("go.mod requires modernc.org/libc %s, the SQLite driver was made for %s", ours, theirs)
 	}
 }
