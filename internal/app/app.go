@@ -164,6 +164,10 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making the key of the audit log: %w", err)
 	}
+	batches, err := p.Keys.Secret(ctx, "audit-batches", 32)
+	if err != nil {
+		return err
+	}
 	names, err := p.Keys.Secret(ctx, "deployment", 32)
 	if err != nil {
 		return err
@@ -174,7 +178,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	status := p.Config.PublicURLs.Status
 
 	p.AuditKey = vkey
-	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, Now: p.now, Log: p.log})
+	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: p.now, Log: p.log})
 	p.Access = access.NewDecider(p.Audit)
 	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants})
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Keys, Profiles: p.Profiles, Now: p.now,

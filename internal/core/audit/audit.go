@@ -10,6 +10,9 @@
 // hashes and tiles; one transaction that moves the tree from the old size to the new one; only after its commit, sign. A tree that does not
 // grow out of the last signed one is never signed.
 //
+// Each row bears a MAC under a key that the database does not have; a row without the right one gets no place in the tree and stops the
+// sequencer. So an entry stands in the tree because this platform wrote it, and not because somebody could write to the database.
+//
 // What it can not show by itself: that the whole database was put back to an earlier state. Keep a checkpoint elsewhere and hand it to
 // VerifyOptions.Known.
 //
@@ -44,11 +47,12 @@ func Schema() db.Schema {
 	return db.Schema{Name: "audit", FS: files}
 }
 
-// Options say under which name and key the record is signed.
+// Options say under which name and keys the record is kept.
 type Options struct {
 	Origin   string        // the log's name, such as "fleet.example.com/audit"; it must be the name of the key
 	Signer   note.Signer   // nil: this process signs nothing, as in a command that only reads
 	Verifier note.Verifier // of the same key; nil: checkpoints can be neither made nor checked nor proofs given
+	BatchKey []byte        // at least 32 secret octets: authenticates what is recorded, until it is sealed and afterwards
 	Now      func() time.Time
 	Log      *slog.Logger
 }
@@ -62,6 +66,7 @@ type Log struct {
 	now      func() time.Time
 	log      *slog.Logger
 	access   *access.Decider
+	macs     *batchMAC
 
 	lastStamp atomic.Int64
 
@@ -77,15 +82,19 @@ type counts struct {
 	behindSince                            atomic.Int64 // Unix seconds of the oldest entry known to wait; 0 = none
 }
 
-// New returns the record kept in d. It starts nothing. It panics when there is no clock or the key does not bear the origin's name.
+// New returns the record kept in d. It starts nothing. It panics when there is no clock, the batch key is too short or
+// the signing key does not bear the origin's name.
 func New(d *db.DB, o Options) *Log {
 	if o.Now == nil {
 		panic("audit: New without a clock")
 	}
+	if len(o.BatchKey) < minBatchKey {
+		panic(fmt.Sprintf("audit: New with a batch key of %d octets, it needs %d", len(o.BatchKey), minBatchKey))
+	}
 	if v := o.Verifier; v != nil && v.Name() != o.Origin || o.Signer != nil && (v == nil || o.Signer.Name() != o.Origin || o.Signer.KeyHash() != v.KeyHash()) {
 		panic("audit: New with a key that does not belong to the origin " + o.Origin)
 	}
-	l := &Log{db: d, origin: o.Origin, signer: o.Signer, verifier: o.Verifier, now: o.Now, log: o.Log, work: make(chan struct{}, 1)}
+	l := &Log{db: d, origin: o.Origin, signer: o.Signer, verifier: o.Verifier, now: o.Now, log: o.Log, macs: newBatchMAC(o.BatchKey), work: make(chan struct{}, 1)}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -94,7 +103,7 @@ func New(d *db.DB, o Options) *Log {
 }
 
 const (
-	insertBatch  = `INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) VALUES (0, $1, $2, $3, $4, $5, $6)`
+	insertBatch  = `INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body, mac) VALUES (0, $1, $2, $3, $4, $5, $6, $7)`
 	batchEntries = 512 // entries in one row at most, so that no row grows with the size of an import
 	microseconds = 1_000_000
 )
@@ -122,7 +131,8 @@ func (l *Log) Stmt(tx *db.Tx, entries ...Entry) *db.Stmt {
 	body := appendBody(make([]byte, 0, 256*len(entries)), stamp, entries)
 	id := tx.Batch()
 	tx.OnCommit(l.nudge)
-	return &db.Stmt{SQL: insertBatch, Args: []any{id.Stream[:], id.Seq, tx.Part(), stamp, int64(len(entries)), body}}
+	b := batch{stream: id.Stream, seq: id.Seq, part: tx.Part(), ts: stamp, n: int64(len(entries))}
+	return &db.Stmt{SQL: insertBatch, Args: []any{id.Stream[:], b.seq, b.part, b.ts, b.n, body, l.macs.sum(b, body)}}
 }
 
 // stamp returns the present in microseconds, and never the same or less than before: the order in which batches were written in this process

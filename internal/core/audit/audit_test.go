@@ -31,6 +31,8 @@ func testKey(t testing.TB, fill byte) (note.Signer, note.Verifier) {
 	return signer, verifier
 }
 
+func testBatchKey(fill byte) []byte { return bytes.Repeat([]byte{fill}, minBatchKey) }
+
 // clock is a clock that a test moves.
 type clock struct {
 	mu  sync.Mutex
@@ -55,7 +57,7 @@ func newLog(t testing.TB, d *db.DB) (*Log, *clock) {
 	t.Helper()
 	signer, verifier := testKey(t, 1)
 	c := newClock()
-	return New(d, Options{Origin: origin, Signer: signer, Verifier: verifier, Now: c.Now}), c
+	return New(d, Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: testBatchKey(1), Now: c.Now}), c
 }
 
 func openLog(t testing.TB) *Log {

@@ -51,7 +51,7 @@ func (l *Log) List(ctx context.Context, actor access.Actor, q Query) ([]Indexed,
 	if q.Limit < 1 || q.Limit > largestPage || q.After < 0 {
 		return nil, errs.New(errs.Invalid, "the limit must be 1 to %d and the place not negative", largestPage)
 	}
-	s := &search{q: q}
+	s := &search{q: q, macs: l.macs}
 	for !s.over {
 		var step stepResult
 		err := l.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
@@ -69,6 +69,7 @@ func (l *Log) List(ctx context.Context, actor access.Actor, q Query) ([]Indexed,
 // search walks the record in steps, each in its own transaction.
 type search struct {
 	q      Query
+	macs   *batchMAC
 	lo, hi int64 // what is still to be searched
 	begun  bool
 	over   bool
@@ -177,7 +178,7 @@ func (s *search) blocks(ctx context.Context, tx *db.Tx, from, to int64) ([][2]in
 
 func (s *search) matches(ctx context.Context, tx *db.Tx, from, to int64) ([]Indexed, error) {
 	var found []Indexed
-	err := readRange(ctx, tx, from, to, func(index int64, data []byte) error {
+	err := readRange(ctx, tx, s.macs, from, to, func(index int64, data []byte) error {
 		e, err := ParseEntry(data)
 		if err != nil {
 			return damaged("entry %d: %w", index, err)
@@ -199,6 +200,7 @@ type located struct {
 	first int64
 	rows  int64 // how many entries its own row says it holds; -1 = the row is missing
 	body  []byte
+	mac   []byte
 }
 
 // rangePage is how many batches readLocated reads at once.
@@ -210,13 +212,13 @@ func readLocated(ctx context.Context, tx *db.Tx, from, to int64) ([]located, err
 	err := tx.Each(ctx, func(r db.Row) error {
 		var b located
 		var stream []byte
-		if err := r.Scan(&b.first, &stream, &b.seq, &b.part, &b.n, &b.ts, &b.rows, &b.body); err != nil {
+		if err := r.Scan(&b.first, &stream, &b.seq, &b.part, &b.n, &b.ts, &b.rows, &b.body, &b.mac); err != nil {
 			return err
 		}
 		copy(b.stream[:], stream)
 		page = append(page, b)
 		return nil
-	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, COALESCE(b.ts, 0), COALESCE(b.n, -1), b.body
+	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, COALESCE(b.ts, 0), COALESCE(b.n, -1), b.body, b.mac
 		FROM audit_pos p LEFT JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part
 		WHERE p.cell = 0 AND p.idx < $2 AND p.idx >= COALESCE((SELECT MAX(q.idx) FROM audit_pos q WHERE q.cell = 0 AND q.idx <= $1), 0)
 		ORDER BY p.idx LIMIT $3`, from, to, rangePage)
@@ -226,8 +228,8 @@ func readLocated(ctx context.Context, tx *db.Tx, from, to int64) ([]located, err
 	return page, nil
 }
 
-// readRange calls fn with the octets of every entry in [from, to), which must be in the tree.
-func readRange(ctx context.Context, tx *db.Tx, from, to int64, fn func(index int64, data []byte) error) error {
+// readRange calls fn with the octets of every entry in [from, to), which must be in the tree and bear their MACs.
+func readRange(ctx context.Context, tx *db.Tx, macs *batchMAC, from, to int64, fn func(index int64, data []byte) error) error {
 	for from < to {
 		page, err := readLocated(ctx, tx, from, to)
 		if err != nil {
@@ -237,7 +239,7 @@ func readRange(ctx context.Context, tx *db.Tx, from, to int64, fn func(index int
 			return damaged("entry %d has no position", from)
 		}
 		for _, b := range page {
-			next, err := b.each(from, to, fn)
+			next, err := b.each(macs, from, to, fn)
 			if err != nil {
 				return err
 			}
@@ -248,9 +250,12 @@ func readRange(ctx context.Context, tx *db.Tx, from, to int64, fn func(index int
 }
 
 // each calls fn for the entries of b in [from, to), the first of which must be in b, and returns the index after them.
-func (b *located) each(from, to int64, fn func(index int64, data []byte) error) (next int64, err error) {
+func (b *located) each(macs *batchMAC, from, to int64, fn func(index int64, data []byte) error) (next int64, err error) {
 	if b.rows != b.n || from < b.first || from >= b.first+b.n {
 		return from, damaged("entry %d is not where its position says, in batch %s", from, b.batch)
+	}
+	if err := macs.check(b.batch, b.body, b.mac); err != nil {
+		return from, damaged("batch %s: %w", b.batch, err)
 	}
 	entries, err := splitBody(b.body, b.ts, b.n)
 	if err != nil {

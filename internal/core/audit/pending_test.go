@@ -28,7 +28,7 @@ func (s *lateSigner) Sign(msg []byte) ([]byte, error) {
 func TestCheckersSeeLateEntries(t *testing.T) {
 	signer, verifier := testKey(t, 1)
 	late := &lateSigner{Signer: signer}
-	l := New(dbtest.Open(t, Schema()), Options{Origin: origin, Signer: late, Verifier: verifier, Now: newClock().Now})
+	l := New(dbtest.Open(t, Schema()), Options{Origin: origin, Signer: late, Verifier: verifier, BatchKey: testBatchKey(1), Now: newClock().Now})
 	fill(t, l, 0, 10)
 	late.late = func() { fill(t, l, 10, 3) }
 	var told []string

@@ -42,13 +42,13 @@ func (v *verification) readPage(from int64) ([]located, error) {
 	err := v.tx.Each(v.ctx, func(r db.Row) error {
 		var b located
 		var stream []byte
-		if err := r.Scan(&b.first, &stream, &b.seq, &b.part, &b.n, &b.ts, &b.rows, &b.body); err != nil {
+		if err := r.Scan(&b.first, &stream, &b.seq, &b.part, &b.n, &b.ts, &b.rows, &b.body, &b.mac); err != nil {
 			return err
 		}
 		copy(b.stream[:], stream)
 		page = append(page, b)
 		return nil
-	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, COALESCE(b.ts, 0), COALESCE(b.n, -1), b.body
+	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, COALESCE(b.ts, 0), COALESCE(b.n, -1), b.body, b.mac
 		FROM audit_pos p LEFT JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part
 		WHERE p.cell = 0 AND p.idx >= $1 ORDER BY p.idx LIMIT $2`, from, rangePage)
 	return page, err
@@ -64,15 +64,20 @@ func (v *verification) replayBatch(b located) error {
 		v.find(Finding{Table: "audit_pos", Index: b.first, Batch: b.batch.String(), Text: "the batch stands behind a later one of its stream"})
 	}
 	v.streams[b.stream] = streamCount{b.batch, s.count + 1}
+	unnamed := v.named
 	entries, err := v.open(&b)
 	if err != nil {
 		v.find(Finding{Table: "audit_batch", Index: v.rebuild.size, Batch: b.batch.String(), Text: err.Error()})
 		return v.replayStored(b.n)
 	}
+	macErr := v.log.macs.check(batch{b.stream, b.seq, b.part, b.ts, b.rows}, b.body, b.mac)
 	for _, data := range entries {
-		if err := v.replayEntry(b.batch, data); err != nil {
+		if err := v.replayEntry(b.batch, data, macErr == nil); err != nil {
 			return err
 		}
+	}
+	if macErr != nil && v.named == unnamed { // else it is known which entry was changed
+		v.find(Finding{Table: "audit_batch", Index: b.first, Batch: b.batch.String(), Text: macErr.Error()})
 	}
 	return nil
 }
@@ -102,8 +107,9 @@ func (v *verification) open(b *located) ([][]byte, error) {
 }
 
 // replayEntry takes one entry. When it is not the entry that the tree holds, the tree's hash is taken, so that one damaged entry is one
-// finding and not a wrong hash all the way up.
-func (v *verification) replayEntry(b batch, data []byte) error {
+// finding and not a wrong hash all the way up. The checkers are told of it when its batch is authentic or a signed tree, which no other batch
+// gets into, holds it.
+func (v *verification) replayEntry(b batch, data []byte, authentic bool) error {
 	index := v.rebuild.size
 	if err := v.beginBlock(index); err != nil {
 		return err
@@ -121,7 +127,9 @@ func (v *verification) replayEntry(b batch, data []byte) error {
 	if err := v.take(leaf, &e); err != nil {
 		return err
 	}
-	v.tellCheckers(b, index, e)
+	if authentic || index < v.report.Checkpoint {
+		v.tellCheckers(b, index, e)
+	}
 	return nil
 }
 
@@ -137,8 +145,8 @@ func (v *verification) tellCheckers(b batch, index int64, e Entry) {
 }
 
 // replayPending tells the checkers of what was committed between the sequencing and this transaction: the slices' tables show it already. The
-// entries have no place in the tree yet, so that nothing vouches for them until the next verification; they are told in the order in which
-// they will probably stand there.
+// entries have no place in the tree yet; they are told in the order in which they will probably stand there. A batch without its MAC is
+// named and not told of.
 func (v *verification) replayPending() error {
 	if v.report.Pending == 0 {
 		return nil
@@ -146,12 +154,16 @@ func (v *verification) replayPending() error {
 	index := v.rebuild.size
 	return v.tx.Each(v.ctx, func(r db.Row) error {
 		var b batch
-		var stream, body []byte
-		if err := r.Scan(&stream, &b.seq, &b.part, &b.ts, &b.n, &body); err != nil {
+		var stream, body, mac []byte
+		if err := r.Scan(&stream, &b.seq, &b.part, &b.ts, &b.n, &body, &mac); err != nil {
 			return err
 		}
 		copy(b.stream[:], stream)
-		entries, err := splitBody(body, b.ts, b.n)
+		var entries [][]byte
+		err := v.log.macs.check(b, body, mac)
+		if err == nil {
+			entries, err = splitBody(body, b.ts, b.n)
+		}
 		if err != nil {
 			v.find(Finding{Table: "audit_batch", Index: -1, Batch: b.String(), Text: err.Error()})
 		}
@@ -165,7 +177,7 @@ func (v *verification) replayPending() error {
 			index++
 		}
 		return nil
-	}, `SELECT b.stream, b.seq, b.part, b.ts, b.n, b.body FROM audit_batch b
+	}, `SELECT b.stream, b.seq, b.part, b.ts, b.n, b.body, b.mac FROM audit_batch b
 			LEFT JOIN audit_cursor c ON c.cell = 0 AND c.stream = b.stream
 		WHERE b.cell = 0 AND (c.stream IS NULL OR b.seq > c.seq OR b.seq = c.seq AND b.part > c.part)
 		ORDER BY b.ts, b.stream, b.seq, b.part`)

@@ -106,7 +106,7 @@ func (l *Log) Sequence(ctx context.Context) error {
 func (l *Log) sequenceOnce(ctx context.Context, f fence, seen idleness) (more bool, err error) {
 	var r *round
 	err = l.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
-		r, err = readRound(ctx, tx, seen.done)
+		r, err = readRound(ctx, tx, l.macs, seen.done)
 		return err
 	})
 	if err != nil {
@@ -119,7 +119,7 @@ func (l *Log) sequenceOnce(ctx context.Context, f fence, seen idleness) (more bo
 			return false, err
 		}
 	}
-	if err := l.sign(ctx, f); err != nil {
+	if err := l.sign(ctx, f, r); err != nil {
 		return false, err
 	}
 	l.counts.rounds.Add(1)
@@ -262,7 +262,7 @@ func (l *Log) feed(ctx context.Context, from int64) (page []Indexed, err error) 
 		if err != nil {
 			return err
 		}
-		return readRange(ctx, tx, from, min(tree.N, from+largestPage), func(index int64, data []byte) error {
+		return readRange(ctx, tx, l.macs, from, min(tree.N, from+largestPage), func(index int64, data []byte) error {
 			e, err := ParseEntry(data)
 			page = append(page, Indexed{index, e})
 			return err

@@ -34,7 +34,7 @@ func TestCrashBetweenCommitAndSigning(t *testing.T) {
 	d := dbtest.Open(t, Schema())
 	signer, verifier := testKey(t, 1)
 	s := &failingSigner{Signer: signer, broken: true}
-	l := New(d, Options{Origin: origin, Signer: s, Verifier: verifier, Now: newClock().Now})
+	l := New(d, Options{Origin: origin, Signer: s, Verifier: verifier, BatchKey: testBatchKey(1), Now: newClock().Now})
 	fill(t, l, 0, 300)
 	if err := l.Sequence(t.Context()); !errs.Is(err, errs.Unavailable) {
 		t.Fatalf("sequencing with a locked key: %v, want Unavailable", err)
@@ -91,7 +91,7 @@ func TestAStaleRoundIsRefused(t *testing.T) {
 		fill(t, l, first, 25)
 		var stale *round
 		err := l.db.View(t.Context(), func(ctx context.Context, tx *db.Tx) (err error) {
-			stale, err = readRound(ctx, tx, idleness(nil).done)
+			stale, err = readRound(ctx, tx, l.macs, idleness(nil).done)
 			return err
 		})
 		if err != nil {

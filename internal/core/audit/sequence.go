@@ -65,9 +65,9 @@ type tileRow struct {
 	data     []byte
 }
 
-// readRound reads what was committed and is not yet in the tree, and computes the tree that holds it. The streams that done knows to have
+// readRound reads what was committed and is not yet in the tree, and computes the tree that holds it. A row whose MAC is wrong is damage. The streams that done knows to have
 // been read to their end are left out.
-func readRound(ctx context.Context, tx *db.Tx, done func(db.Stream) bool) (*round, error) {
+func readRound(ctx context.Context, tx *db.Tx, macs *batchMAC, done func(db.Stream) bool) (*round, error) {
 	r := &round{filters: map[int64]filter{}}
 	var err error
 	if r.tree, r.exists, err = readTree(ctx, tx); err != nil {
@@ -98,7 +98,7 @@ func readRound(ctx context.Context, tx *db.Tx, done func(db.Stream) bool) (*roun
 	if len(r.batches) == 0 {
 		return r, nil
 	}
-	return r, r.fill(ctx, tx, growth)
+	return r, r.fill(ctx, tx, macs, growth)
 }
 
 // readTree returns the stored tree head and whether there is one; there is none before the first entry.
@@ -215,7 +215,7 @@ func (r *round) choose() {
 }
 
 // fill reads the chosen batches and computes the new tree.
-func (r *round) fill(ctx context.Context, tx *db.Tx, g *growth) error {
+func (r *round) fill(ctx context.Context, tx *db.Tx, macs *batchMAC, g *growth) error {
 	contents := map[batch]content{}
 	for _, src := range r.sources {
 		if src.taken == 0 {
@@ -223,14 +223,17 @@ func (r *round) fill(ctx context.Context, tx *db.Tx, g *growth) error {
 		}
 		first, last := src.waiting[0], src.cursor
 		err := tx.Each(ctx, func(row db.Row) error {
-			b, body := batch{stream: src.ID}, []byte(nil)
-			if err := row.Scan(&b.seq, &b.part, &b.ts, &b.n, &body); err != nil {
+			b, body, mac := batch{stream: src.ID}, []byte(nil), []byte(nil)
+			if err := row.Scan(&b.seq, &b.part, &b.ts, &b.n, &body, &mac); err != nil {
 				return err
+			}
+			if err := macs.check(b, body, mac); err != nil {
+				return damaged("batch %s: %w", b, err)
 			}
 			c, err := readContent(b, body)
 			contents[b] = c
 			return err
-		}, `SELECT seq, part, ts, n, body FROM audit_batch WHERE cell = 0 AND stream = $1 AND (seq, part) >= ($2, $3) AND (seq, part) <= ($4, $5)`,
+		}, `SELECT seq, part, ts, n, body, mac FROM audit_batch WHERE cell = 0 AND stream = $1 AND (seq, part) >= ($2, $3) AND (seq, part) <= ($4, $5)`,
 			src.ID[:], first.seq, first.part, last.seq, last.part)
 		if err != nil {
 			return fmt.Errorf("reading the batches of stream %x: %w", src.ID, err)

@@ -21,15 +21,15 @@ type fence func(ctx context.Context, tx *db.Tx) error
 func noFence(context.Context, *db.Tx) error { return nil }
 
 // sign signs the stored tree if it is not signed yet, and stores the checkpoint. It refuses, with kind Unavailable, to sign a tree that does
-// not grow out of the last signed one.
-func (l *Log) sign(ctx context.Context, f fence) error {
+// not grow out of the last signed one, or that holds a batch without its MAC. r is the round before it, which has checked its own batches.
+func (l *Log) sign(ctx context.Context, f fence, r *round) error {
 	if l.signer == nil {
 		return nil
 	}
 	var tree tlog.Tree
 	var due bool
 	err := l.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
-		tree, due, err = l.dueTree(ctx, tx)
+		tree, due, err = l.dueTree(ctx, tx, r)
 		return err
 	})
 	if err != nil || !due {
@@ -53,14 +53,17 @@ func (l *Log) sign(ctx context.Context, f fence) error {
 }
 
 // dueTree returns the stored tree and whether it waits for its signature.
-func (l *Log) dueTree(ctx context.Context, tx *db.Tx) (tlog.Tree, bool, error) {
+func (l *Log) dueTree(ctx context.Context, tx *db.Tx, r *round) (tlog.Tree, bool, error) {
 	tree, _, err := readTree(ctx, tx)
 	if err != nil {
 		return tree, false, err
 	}
 	signed, size, err := lastCheckpoint(ctx, tx)
-	if err != nil || signed == nil {
-		return tree, tree.N > 0, err
+	if err != nil || tree.N == 0 && signed == nil {
+		return tree, false, err
+	}
+	if signed == nil {
+		return tree, true, l.checkUnsigned(ctx, tx, tlog.Tree{}, tree, r)
 	}
 	last, err := openCheckpoint(signed, l.verifier)
 	switch {
@@ -75,7 +78,31 @@ func (l *Log) dueTree(ctx context.Context, tx *db.Tx) (tlog.Tree, bool, error) {
 	case tree.N == size:
 		return tree, false, nil
 	}
+	if err := l.checkUnsigned(ctx, tx, last.tree, tree, r); err != nil {
+		return tree, false, err
+	}
 	return tree, true, checkGrowth(newTiles(ctx, tx), tree, last.tree)
+}
+
+// checkUnsigned returns nil when the entries between the last signed tree and the stored one bear their MACs and make the stored one. Where
+// r alone lies between them, that is known. Otherwise another sequencer was at work, or one that did not come to sign; or somebody has
+// written positions, tiles and head himself, past every sequencer.
+func (l *Log) checkUnsigned(ctx context.Context, tx *db.Tx, last, tree tlog.Tree, r *round) error {
+	if r.tree == last && r.grown == tree {
+		return nil
+	}
+	g, err := growFrom(newTiles(ctx, tx), last)
+	if err != nil {
+		return err
+	}
+	if err := readRange(ctx, tx, l.macs, last.N, tree.N, func(_ int64, data []byte) error { return g.add(tlog.RecordHash(data)) }); err != nil {
+		return err
+	}
+	root, err := g.root()
+	if err == nil && root != tree.Hash {
+		err = damaged("the stored tree of %d entries is not the one that its entries make", tree.N)
+	}
+	return err
 }
 
 // checkGrowth returns nil when tree, as its tiles prove, grew out of old.
@@ -153,7 +180,7 @@ func (l *Log) Prove(ctx context.Context, index int64) (Proof, error) {
 		if p.Hashes, err = tlog.ProveRecord(c.tree.N, index, newTiles(ctx, tx).proven(c.tree)); err != nil {
 			return damaged("proving entry %d: %w", index, err)
 		}
-		return readRange(ctx, tx, index, index+1, func(_ int64, data []byte) error {
+		return readRange(ctx, tx, l.macs, index, index+1, func(_ int64, data []byte) error {
 			p.Entry = data
 			return nil
 		})

@@ -110,6 +110,7 @@ type verification struct {
 	signed  []signedTree // in order of size, not yet passed
 	stored  []byte       // the stored tile of the present block
 	filter  filter       // of the present block, as recomputed
+	named   int          // findings so far, those beyond the bound included
 	partial bool         // an entry of the present block could not be read, so filter lacks its terms
 	streams map[[8]byte]streamCount
 }
@@ -127,6 +128,7 @@ type signedTree struct {
 }
 
 func (v *verification) find(f Finding) {
+	v.named++
 	if len(v.report.Findings) == maxFindings {
 		v.report.More = true
 		return

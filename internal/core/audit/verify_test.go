@@ -82,7 +82,7 @@ var auditTables = []struct {
 	key, other []string
 }{
 	{"stream", []string{"cell", "stream"}, []string{"next"}},
-	{"audit_batch", []string{"cell", "stream", "seq", "part"}, []string{"ts", "n", "body"}},
+	{"audit_batch", []string{"cell", "stream", "seq", "part"}, []string{"ts", "n", "body", "mac"}},
 	{"audit_pos", []string{"cell", "idx"}, []string{"stream", "seq", "part", "n"}},
 	{"audit_cursor", []string{"cell", "stream"}, []string{"seq", "part"}},
 	{"audit_tile", []string{"cell", "level", "n"}, []string{"data"}},
@@ -223,10 +223,10 @@ func TestMissingAndAddedRowsAreNamed(t *testing.T) {
 		"tree taken":       {`DELETE FROM tree`, "tree"},
 		"cursor taken":     {`DELETE FROM audit_cursor WHERE stream = (SELECT MIN(stream) FROM audit_cursor)`, "audit_cursor"},
 		"stream taken":     {`DELETE FROM stream WHERE stream = (SELECT MIN(stream) FROM audit_cursor)`, "stream"},
-		"batch slipped in": {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) SELECT 0, stream, seq, 50, ts, n, body FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "audit_batch"},
-		"batch before":     {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) SELECT 0, stream, 0, 0, ts, n, body FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "audit_batch"},
-		"batch ahead":      {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) SELECT 0, stream, 90000, 0, ts, n, body FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "audit_batch"},
-		"batch of nobody":  {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body) SELECT 0, x'0102030405060708', seq, 0, ts, n, body FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "stream"},
+		"batch slipped in": {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body, mac) SELECT 0, stream, seq, 50, ts, n, body, mac FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "audit_batch"},
+		"batch before":     {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body, mac) SELECT 0, stream, 0, 0, ts, n, body, mac FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "audit_batch"},
+		"batch ahead":      {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body, mac) SELECT 0, stream, 90000, 0, ts, n, body, mac FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "audit_batch"},
+		"batch of nobody":  {`INSERT INTO audit_batch (cell, stream, seq, part, ts, n, body, mac) SELECT 0, x'0102030405060708', seq, 0, ts, n, body, mac FROM audit_batch WHERE seq = 3 AND stream = (SELECT MIN(stream) FROM audit_cursor)`, "stream"},
 		"false signature":  {`INSERT INTO checkpoint (cell, size, text) SELECT 0, 5, text FROM checkpoint WHERE size = 1000`, "checkpoint"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -76,7 +76,7 @@ func newFixtureWith(t testing.TB, keys *key.Store) *fixture {
 	}
 	now := int64(start)
 	clock := func() time.Time { return time.Unix(now, 0) }
-	f := &fixture{db: d, keys: keys, now: &now, audit: audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, Now: clock})}
+	f := &fixture{db: d, keys: keys, now: &now, audit: audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: clock})}
 	f.Authority = f.reopen(t)
 	return f
 }

@@ -56,7 +56,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.log = audit.New(w.db, audit.Options{Origin: "test.example/log", Signer: signer, Verifier: verifier, Now: clock})
+	w.log = audit.New(w.db, audit.Options{Origin: "test.example/log", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: clock})
 	w.Registry = New(Deps{DB: w.db, Audit: w.log, Access: access.NewDecider(w.log), Key: bytes.Repeat([]byte{7}, 32), Now: clock,
 		ProfileGrants: func(p string) (bool, access.Role) {
 			switch p {

@@ -63,7 +63,7 @@ func newWorld(t testing.TB) *world {
 	must(t, err)
 	w.node = func() *Service {
 		d := dbtest.OpenURL(t, w.url, audit.Schema(), device.Schema(), ca.Schema(), Schema())
-		log := audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, Now: clock})
+		log := audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: clock})
 		decider := access.NewDecider(log)
 		authority := ca.New(ca.Deps{DB: d, Audit: log, Access: decider, Keys: keys, Profiles: profiles, Now: clock,
 			URLs: ca.URLs{CRL: "http://pki.test/crl", OCSP: "http://pki.test/ocsp", CAIssuers: "http://pki.test/ca"}})

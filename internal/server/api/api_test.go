@@ -89,7 +89,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 		t.Fatal(err)
 	}
 	verifier := must[note.Verifier](t)(note.NewVerifier(vkey))
-	record := audit.New(d, audit.Options{Origin: "test.example/audit", Signer: signer, Verifier: verifier, Now: time.Now, Log: log})
+	record := audit.New(d, audit.Options{Origin: "test.example/audit", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: time.Now, Log: log})
 	decider := access.NewDecider(record)
 	devices := device.New(device.Deps{DB: d, Audit: record, Access: decider, Key: make([]byte, 32), Now: time.Now, Log: log,
 		ProfileGrants: func(name string) (bool, access.Role) {

@@ -67,7 +67,7 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	verifier, err := note.NewVerifier(vkey)
 	must(t, err)
-	log := audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, Now: time.Now})
+	log := audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: time.Now})
 	keys, err := key.Create(filepath.Join(t.TempDir(), "keys"), []byte("unlock this"), key.Options{})
 	must(t, err)
 	profiles, err := ca.LoadProfiles(ca.DefaultProfiles())

@@ -10,6 +10,7 @@ CREATE TABLE audit_batch (
 	ts     bigint   NOT NULL, -- UTC microseconds, growing from row to row of one process; body repeats it
 	n      bigint   NOT NULL, -- how many entries body holds
 	body   bytea    NOT NULL,
+	mac    bytea    NOT NULL, -- HMAC-SHA256 over all but cell, under a key that the database does not have
 	PRIMARY KEY (cell, stream, seq, part)
 );
 /*postgres: ALTER TABLE audit_batch ALTER COLUMN body SET STORAGE EXTERNAL; */
