@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +42,10 @@ func (c *cli) serve(ctx context.Context, readyFile string) error {
 	log, err := c.logger(config.Log)
 	if err != nil {
 		return err
+	}
+	// The server makes much garbage that dies young: collecting less often saves a twentieth of the CPU for some tens of MiB. GOGC overrides.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
 	}
 	p, err := app.Build(ctx, app.Options{Config: config, Prompt: c.prompt, Log: log})
 	if err != nil {
