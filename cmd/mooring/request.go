@@ -16,11 +16,16 @@ const requestHelp = `Where a profile demands approval, a device's first request 
 its certificate then.`
 
 const requestListHelp = `Lists the requests that wait, oldest first. Compare KEY, the SHA-256 of the public key, with what the device shows before you
-approve: it is the only proof that the request came from that device.`
+approve: it is the only proof that the request came from that device. Give REQUEST with the decision, so that it is about what you compared:
+whoever holds the device's token can ask for something else at any moment.`
 
-const requestApproveHelp = `Approves the request that a device has waiting. The certificate is issued when the device asks again.`
+const requestApproveHelp = `Approves the request that a device has waiting. The certificate is issued when the device asks again.
 
-const requestRefuseHelp = `Refuses the request that a device has waiting. The device is told so when it asks again.`
+With --request nothing is approved when another request than this one waits by now.`
+
+const requestRefuseHelp = `Refuses the request that a device has waiting. The device is told so when it asks again.
+
+With --request nothing is refused when another request than this one waits by now.`
 
 func (c *cli) requestCommand() *cobra.Command {
 	var limit int
@@ -57,20 +62,21 @@ func (c *cli) requestList(ctx context.Context, s *client.Client, limit int) erro
 		if len(requests) == 0 {
 			return
 		}
-		row(w, "DEVICE", "PROFILE", "SINCE", "ASKS FOR", "KEY")
+		row(w, "DEVICE", "REQUEST", "PROFILE", "SINCE", "ASKS FOR", "KEY")
 		for _, r := range requests {
-			row(w, r.Device, r.Profile, within(r.Created, time.Now()), strings.Join(nonEmpty(r.Subject, r.Names), " "), r.Key+" "+r.SPKI)
+			row(w, r.Device, r.ID, r.Profile, within(r.Created, time.Now()), strings.Join(nonEmpty(r.Subject, r.Names), " "), r.Key+" "+r.SPKI)
 		}
 	})
 }
 
-func (c *cli) decideCommand(verb, short, help string, decide func(*client.Client, context.Context, string) (v1.Request, error)) *cobra.Command {
-	return &cobra.Command{
+func (c *cli) decideCommand(verb, short, help string, decide func(c *client.Client, ctx context.Context, device, seen string) (v1.Request, error)) *cobra.Command {
+	var seen string
+	cmd := &cobra.Command{
 		Use: verb + " DEVICE", Short: short, Long: help,
-		Example: "  mooring request " + verb + " gw-1",
+		Example: "  mooring request " + verb + " gw-1 --request 0d7f3a4a7c9a2d5f9e7f1a2b3c6f0cbd",
 		Args:    needs("DEVICE"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
-			r, err := decide(s, ctx, args[0])
+			r, err := decide(s, ctx, args[0], seen)
 			if err != nil {
 				return err
 			}
@@ -81,4 +87,6 @@ func (c *cli) decideCommand(verb, short, help string, decide func(*client.Client
 			})
 		}),
 	}
+	cmd.Flags().StringVar(&seen, "request", "", "only this request, as the list shows it in REQUEST")
+	return cmd
 }

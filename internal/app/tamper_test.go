@@ -136,7 +136,7 @@ func smallLife(t *testing.T) string {
 		if i == 0 {
 			continue
 		}
-		_, err = p.Enrol.Decide(ctx, apptest.Operator(), d.Name, decision != "refused")
+		_, err = p.Enrol.Decide(ctx, apptest.Operator(), d.Name, "", decision != "refused")
 		must(t, err)
 		if decision == "issued" {
 			_, err = p.Enrol.Submit(ctx, r)

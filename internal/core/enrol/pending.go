@@ -3,6 +3,7 @@ package enrol
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -52,6 +53,9 @@ type Pending struct {
 	Decider string
 	id      []byte
 }
+
+// ID names the request among all that the device makes: 32 hexadecimal digits that follow from what was asked for.
+func (p *Pending) ID() string { return hex.EncodeToString(p.id[:min(len(p.id), 16)]) }
 
 // pendingLife is how long a request waits before it is forgotten.
 const pendingLife = 14 * 24 * time.Hour
@@ -169,8 +173,10 @@ func (s *Service) Waiting(ctx context.Context, actor access.Actor, limit int) ([
 	return list, err
 }
 
-// Decide approves or refuses the request that a device has waiting. The device gets the decision when it asks again.
-func (s *Service) Decide(ctx context.Context, actor access.Actor, nameOrID string, approve bool) (Pending, error) {
+// Decide approves or refuses the request that a device has waiting. The device gets the decision when it asks again. seen is the ID of the
+// request that the person looked at; when another one waits by now, which whoever holds the device's token can bring about at any moment,
+// the error is Conflict. With "" the decision is about whatever waits.
+func (s *Service) Decide(ctx context.Context, actor access.Actor, nameOrID, seen string, approve bool) (Pending, error) {
 	if err := s.Access.Require(ctx, actor, access.EnrolApprove, nameOrID); err != nil {
 		return Pending{}, err
 	}
@@ -183,14 +189,14 @@ func (s *Service) Decide(ctx context.Context, actor access.Actor, nameOrID strin
 			return Pending{}, err
 		}
 	}
-	p, err := s.settle(ctx, actor, &d, approve)
+	p, err := s.settle(ctx, actor, &d, seen, approve)
 	if err != nil {
 		return Pending{}, err
 	}
 	return p, nil
 }
 
-func (s *Service) settle(ctx context.Context, actor access.Actor, d *device.Device, approve bool) (p Pending, err error) {
+func (s *Service) settle(ctx context.Context, actor access.Actor, d *device.Device, seen string, approve bool) (p Pending, err error) {
 	state, action := Refused, "enrol.deny"
 	if approve {
 		state, action = Approved, "enrol.approve"
@@ -204,8 +210,11 @@ func (s *Service) settle(ctx context.Context, actor access.Actor, d *device.Devi
 		if !found || p.State != Waiting {
 			return errs.New(errs.NotFound, "no request of this device waits for a decision")
 		}
+		if seen != "" && seen != p.ID() {
+			return errs.New(errs.Conflict, "another request of this device waits by now; look at it again")
+		}
 		p.State, p.Decided, p.Decider = state, s.Now().Unix(), actor.String()
-		// The condition on id: what the person saw is what is decided, even if the device asks for something else meanwhile.
+		// The condition on id: the device may ask for something else between the look above and now.
 		n, err := tx.Exec(ctx, `UPDATE request SET state = $3, decided = $4, decider = $5 WHERE cell = $1 AND device = $2 AND state = 1 AND id = $6`,
 			int64(d.Cell), d.ID[:], int64(state), p.Decided, p.Decider, p.id)
 		if err != nil {

@@ -29,7 +29,7 @@ func wait(t *testing.T, p *apptest.Platform, r enrol.Request) {
 
 func decide(t *testing.T, p *apptest.Platform, name string, approve bool) enrol.Pending {
 	t.Helper()
-	d, err := p.Enrol.Decide(t.Context(), apptest.Operator(), name, approve)
+	d, err := p.Enrol.Decide(t.Context(), apptest.Operator(), name, "", approve)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestRefusedByOperator(t *testing.T) {
 	wait(t, p, r)
 	decide(t, p, "meter-1", false)
 	wantRefusal(t, p, r, errs.Denied, "an operator has refused this request")
-	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), "meter-1", true); !errs.Is(err, errs.NotFound) {
+	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), "meter-1", "", true); !errs.Is(err, errs.NotFound) {
 		t.Errorf("deciding twice: got %v, want that nothing waits", err)
 	}
 	// Another request is a new one.
@@ -162,7 +162,7 @@ func TestWhoMayDecide(t *testing.T) {
 	wait(t, p, byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{})))
 	for role, may := range map[access.Role]bool{access.RoleNone: false, access.RoleAuditor: false, access.RoleOperator: true} {
 		actor := access.Actor{Kind: access.KindOperator, ID: "aa", Role: role, Via: "api"}
-		_, err := p.Enrol.Decide(t.Context(), actor, "meter-1", true)
+		_, err := p.Enrol.Decide(t.Context(), actor, "meter-1", "", true)
 		if may != (err == nil) && !(may && errs.Is(err, errs.NotFound)) {
 			t.Errorf("role %q: got %v", role, err)
 		}

@@ -74,10 +74,10 @@ func TestOperatorsGiveNoPowerBack(t *testing.T) {
 	}
 	_, token := p.Device(t, "eve", "careful-admin")
 	wait(t, p, byToken("eve", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{})))
-	if _, err := p.Enrol.Decide(t.Context(), operator(), "eve", true); !errs.Is(err, errs.Denied) {
+	if _, err := p.Enrol.Decide(t.Context(), operator(), "eve", "", true); !errs.Is(err, errs.Denied) {
 		t.Errorf("an operator approves an administrator: got %v, want a refusal", err)
 	}
-	if _, err := p.Enrol.Decide(t.Context(), operator(), "eve", false); err != nil {
+	if _, err := p.Enrol.Decide(t.Context(), operator(), "eve", "", false); err != nil {
 		t.Errorf("an operator refuses an administrator: %v", err)
 	}
 }
@@ -124,6 +124,28 @@ func TestApprovalHoldsForWhatWasSeen(t *testing.T) {
 	if err != nil || a.Certificate != nil {
 		t.Errorf("the approval of a request without names gave a certificate with them: %v", err)
 	}
+}
+
+// TestDecisionIsAboutTheRequestThatWasSeen has whoever knows the token put another key in place while the operator looks.
+func TestDecisionIsAboutTheRequestThatWasSeen(t *testing.T) {
+	p := apptest.Start(t, nil, approved())
+	_, token := p.Device(t, "meter-1", "approved")
+	own := byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
+	wait(t, p, own)
+	list, err := p.Enrol.Waiting(t.Context(), apptest.Operator(), 10)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("got %+v, %v, want the request", list, err)
+	}
+	seen := list[0].ID()
+	wait(t, p, byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{})))
+	if _, err := p.Enrol.Decide(t.Context(), operator(), "meter-1", seen, true); !errs.Is(err, errs.Conflict) {
+		t.Errorf("approving what was seen while another request waits: got %v, want a conflict", err)
+	}
+	wait(t, p, own)
+	if _, err := p.Enrol.Decide(t.Context(), operator(), "meter-1", seen, true); err != nil {
+		t.Errorf("approving what was seen: %v", err)
+	}
+	submit(t, p, own)
 }
 
 // withoutSAN drops the lines that follow from the base profile's own san.

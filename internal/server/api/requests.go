@@ -21,24 +21,33 @@ func (s *server) listRequests(ctx context.Context, actor access.Actor, in *listR
 	return v1.RequestList{Requests: each(list, shownRequest)}, nil
 }
 
-func (s *server) approve(ctx context.Context, actor access.Actor, in *oneDevice) (v1.Request, error) {
-	return s.decide(ctx, actor, in.Device, true)
+type decideInput struct {
+	Device string       `path:"device" maxLength:"255" doc:"Name or id" example:"sensor-0017"`
+	Body   *v1.Decision `doc:"May be absent"`
 }
 
-func (s *server) refuse(ctx context.Context, actor access.Actor, in *oneDevice) (v1.Request, error) {
-	return s.decide(ctx, actor, in.Device, false)
+func (s *server) approve(ctx context.Context, actor access.Actor, in *decideInput) (v1.Request, error) {
+	return s.decide(ctx, actor, in, true)
 }
 
-func (s *server) decide(ctx context.Context, actor access.Actor, nameOrID string, approve bool) (v1.Request, error) {
-	d, err := s.named(ctx, actor, access.EnrolApprove, nameOrID)
+func (s *server) refuse(ctx context.Context, actor access.Actor, in *decideInput) (v1.Request, error) {
+	return s.decide(ctx, actor, in, false)
+}
+
+func (s *server) decide(ctx context.Context, actor access.Actor, in *decideInput, approve bool) (v1.Request, error) {
+	d, err := s.named(ctx, actor, access.EnrolApprove, in.Device)
 	if err != nil {
 		return v1.Request{}, err
 	}
-	p, err := s.Enrol.Decide(ctx, actor, d.ID.String(), approve)
+	seen := ""
+	if in.Body != nil {
+		seen = in.Body.Request
+	}
+	p, err := s.Enrol.Decide(ctx, actor, d.ID.String(), seen, approve)
 	return shownRequest(p), err
 }
 
 func shownRequest(p enrol.Pending) v1.Request {
-	return v1.Request{Device: p.Device.String(), Profile: p.Profile, State: p.State.String(), Subject: p.Subject, Names: p.Names, Key: p.Key,
+	return v1.Request{ID: p.ID(), Device: p.Device.String(), Profile: p.Profile, State: p.State.String(), Subject: p.Subject, Names: p.Names, Key: p.Key,
 		SPKI: hex.EncodeToString(p.SPKI), Created: moment(p.Created), Decided: moment(p.Decided), Decider: p.Decider}
 }

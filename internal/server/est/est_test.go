@@ -428,14 +428,14 @@ func TestApprovalOverHTTP(t *testing.T) {
 			t.Errorf("Retry-After: %q, want 90", r.Header.Get("Retry-After"))
 		}
 	}
-	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), call.User, true); err != nil {
+	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), call.User, "", true); err != nil {
 		t.Fatal(err)
 	}
 	p.Send(t, call).Certificate(t)
 
 	call = f.call(t, enroll)
 	want(t, p.Send(t, call), 202, "")
-	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), call.User, false); err != nil {
+	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), call.User, "", false); err != nil {
 		t.Fatal(err)
 	}
 	want(t, p.Send(t, call), 403, "an operator has refused this request\n")

@@ -128,12 +128,12 @@ func (c *Client) Requests(ctx context.Context, limit int) ([]v1.Request, error) 
 	return list.Requests, err
 }
 
-// Approve approves the request that a device has waiting.
-func (c *Client) Approve(ctx context.Context, nameOrID string) (v1.Request, error) {
-	return call[v1.Request](ctx, c, http.MethodPost, "/v1/requests/"+segment(nameOrID)+"/approve", nil)
+// Approve approves the request that a device has waiting: the one with the id seen, or with "" whichever it is.
+func (c *Client) Approve(ctx context.Context, nameOrID, seen string) (v1.Request, error) {
+	return call[v1.Request](ctx, c, http.MethodPost, "/v1/requests/"+segment(nameOrID)+"/approve", v1.Decision{Request: seen})
 }
 
-// Refuse refuses the request that a device has waiting.
-func (c *Client) Refuse(ctx context.Context, nameOrID string) (v1.Request, error) {
-	return call[v1.Request](ctx, c, http.MethodPost, "/v1/requests/"+segment(nameOrID)+"/refuse", nil)
+// Refuse refuses the request that a device has waiting: the one with the id seen, or with "" whichever it is.
+func (c *Client) Refuse(ctx context.Context, nameOrID, seen string) (v1.Request, error) {
+	return call[v1.Request](ctx, c, http.MethodPost, "/v1/requests/"+segment(nameOrID)+"/refuse", v1.Decision{Request: seen})
 }

@@ -110,6 +110,7 @@ type ImportError struct {
 
 // Request is a request for a certificate that waits for a person's decision.
 type Request struct {
+	ID      string    `json:"id" doc:"What a decision names, so that it is about this request and no later one" example:"0d7f3a4a7c9a2d5f9e7f1a2b3c6f0cbd"`
 	Device  string    `json:"device" doc:"Id of the device" example:"6f0cbd0d7f3a4a7c9a2d5f9e7f1a2b3c"`
 	Profile string    `json:"profile" doc:"The profile that was asked for" example:"gateway"`
 	State   string    `json:"state" enum:"waiting,approved,refused" doc:"Where the request stands" example:"waiting"`
@@ -120,6 +121,11 @@ type Request struct {
 	Created time.Time `json:"created" doc:"When it came"`
 	Decided time.Time `json:"decided,omitzero" doc:"When it was decided"`
 	Decider string    `json:"decider,omitempty" doc:"Who decided"`
+}
+
+// Decision says more about a decision on a request.
+type Decision struct {
+	Request string `json:"request,omitempty" maxLength:"64" doc:"Id of the request that was looked at: when another one waits by now, nothing is decided" example:"0d7f3a4a7c9a2d5f9e7f1a2b3c6f0cbd"`
 }
 
 // RequestList holds the requests that wait, oldest first.
