@@ -210,7 +210,7 @@ func parseNames(list []string) (der.AltNames, error) {
 			}
 			names.IP = append(names.IP, ip)
 		default:
-			return names, fmt.Errorf("name %q must begin with dns:, ip:, uri: or email:", text)
+			return names, fmt.Errorf("name %q: begin it with dns: ip: uri: or email: to say what it is", text)
 		}
 	}
 	return names.Normalise()

@@ -249,12 +249,12 @@ func (r *reader) suggest(prefix, name string) string {
 // distance is the number of letters to insert, drop, replace or swap with their neighbour to make b of a.
 func distance(a, b string) int {
 	var before []int
-	last, row := make([]int, len(b)+1), make([]int, len(b)+1)
+	last := make([]int, len(b)+1)
 	for j := range last {
 		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		row = make([]int, len(b)+1)
+		row := make([]int, len(b)+1)
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
 			cost := 1

@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 
 	"mooring/internal/base/db"
@@ -60,9 +61,26 @@ func (g *gather) row(row db.Row) error {
 		s.Serial, s.Prev, s.SPKI, s.Request, s.Fingerprint = serial, prev, spki, request, fp
 		last := &g.found[len(g.found)-1]
 		last.Slots = append(last.Slots, s)
+		last.LastSeen = max(last.LastSeen, issuedAt(serial))
 	}
 	return nil
 }
+
+// issuedAt returns when a certificate with this serial number was issued, in UTC seconds, or 0 if the number does not tell. A device was here
+// when it got a certificate, so that issuing need not write the sighting down as well.
+func issuedAt(serial []byte) int64 {
+	if len(serial) != serialSize || serial[0] != classOrdinary && serial[0] != classLong {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint32(serial[1:]))
+}
+
+// What core/ca puts into serial numbers: class, second, cell and randomness.
+const (
+	serialSize    = 16
+	classOrdinary = 0x41
+	classLong     = 0x42
+)
 
 func noSuchDevice() error { return errs.New(errs.NotFound, "there is no such device") }
 

@@ -25,6 +25,7 @@ type submission struct {
 	key      []byte   // PKCS#8 of a key made here
 	spki     []byte   // of that key
 	approved bool
+	issued   bool // a certificate was made and recorded
 }
 
 // attempts bounds how often a decision is taken anew because the device was changed between decision and record.
@@ -39,6 +40,9 @@ func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
 		answer, err := s.submit(ctx, sub)
 		if overtaken(err) && n < attempts {
 			continue // the device was changed meanwhile: decide again
+		}
+		if sub.identity != nil && !sub.issued { // the new certificate says by itself when the device was here
+			s.Devices.Seen(sub.identity.Device.ID, s.Now().Unix())
 		}
 		if err != nil {
 			s.recordRefusal(ctx, sub, err)
@@ -110,7 +114,6 @@ func (s *Service) authenticate(ctx context.Context, sub *submission) (err error)
 	if sub.identity, err = s.identify(ctx, sub.req); err != nil {
 		return err
 	}
-	s.Devices.Seen(sub.identity.Device.ID, s.Now().Unix())
 	return nil
 }
 
@@ -147,7 +150,7 @@ func (s *Service) checkDevice(_ context.Context, sub *submission) error {
 func (s *Service) checkEvidence(_ context.Context, sub *submission) error {
 	by := sub.identity.Evidence
 	if !sub.profile.Accepts(by) {
-		return errs.New(errs.Denied, "the profile %q does not accept authentication by %s", sub.profile.Name, by)
+		return errs.New(errs.Denied, "the profile %s does not accept authentication by %s", sub.profile.Name, by)
 	}
 	if sub.req.Op == Renew && (by == ca.EvidenceToken || sub.identity.Own == nil || sub.identity.Own.Slot != sub.profile.Slot) {
 		return errs.New(errs.Denied, "a renewal is authenticated by the certificate that is being renewed; use enrolment for the first one")
@@ -176,7 +179,7 @@ func (s *Service) checkBinding(_ context.Context, sub *submission) error {
 	csr, p := sub.csr, sub.profile
 	switch {
 	case !csr.HasChallengePassword && p.Linking:
-		return errs.New(errs.Invalid, "the profile %q requires a challengePassword with the connection's channel binding", p.Name)
+		return errs.New(errs.Invalid, "the profile %s requires a challengePassword with the connection's channel binding", p.Name)
 	case !csr.HasChallengePassword || !p.Binding:
 		return nil
 	case sub.req.Bound == nil || !sub.req.Bound(csr.ChallengePassword):
@@ -194,7 +197,7 @@ func (s *Service) checkRenewal(_ context.Context, sub *submission) error {
 		return err
 	}
 	if !sub.profile.ReuseKey && sub.identity.Own.SPKIHash == sub.csr.HashSPKI() {
-		return errs.New(errs.Denied, "the profile %q requires a new key at every renewal", sub.profile.Name)
+		return errs.New(errs.Denied, "the profile %s requires a new key at every renewal", sub.profile.Name)
 	}
 	return nil
 }
@@ -264,6 +267,7 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	if errs.Is(err, errs.Limited) {
 		err = recordedError{err} // whoever has no room for the certificate has none for the entry
 	}
+	sub.issued = err == nil
 	return cert, err
 }
 
@@ -272,19 +276,19 @@ func (s *Service) Refuse(ctx context.Context, r Request, refusal error) {
 	s.recordRefusal(ctx, &submission{req: &r}, refusal)
 }
 
-// recordRefusal records why the request was refused. Strangers' refusals are counted rather than recorded one by one, so that nobody can
-// fill the disk.
+// recordRefusal records why the request was refused. Refusals that are like others are counted rather than recorded one by one, so that
+// nobody can fill the disk.
 func (s *Service) recordRefusal(ctx context.Context, sub *submission, refusal error) {
 	k := errs.KindOf(refusal)
 	if k == errs.Internal || k == errs.Unavailable || isRecorded(refusal) {
 		return
 	}
-	reason := errs.Public(refusal)
+	reason := unquoted(errs.Public(refusal))
 	var err error
 	if sub.identity == nil || errors.Is(refusal, ErrUnauthenticated) {
 		err = s.Audit.Refuse(ctx, access.Stranger(sub.req.Source, sub.req.Protocol), audit.Entry{Action: "enrol.refuse", Refused: reason, Detail: map[string]string{"protocol": sub.req.Protocol, "op": sub.req.Op.String()}})
 	} else {
-		err = s.group.Do(ctx, &item{device: sub.identity.Device.ID, cell: sub.identity.Device.Cell, entry: s.refusalEntry(sub, reason)})
+		err = s.Audit.Refuse(ctx, sub.identity.Actor(sub.req.Protocol), s.refusalEntry(sub, reason))
 	}
 	if err != nil {
 		s.Log.WarnContext(ctx, "a refusal could not be recorded", "cause", err)
