@@ -72,8 +72,10 @@ type Log struct {
 
 	work     chan struct{} // holds a token when there may be something to sequence
 	grown    signal        // fires when this process has seen the tree grow
-	refusals tally
-	counts   counts
+	refusals tally         // of strangers
+	// deviceRefusals is apart, so that strangers cannot fill it.
+	deviceRefusals tally
+	counts         counts
 }
 
 type counts struct {

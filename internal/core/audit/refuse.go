@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,18 +19,25 @@ func (l *Log) RecordRefusal(ctx context.Context, actor access.Actor, perm access
 
 // Refuse records that something, described by e, was refused to actor; e.Refused says why.
 //
-// A stranger must not be able to fill the record. The first of a stranger's refusals is recorded at once; further ones with the same
-// action, reason and source (access.Stranger names it by network, not by address) are counted, and each minute Run records one entry with
-// their number. More than 1,000 different ones in a minute share one count for each action.
+// Neither a stranger nor whoever has one device's key must be able to fill the record. The first of their refusals is recorded at once;
+// further ones with the same action, reason and source (access.Stranger names it by network, not by address) are counted, and each minute
+// Run records one entry with their number. Of one source at most ten reasons are told apart in a minute, since a reason can quote what was
+// asked for. More than 1,000 different refusals of strangers in a minute share one count for each action, and so do more than 65,536 of
+// devices, so that strangers cannot hide what devices do. Everybody else's refusals are recorded one by one.
 func (l *Log) Refuse(ctx context.Context, actor access.Actor, e Entry) error {
 	e.Actor = actor.String()
 	if e.At == 0 {
 		e.At = l.now().Unix()
 	}
-	if actor.Kind != access.KindStranger && actor.Kind != "" {
+	t, most := &l.refusals, tallyKeys
+	switch actor.Kind {
+	case access.KindStranger, "":
+	case access.KindDevice:
+		t, most = &l.deviceRefusals, tallyDeviceKeys
+	default:
 		return l.Record(ctx, e)
 	}
-	key, first := l.refusals.count(refusalKey{e.Action, e.Refused, e.Actor}, e.At)
+	key, first := t.count(refusalKey{e.Action, e.Refused, e.Actor, e.Device}, e.At, most)
 	if !first {
 		return nil
 	}
@@ -37,29 +45,33 @@ func (l *Log) Refuse(ctx context.Context, actor access.Actor, e Entry) error {
 		e = key.entry(e.At)
 	}
 	if err := l.Record(ctx, e); err != nil {
-		l.refusals.add(key, 1, e.At) // counted instead, so that it is not lost
+		t.add(key, 1, e.At) // counted instead, so that it is not lost
 		return err
 	}
 	return nil
 }
 
-// refusalKey is what makes refusals of strangers count as the same.
-type refusalKey struct{ action, reason, source string }
+// refusalKey is what makes refusals count as the same.
+type refusalKey struct{ action, reason, source, device string }
 
 func (k refusalKey) entry(at int64) Entry {
-	return Entry{At: at, Action: k.action, Actor: k.source, Refused: k.reason}
+	return Entry{At: at, Action: k.action, Actor: k.source, Device: k.device, Refused: k.reason}
 }
 
 const (
-	tallyKeys   = 1000
-	tallySpan   = 60 // seconds
-	otherReason = "refused like many others at this time"
+	tallyKeys       = 1000
+	tallyDeviceKeys = 1 << 16
+	tallyReasons    = 10
+	tallySpan       = 60 // seconds
+	otherReason     = "refused like many others at this time"
 )
 
-// tally counts refusals. The zero value is ready. It holds at most tallyKeys keys and one more for each action, of which the code has few.
+// tally counts refusals. The zero value is ready. It holds at most as many keys as count is told and one more for each action, of which the
+// code has few.
 type tally struct {
-	mu   sync.Mutex
-	seen map[refusalKey]*tallied // guarded by mu
+	mu      sync.Mutex
+	seen    map[refusalKey]*tallied // guarded by mu
+	sources map[string]int          // guarded by mu: keys in seen of each source
 }
 
 type tallied struct {
@@ -68,17 +80,22 @@ type tallied struct {
 }
 
 // count counts one refusal. It returns the key it was counted under and whether it is the first, which is to be recorded and not counted.
-func (t *tally) count(k refusalKey, at int64) (refusalKey, bool) {
+func (t *tally) count(k refusalKey, at int64, most int) (refusalKey, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c := t.seen[k]; c != nil {
-		c.more++
+	if t.counted(k) {
 		return k, false
 	}
-	if len(t.seen) >= tallyKeys {
-		k = refusalKey{k.action, otherReason, access.Actor{}.String()}
-		if c := t.seen[k]; c != nil {
-			c.more++
+	if t.sources[k.source] >= tallyReasons {
+		k.reason = otherReason
+		if t.counted(k) {
+			return k, false
+		}
+	}
+	if len(t.seen) >= most {
+		kind, _, _ := strings.Cut(k.source, ":")
+		k = refusalKey{k.action, otherReason, kind, ""}
+		if t.counted(k) {
 			return k, false
 		}
 	}
@@ -86,12 +103,22 @@ func (t *tally) count(k refusalKey, at int64) (refusalKey, bool) {
 	return k, true
 }
 
-// put needs mu.
+// counted adds one to what is counted under k and reports whether k is there. It needs mu.
+func (t *tally) counted(k refusalKey) bool {
+	c := t.seen[k]
+	if c != nil {
+		c.more++
+	}
+	return c != nil
+}
+
+// put needs mu. k must not be there.
 func (t *tally) put(k refusalKey, c *tallied) {
 	if t.seen == nil {
-		t.seen = map[refusalKey]*tallied{}
+		t.seen, t.sources = map[refusalKey]*tallied{}, map[string]int{}
 	}
 	t.seen[k] = c
+	t.sources[k.source]++
 }
 
 // add counts n refusals under k.
@@ -104,7 +131,7 @@ func (t *tally) add(k refusalKey, n, at int64) {
 	t.seen[k].more += n
 }
 
-// take empties the tally of what is older than before and returns the entries that tell of it.
+// take empties the tally of what is older than before and returns the entries that tell of it, with their keys and counts.
 func (t *tally) take(now, before int64) (entries []Entry, keys map[refusalKey]int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,6 +141,9 @@ func (t *tally) take(now, before int64) (entries []Entry, keys map[refusalKey]in
 			continue
 		}
 		delete(t.seen, k)
+		if t.sources[k.source]--; t.sources[k.source] == 0 {
+			delete(t.sources, k.source)
+		}
 		if c.more == 0 {
 			continue
 		}
@@ -150,15 +180,19 @@ func (l *Log) flushRefusals(ctx context.Context) error {
 
 // flush records what was counted and began not after before. What cannot be recorded stays counted.
 func (l *Log) flush(ctx context.Context, now, before int64) error {
-	entries, keys := l.refusals.take(now, before)
+	return errors.Join(l.flushTally(ctx, &l.refusals, now, before), l.flushTally(ctx, &l.deviceRefusals, now, before))
+}
+
+func (l *Log) flushTally(ctx context.Context, t *tally, now, before int64) error {
+	entries, keys := t.take(now, before)
 	var failed error
 	for len(entries) > 0 {
 		n := min(len(entries), blockEntries)
 		if err := l.Record(ctx, entries[:n]...); err != nil {
 			failed = errors.Join(failed, err)
 			for _, e := range entries[:n] {
-				k := refusalKey{e.Action, e.Refused, e.Actor}
-				l.refusals.add(k, keys[k], now)
+				k := refusalKey{e.Action, e.Refused, e.Actor, e.Device}
+				t.add(k, keys[k], now)
 			}
 		}
 		entries = entries[n:]

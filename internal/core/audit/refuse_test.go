@@ -86,6 +86,35 @@ func TestStrangersCannotGrowTheTally(t *testing.T) {
 	}
 }
 
+// TestOneSourceCannotFillTheRecord has a stranger and a device think of a new reason each time.
+func TestOneSourceCannotFillTheRecord(t *testing.T) {
+	l := openLog(t)
+	device := access.Device("ab", "est")
+	for n := range 500 {
+		reason := fmt.Sprintf("asks for the name %d", n)
+		refuse(t, l, "203.0.113.7", reason)
+		if err := l.Refuse(t.Context(), device, Entry{Action: "enrol.refuse", Device: device.ID, Refused: reason}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const each = tallyReasons + 1 // the last one stands for others
+	if got := refusals(t, l); len(got) != 2*each {
+		t.Errorf("at once %d entries, want %d", len(got), 2*each)
+	}
+	now := l.now().Unix()
+	if err := l.flush(t.Context(), now, now); err != nil {
+		t.Fatal(err)
+	}
+	got := refusals(t, l)
+	want := []string{"stranger:203.0.113.0/24 " + otherReason + " 489", "device:ab " + otherReason + " 489"}
+	if len(got) != 2*each+2 || fmt.Sprint(got[2*each:]) != fmt.Sprint(want) {
+		t.Errorf("after a minute %q, want %q at the end", got, want)
+	}
+	if len(l.refusals.sources)+len(l.deviceRefusals.sources) != 0 {
+		t.Error("a source is still remembered")
+	}
+}
+
 func TestKnownActorsRefusalsAreAllRecorded(t *testing.T) {
 	l := openLog(t)
 	for range 3 {

@@ -140,7 +140,7 @@ func (s *Service) Run(ctx context.Context) error { return s.group.Run(ctx) }
 // Expect announces a request that is being read, so that a small batch may wait for it. The server calls done at the request's end.
 func (s *Service) Expect() (done func()) { return s.group.Expect() }
 
-// Metrics returns how many commits recorded how many issues and refusals.
+// Metrics returns how many commits recorded how many issues.
 func (s *Service) Metrics() (batches, items int64) { return s.group.Metrics() }
 
 // Anchors returns what a client needs to verify the certificates of the profile called label, or of every issuer when label is "": issuing

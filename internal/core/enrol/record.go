@@ -15,13 +15,13 @@ import (
 	"mooring/internal/core/device"
 )
 
-// item is one fact to be recorded: a certificate with the claim on its device, or only the entry of a refusal.
+// item is a certificate to be recorded, with the claim on its device.
 type item struct {
 	device device.ID
 	cell   uint8
 	entry  audit.Entry
 	claim  device.Claim
-	cert   *ca.Certificate // nil: only the entry
+	cert   *ca.Certificate
 	// approved is set when a person's approval is used up by this certificate.
 	approved bool
 }
@@ -59,26 +59,18 @@ func isRecorded(err error) bool {
 // apply records a batch. The claims come first: each is the lock on its device's row and the authorisation in one statement. Only what it
 // accepted is written; what it refused leaves an entry with the serial that was signed for nothing.
 func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error, error) {
-	claims, at := make([]device.Claim, 0, len(batch)), make([]int, 0, len(batch))
+	claims := make([]device.Claim, len(batch))
 	for k, i := range batch {
-		if i.cert != nil {
-			claims, at = append(claims, i.claim), append(at, k)
-		}
+		claims[k] = i.claim
 	}
-	var refused []error
-	if len(claims) > 0 {
-		unclaimed, err := s.Devices.ClaimTx(ctx, tx, claims)
+	refused, err := s.Devices.ClaimTx(ctx, tx, claims)
+	if err != nil {
+		return nil, fmt.Errorf("claiming the devices: %w", err)
+	}
+	for k, err := range refused {
+		batch[k].claim.Issued = claims[k].Issued
 		if err != nil {
-			return nil, fmt.Errorf("claiming the devices: %w", err)
-		}
-		for k, err := range unclaimed {
-			batch[at[k]].claim.Issued = claims[k].Issued
-			if err != nil {
-				if refused == nil {
-					refused = make([]error, len(batch))
-				}
-				refused[at[k]] = recordedError{err}
-			}
+			refused[k] = recordedError{err}
 		}
 	}
 	return refused, tx.Send(ctx, s.statements(tx, batch, refused)...)
@@ -90,12 +82,11 @@ func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.St
 	var stmts []*db.Stmt
 	for k, i := range batch {
 		e := i.entry
-		switch {
-		case refused != nil && refused[k] != nil:
-			e.Action, e.Refused = "enrol.refuse", errs.Public(refused[k])
+		if refused[k] != nil {
+			e.Action, e.Refused = "enrol.refuse", unquoted(errs.Public(refused[k]))
 			e.Detail = map[string]string{"protocol": i.entry.Detail["protocol"], "evidence": i.entry.Detail["evidence"], "burnt": hex.EncodeToString(i.cert.Serial[:])}
 			e.Serial = ""
-		case i.cert != nil:
+		} else {
 			claims, certs = append(claims, i.claim), append(certs, i.cert)
 			i.claim.Annotate(&e)
 			if i.approved {

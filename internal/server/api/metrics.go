@@ -70,8 +70,8 @@ func (p parts) Collect(out chan<- prometheus.Metric) {
 		k.gauge("ca_not_after_seconds", "When the CA's certificate ends, in seconds since 1970.", float64(i.Certificate().NotAfter.Unix()), "ca", i.Name())
 	})
 	batches, items := p.s.Enrol.Metrics()
-	k.count("enrol_batches_total", "Transactions that recorded issues and refusals.", float64(batches))
-	k.count("enrol_items_total", "Issues and refusals recorded.", float64(items))
+	k.count("enrol_batches_total", "Transactions that recorded issues.", float64(batches))
+	k.count("enrol_items_total", "Issues recorded, and those that came too late.", float64(items))
 	k.revocation(p.s)
 	fault := 0.0
 	if p.s.DB.Fault() != nil {
