@@ -45,6 +45,8 @@ type Platform struct {
 	Clock *Clock
 	Root  *x509.Certificate
 	Log   *Log
+	// Tampered says that the test changes the database behind the platform's back, so that the record need not verify at the end.
+	Tampered bool
 
 	running bool
 	stop    context.CancelFunc
@@ -177,7 +179,7 @@ func (p *Platform) Restart(t testing.TB) {
 }
 
 func (p *Platform) end(t testing.TB) {
-	if p.running && !t.Failed() {
+	if p.running && !p.Tampered && !t.Failed() {
 		for _, f := range p.Verify(t).Findings {
 			t.Errorf("the record does not verify: %s", f)
 		}

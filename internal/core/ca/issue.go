@@ -119,12 +119,9 @@ func (a *Authority) template(ctx context.Context, p *Profile) (*template, error)
 	if t, ok := a.templates.Load(k); ok {
 		return t.(*template), nil
 	}
-	signer, err := a.deps.Keys.Signer(ctx, i.key)
+	signer, err := a.signer(ctx, i)
 	if err != nil {
-		if errs.Is(err, errs.Unavailable) { // the store's own text names files
-			err = errs.Wrap(errs.Unavailable, err, "the CA cannot sign at present: its key is not to be had; an administrator must look at the key store")
-		}
-		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.name, err)
+		return nil, err
 	}
 	t, err := newTemplate(i, p, signer, a.deps.URLs)
 	if err != nil {
@@ -135,7 +132,7 @@ func (a *Authority) template(ctx context.Context, p *Profile) (*template, error)
 }
 
 func newTemplate(i *Issuer, p *Profile, signer crypto.Signer, urls URLs) (*template, error) {
-	if pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(i.cert.PublicKey) {
+	if !i.holds(signer) {
 		return nil, errs.New(errs.Unavailable, "the key of CA %q is not the one in its certificate: restore the right key store", i.name)
 	}
 	if (p.CRL && urls.CRL == "") || (p.OCSP && urls.OCSP == "") {

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 
@@ -131,6 +133,44 @@ func (i *Issuer) covers(notBefore, notAfter int64) error {
 			i.name, i.cert.NotAfter.UTC().Format("2006-01-02 15:04:05Z"))
 	}
 	return nil
+}
+
+// ErrNotOurs says that a certificate was not signed by a CA of this platform, whatever its row says.
+var ErrNotOurs = errors.New("not signed by a CA of this platform")
+
+// SignedBy returns the CA with this id when it has signed leaf. A row of a CA is not believed either: its public key must be that of the key
+// in custody. ErrNotOurs: there is no such CA, its key is another one, or the signature does not verify. Unavailable: the key cannot be had.
+func (a *Authority) SignedBy(ctx context.Context, id IssuerID, leaf *x509.Certificate) (*Issuer, error) {
+	i := a.issuer(id)
+	if i == nil {
+		return nil, ErrNotOurs
+	}
+	signer, err := a.signer(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	if !i.holds(signer) || leaf.CheckSignatureFrom(i.cert) != nil {
+		return nil, ErrNotOurs
+	}
+	return i, nil
+}
+
+// signer fetches the CA's key.
+func (a *Authority) signer(ctx context.Context, i *Issuer) (crypto.Signer, error) {
+	signer, err := a.deps.Keys.Signer(ctx, i.key)
+	if err != nil {
+		if errs.Is(err, errs.Unavailable) { // the store's own text names files
+			err = errs.Wrap(errs.Unavailable, err, "the CA cannot sign at present: its key is not to be had; an administrator must look at the key store")
+		}
+		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.name, err)
+	}
+	return signer, nil
+}
+
+// holds reports whether signer is the key in the CA's certificate.
+func (i *Issuer) holds(signer crypto.Signer) bool {
+	pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && pub.Equal(i.cert.PublicKey)
 }
 
 // seal signs tbs and returns the certificate. It is the only place where a CA key signs one.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
 	"mooring/wire/der"
 )
 
@@ -55,6 +56,11 @@ func (p *Profile) namesFor(v *Values, asked *der.AltNames) (der.AltNames, error)
 		}
 		if err := p.choose(&names, asked); err != nil {
 			return der.AltNames{}, err
+		}
+	}
+	for _, uri := range names.URI { // by whatever way: a registered name, a tag in a fixed one
+		if isRoleURI(uri) && (p.Grants == access.RoleNone || uri != RoleURI(p.Grants)) {
+			return der.AltNames{}, errs.New(errs.Denied, "the URI %q names a role, which the profile %s does not grant: take it away from the device", uri, p.Name)
 		}
 	}
 	return names, p.required(&names)
@@ -168,7 +174,7 @@ func choose[T comparable](p *Profile, r *nameRule, kind string, have, asked []T,
 			continue
 		}
 		if !permitted(name) {
-			return nil, errs.New(errs.Denied, "the request asks for the %s %v, which the profile %s does not permit for this device", kind, name, p.Name)
+			return nil, errs.New(errs.Denied, "the request asks for the %s %q, which the profile %s does not permit for this device", kind, fmt.Sprint(name), p.Name)
 		}
 		if chosen++; chosen > r.max {
 			return nil, errs.New(errs.Denied, "the request asks for more than %d names of the kind %s, which is what the profile %s permits", r.max, kind, p.Name)

@@ -1,7 +1,9 @@
 package ca
 
 import (
+	"crypto/x509"
 	"slices"
+	"strings"
 
 	"mooring/internal/core/access"
 	"mooring/wire/der"
@@ -27,6 +29,7 @@ func (p *Profile) check(d *document, stem string) {
 	p.checkUsage(d)
 	p.checkTerms(d)
 	p.checkNames(d)
+	p.checkRole(d)
 	p.checkExtensions(d)
 	for _, name := range p.LintExceptions {
 		if !knownLint(name) {
@@ -115,6 +118,52 @@ func (p *Profile) checkNames(d *document) {
 			d.at("san", "dns has wildcard, which is for chosen names, but no request patterns")
 		}
 	}
+}
+
+// checkRole sees to it that a role stands in what is signed, and in nothing else that is signed here.
+func (p *Profile) checkRole(d *document) {
+	own, has := RoleURI(p.Grants), false
+	for _, t := range p.uri.fixed {
+		switch {
+		case p.Grants != access.RoleNone && t.source == own:
+			has = true
+		case isRoleURI(t.source):
+			d.at("san", "the URI %q is for profiles that grant the role: take it out", t.source)
+		}
+	}
+	for _, pattern := range p.uri.request {
+		if isRoleURI(pattern) || slices.ContainsFunc([]access.Role{access.RoleAdmin, access.RoleOperator, access.RoleAuditor}, func(r access.Role) bool { return matches(pattern, RoleURI(r)) }) {
+			d.at("san", "with the pattern %q a request could choose a URI that grants a role: make it narrower", pattern)
+		}
+	}
+	if p.Grants != access.RoleNone && !has {
+		d.at("grants", "the role must stand in the certificate: add %q to fixed under uri in san", own)
+	}
+}
+
+const roleURN = "urn:mooring:role:"
+
+// RoleURI returns the alternative name that a certificate bears if and only if its profile grants the role.
+func RoleURI(r access.Role) string { return roleURN + string(r) }
+
+// isRoleURI reports whether a URI is, or could pass for, one of RoleURI. "urn" and what follows it do not tell cases apart (RFC 8141,
+// section 3.1).
+func isRoleURI(uri string) bool {
+	return len(uri) >= len(roleURN) && strings.EqualFold(uri[:len(roleURN)], roleURN)
+}
+
+// SignedRole returns the role of whoever holds leaf, which issuer has signed and whose record names p: the role that p grants, when it stands
+// in leaf and p's own CA is the signer. So a record that was changed to name another profile gives no role.
+func (p *Profile) SignedRole(leaf *x509.Certificate, issuer *Issuer) access.Role {
+	if p.Grants == access.RoleNone || issuer.name != p.Issuer {
+		return access.RoleNone
+	}
+	for _, uri := range leaf.URIs {
+		if uri.String() == RoleURI(p.Grants) {
+			return p.Grants
+		}
+	}
+	return access.RoleNone
 }
 
 // checkExtensions keeps constant extensions apart from those that the platform writes itself.

@@ -28,20 +28,21 @@ type Identity struct {
 	// Profile is the profile that Own was issued by, if it still exists.
 	Profile *ca.Profile
 
+	role  access.Role   // that Leaf grants, by its own word and its profile's
 	token []byte        // the hash of the token, by token
 	by    *access.Actor // who vouches, by operator
 }
 
-// Actor returns the actor for what the identity does over the surface via. A person's or service's role is the one its certificate's
-// profile grants, as long as it is active and still registered for this profile: who becomes something else or is suspended has the old
+// Actor returns the actor for what the identity does over the surface via. A person's or service's role is the one that its certificate
+// bears and its profile grants, as long as it is active and still registered for this profile: who becomes something else or is suspended has the old
 // certificate for a while, but not the old role.
 func (id *Identity) Actor(via string) access.Actor {
 	if id.by != nil {
 		return *id.by
 	}
 	a := access.Device(id.Device.ID.String(), via)
-	if id.Profile != nil && id.Profile.Name == id.Device.Profile && id.Device.State.Active() && id.Profile.Grants != access.RoleNone && id.Evidence == ca.EvidenceOperational {
-		a.Kind, a.Role = access.KindOperator, id.Profile.Grants
+	if id.Profile != nil && id.Profile.Name == id.Device.Profile && id.Device.State.Active() && id.role != access.RoleNone && id.Evidence == ca.EvidenceOperational {
+		a.Kind, a.Role = access.KindOperator, id.role
 	}
 	return a
 }
@@ -96,8 +97,7 @@ func (s *Service) fit(leaf *x509.Certificate) error {
 	return nil
 }
 
-// recorded returns the record of a certificate that this platform issued, or nil. Equality with the recorded bytes is stronger than a
-// signature that verifies, and cheaper.
+// recorded returns the record of a certificate, or nil. That it was issued here is the record's word, which byOwn does not take.
 func (s *Service) recorded(ctx context.Context, leaf *x509.Certificate) (*ca.Certificate, error) {
 	own, err := s.CA.Get(ctx, leaf.SerialNumber.Bytes())
 	if errs.Is(err, errs.NotFound) {
@@ -124,13 +124,22 @@ func (s *Service) byBirth(ctx context.Context, leaf *x509.Certificate) (*Identit
 }
 
 func (s *Service) byOwn(ctx context.Context, leaf *x509.Certificate, own *ca.Certificate) (*Identity, error) {
+	issuer, err := s.CA.SignedBy(ctx, own.Issuer, leaf)
+	if errors.Is(err, ca.ErrNotOurs) {
+		return nil, unauthenticated("the client certificate bears no signature of this platform, although it is on record; have the record verified")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("checking the client certificate: %w", err)
+	}
 	d, err := s.Devices.Load(ctx, device.ID(own.Device))
 	if err != nil {
 		return nil, fmt.Errorf("looking for the device of the client certificate: %w", err)
 	}
 	id := &Identity{Device: d, Evidence: ca.EvidenceOperational, Leaf: leaf.Raw, Own: own}
 	// The profile may have been removed since; then the certificate grants nothing.
-	id.Profile, _ = s.CA.Profile(own.Profile)
+	if id.Profile, _ = s.CA.Profile(own.Profile); id.Profile != nil {
+		id.role = id.Profile.SignedRole(leaf, issuer)
+	}
 	if own.Slot == device.SlotBirth {
 		id.Evidence = ca.EvidenceBirth
 	}

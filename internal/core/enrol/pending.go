@@ -177,7 +177,7 @@ func (s *Service) Waiting(ctx context.Context, actor access.Actor, limit int) ([
 // request that the person looked at; when another one waits by now, which whoever holds the device's token can bring about at any moment,
 // the error is Conflict. With "" the decision is about whatever waits.
 func (s *Service) Decide(ctx context.Context, actor access.Actor, nameOrID, seen string, approve bool) (Pending, error) {
-	if err := s.Access.Require(ctx, actor, access.EnrolApprove, nameOrID); err != nil {
+	if err := s.Access.Require(ctx, actor, access.EnrolApprove, "request"); err != nil {
 		return Pending{}, err
 	}
 	d, err := s.Devices.Get(ctx, actor, nameOrID)

@@ -44,7 +44,7 @@ func TestRoleEndsWithTheProfile(t *testing.T) {
 		t.Errorf("registered as an auditor, with an administrator's certificate: the role %q, want none", got)
 	}
 	key := apptest.Key(t)
-	c := submit(t, p, byCert(enrol.Enrol, cert, again(t, cert, key)))
+	c := submit(t, p, byCert(enrol.Enrol, cert, apptest.CSR(t, key, der.RequestSpec{})))
 	if got := role(t, p, p.Pair(t, key, c.DER)); got != access.RoleAuditor {
 		t.Errorf("with the new certificate: the role %q, want auditor", got)
 	}

@@ -263,13 +263,13 @@ func TestBadRequests(t *testing.T) {
 		{"the subject of another device", "device", asking(der.RequestSpec{Subject: []der.Attribute{{Type: der.OIDCommonName, Value: "another"}}}), errs.Denied,
 			`the request asks for the subject "CN=another", but the profile device gives "CN=row-13": ask for that, or leave the subject empty`},
 		{"a DNS name", "device", asking(der.RequestSpec{Names: der.AltNames{DNS: []string{"pki.example.com"}}}), errs.Denied,
-			"the request asks for the DNS name pki.example.com, which the profile device does not permit for this device"},
+			"the request asks for the DNS name \"pki.example.com\", which the profile device does not permit for this device"},
 		{"a wildcard", "gateway", asking(der.RequestSpec{Names: der.AltNames{DNS: []string{"*.example.com"}}}), errs.Denied,
-			"the request asks for the DNS name *.example.com, which the profile gateway does not permit for this device"},
+			"the request asks for the DNS name \"*.example.com\", which the profile gateway does not permit for this device"},
 		{"an IP address", "device", asking(der.RequestSpec{Names: der.AltNames{IP: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}), errs.Denied,
-			"the request asks for the IP address 192.0.2.1, which the profile device does not permit for this device"},
+			"the request asks for the IP address \"192.0.2.1\", which the profile device does not permit for this device"},
 		{"the URI of another device", "device", asking(der.RequestSpec{Names: der.AltNames{URI: []string{"urn:mooring:device:00"}}}), errs.Denied,
-			"the request asks for the URI urn:mooring:device:00, which the profile device does not permit for this device"},
+			"the request asks for the URI \"urn:mooring:device:00\", which the profile device does not permit for this device"},
 		{"an otherName", "device", asking(der.RequestSpec{Names: der.AltNames{Other: []der.OtherName{{Type: "\x2b\x06\x01", Value: []byte{0x0c, 1, 'x'}}}}}), errs.Denied,
 			"the request asks for an otherName of type 1.3.6.1, which the profile device does not give"},
 		{"a name with NUL", "device", extension(der.Extension{OID: der.OIDSubjectAltName, Value: []byte{0x30, 5, 0x82, 3, 'a', 0, 'b'}}), errs.Invalid,
@@ -281,7 +281,7 @@ func TestBadRequests(t *testing.T) {
 		{"an extension twice", "device", asking(der.RequestSpec{Extensions: []der.Extension{twice, twice}}), errs.Invalid, bad + "reading the requested extensions: extension 2.5.29.15 occurs twice"},
 		{"a password in place of the binding", "device", asking(der.RequestSpec{ChallengePassword: "letmein"}), errs.Invalid,
 			"the challengePassword is not the channel binding of this connection; make the request anew on each connection"},
-		{"no binding where linking is required", "linked", plain, errs.Invalid, `the profile "linked" requires a challengePassword with the connection's channel binding`},
+		{"no binding where linking is required", "linked", plain, errs.Invalid, `the profile linked requires a challengePassword with the connection's channel binding`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			name := "row-13"
@@ -310,7 +310,7 @@ func TestBadRequests(t *testing.T) {
 	t.Run("evidence that the profile does not take", func(t *testing.T) {
 		pair := authority(t).pair(t, nil)
 		p.Add(t, device.Spec{Name: "admin-2", Profile: "operator-admin", Birth: pair.Leaf.Raw})
-		wantRefusal(t, p, byCert(enrol.Enrol, pair, plain), errs.Denied, `the profile "operator-admin" does not accept authentication by birth`)
+		wantRefusal(t, p, byCert(enrol.Enrol, pair, plain), errs.Denied, `the profile operator-admin does not accept authentication by birth`)
 	})
 	t.Run("certificate and token of two devices", func(t *testing.T) {
 		_, pair := p.Enrolled(t, "one", "device")

@@ -97,7 +97,7 @@ func TestChannelBinding(t *testing.T) {
 		})
 	}
 	f := &fresh{p: p, profile: "linked"}
-	want(t, p.Send(t, f.call(t, enroll)), 400, "the profile \"linked\" requires a challengePassword with the connection's channel binding\n")
+	want(t, p.Send(t, f.call(t, enroll)), 400, "the profile linked requires a challengePassword with the connection's channel binding\n")
 }
 
 // TestCSRAttributes reads back what is announced for every profile.
