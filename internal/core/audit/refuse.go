@@ -23,8 +23,11 @@ func (l *Log) RecordRefusal(ctx context.Context, actor access.Actor, perm access
 // further ones with the same action, reason and source (access.Stranger names it by network, not by address) are counted, and each minute
 // Run records one entry with their number. Of one source at most ten reasons are told apart in a minute, since a reason can quote what was
 // asked for. More than 1,000 different refusals of strangers in a minute share one count for each action, and so do more than 65,536 of
-// devices, so that strangers cannot hide what devices do. Everybody else's refusals are recorded one by one.
+// devices, so that strangers cannot hide what devices do. Everybody else's refusals are recorded one by one. The end of ctx does not
+// stop it: who is refused must not keep it out of the record by hanging up.
 func (l *Log) Refuse(ctx context.Context, actor access.Actor, e Entry) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refuseTime)
+	defer cancel()
 	e.Actor = actor.String()
 	if e.At == 0 {
 		e.At = l.now().Unix()
@@ -63,6 +66,7 @@ const (
 	tallyDeviceKeys = 1 << 16
 	tallyReasons    = 10
 	tallySpan       = 60 // seconds
+	refuseTime      = 5 * time.Second
 	otherReason     = "refused like many others at this time"
 )
 

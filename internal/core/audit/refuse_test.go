@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -124,6 +125,21 @@ func TestKnownActorsRefusalsAreAllRecorded(t *testing.T) {
 	}
 	if got := refusals(t, l); len(got) != 3 {
 		t.Errorf("recorded %q, want three", got)
+	}
+}
+
+func TestRefusalsOfThoseWhoHangUpAreRecorded(t *testing.T) {
+	l := openLog(t)
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	if err := l.RecordRefusal(gone, access.Actor{Kind: access.KindOperator, ID: "ab"}, access.DeviceWrite, "x", "no"); err != nil {
+		t.Errorf("an operator who has gone: %v", err)
+	}
+	if err := l.Refuse(gone, access.Device("cd", "est"), Entry{Action: "enrol.refuse", Refused: "no"}); err != nil {
+		t.Errorf("a device that has gone: %v", err)
+	}
+	if got := refusals(t, l); len(got) != 2 {
+		t.Errorf("recorded %q, want both", got)
 	}
 }
 
