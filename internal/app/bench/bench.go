@@ -42,33 +42,40 @@ func cpuSelf() time.Duration {
 
 // cpuOf returns the CPU time that a process has used, all its threads together, ended ones included.
 func cpuOf(pid int) (time.Duration, error) {
-	ticks, err := statTicks(pid)
-	return time.Duration(ticks) * tick, err
+	s, err := readStat(pid)
+	return time.Duration(s.ticks) * tick, err
 }
 
 // tick is the unit of /proc/PID/stat: USER_HZ is 100 on every Linux we know.
 const tick = 10 * time.Millisecond
 
-func statTicks(pid int) (int64, error) {
+// stat is what /proc says about a process.
+type stat struct {
+	parent         int
+	ticks          int64 // its own CPU time
+	ticksOfTheDead int64 // of its children that have ended and were waited for
+}
+
+func readStat(pid int) (s stat, err error) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, fmt.Errorf("reading the CPU time of process %d: %w", pid, err)
+		return s, fmt.Errorf("reading the CPU time of process %d: %w", pid, err)
 	}
 	// The name in brackets may contain anything.
 	_, after, found := strings.Cut(string(text[strings.LastIndexByte(string(text), ')'):]), " ")
 	fields := strings.Fields(after)
 	if !found || len(fields) < 15 {
-		return 0, fmt.Errorf("process %d: /proc has an unknown form", pid)
+		return s, fmt.Errorf("process %d: /proc has an unknown form", pid)
 	}
-	var sum int64
-	for _, f := range fields[11:13] { // utime, stime
-		n, err := strconv.ParseInt(f, 10, 64)
+	numbers := make([]int64, 0, 5)
+	for _, k := range []int{1, 11, 12, 13, 14} { // ppid, utime, stime, cutime, cstime
+		n, err := strconv.ParseInt(fields[k], 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("process %d: %w", pid, err)
+			return s, fmt.Errorf("process %d: %w", pid, err)
 		}
-		sum += n
+		numbers = append(numbers, n)
 	}
-	return sum, nil
+	return stat{int(numbers[0]), numbers[1] + numbers[2], numbers[3] + numbers[4]}, nil
 }
 
 // rssOf returns the resident memory of a process in MiB, or 0 where the system does not say.
@@ -88,24 +95,24 @@ func rssOf(pid int) float64 {
 	return 0
 }
 
-// cpuOfDatabase returns the CPU time of all processes of a PostgreSQL server on this machine.
-func cpuOfDatabase() (time.Duration, error) {
+// cpuOfDatabase returns the CPU time of a PostgreSQL server on this machine: of its postmaster and all its children, ended ones included.
+func cpuOfDatabase(postmaster int) (time.Duration, error) {
+	first, err := readStat(postmaster)
+	if err != nil {
+		return 0, err
+	}
+	sum := first.ticks + first.ticksOfTheDead
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, fmt.Errorf("listing the processes: %w", err)
 	}
-	var sum int64
 	for _, d := range dirs {
 		pid, err := strconv.Atoi(d.Name())
 		if err != nil {
 			continue
 		}
-		name, err := os.ReadFile("/proc/" + d.Name() + "/comm")
-		if err != nil || strings.TrimSpace(string(name)) != "postgres" {
-			continue
-		}
-		if t, err := statTicks(pid); err == nil {
-			sum += t
+		if s, err := readStat(pid); err == nil && s.parent == postmaster { // one that has just ended is counted with the dead
+			sum += s.ticks
 		}
 	}
 	return time.Duration(sum) * tick, nil

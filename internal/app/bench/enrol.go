@@ -77,15 +77,15 @@ func (o *EnrolOptions) say(format string, args ...any) {
 
 // installation is one fresh platform in a process of its own.
 type installation struct {
-	dir       string
-	config    *conf.Config
-	tokens    []token // not yet used
-	recycle   bool    // there are fewer devices than enrolments: the same ones enrol again, with new tokens
-	server    *exec.Cmd
-	addresses app.Addresses
-	admin     *client.Client
-	postgres  bool
-	roots     *x509.CertPool
+	dir        string
+	config     *conf.Config
+	tokens     []token // not yet used
+	recycle    bool    // there are fewer devices than enrolments: the same ones enrol again, with new tokens
+	server     *exec.Cmd
+	addresses  app.Addresses
+	admin      *client.Client
+	postmaster int // the process of the PostgreSQL server; 0 = SQLite
+	roots      *x509.CertPool
 }
 
 type token struct{ device, secret string }
@@ -155,7 +155,9 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 	c.Log.Level = "warn"
 	in = &installation{dir: filepath.Join(parent, "data"), config: c}
 	if kind(database) == "postgres" {
-		in.postgres = true
+		if in.postmaster, err = postmasterOf(ctx, database); err != nil {
+			return nil, nil, err
+		}
 		url, drop, err := schema(ctx, database)
 		if err != nil {
 			return nil, nil, err
@@ -334,10 +336,10 @@ func (in *installation) sample(ctx context.Context, n, clients int) (s sample, e
 }
 
 func (in *installation) cpu() (server, database time.Duration, err error) {
-	if server, err = cpuOf(in.server.Process.Pid); err != nil || !in.postgres {
+	if server, err = cpuOf(in.server.Process.Pid); err != nil || in.postmaster == 0 {
 		return server, 0, err
 	}
-	database, err = cpuOfDatabase()
+	database, err = cpuOfDatabase(in.postmaster)
 	return server, database, err
 }
 

@@ -27,6 +27,26 @@ func schema(ctx context.Context, server string) (in string, drop func() error, e
 	return u.String(), func() error { return statement(context.WithoutCancel(ctx), server, "DROP SCHEMA "+name+" CASCADE") }, nil
 }
 
+// postmasterOf returns the process that all processes of a PostgreSQL server descend from. The server must run on this machine.
+func postmasterOf(ctx context.Context, server string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, server)
+	if err != nil {
+		return 0, fmt.Errorf("connecting to PostgreSQL: %w", err)
+	}
+	defer conn.Close(ctx)
+	var backend int
+	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&backend); err != nil {
+		return 0, fmt.Errorf("asking PostgreSQL for its process: %w", err)
+	}
+	s, err := readStat(backend)
+	if err != nil {
+		return 0, fmt.Errorf("PostgreSQL must run on this machine, so that its CPU time can be read: %w", err)
+	}
+	return s.parent, nil
+}
+
 func statement(ctx context.Context, server, text string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

@@ -34,6 +34,7 @@ func openPostgres(ctx context.Context, url string, _ *slog.Logger) (*postgresEng
 		return nil, errs.Wrap(errs.Invalid, err, "the database URL cannot be understood")
 	}
 	cfg.MaxConns = postgresConns
+	cfg.AfterConnect = planOnce
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
@@ -51,6 +52,17 @@ func openPostgres(ctx context.Context, url string, _ *slog.Logger) (*postgresEng
 		return nil, errs.New(errs.Invalid, "PostgreSQL %d is too old: version 15 or later is needed", version/10000)
 	}
 	return &postgresEngine{pool: pool, commitWait: 10 * time.Second}, nil
+}
+
+// planOnce has the server plan each prepared statement once. Left alone it plans the short ones anew for every batch, because it sees the
+// arrays' lengths, and that costs more than the statement. Behind a pooler the setting may be lost, and with it only the saving.
+func planOnce(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan")
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return nil // an engine that does not know the setting
+	}
+	return err
 }
 
 func (e *postgresEngine) arrays() bool { return true }
