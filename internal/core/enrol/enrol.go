@@ -125,6 +125,7 @@ type Deps struct {
 type Service struct {
 	Deps
 	group *db.Group[*item]
+	pace  pace
 }
 
 // New returns the service. Nothing is issued until Run runs.

@@ -246,6 +246,9 @@ func (s *Service) repeated(ctx context.Context, sub *submission) (*ca.Certificat
 // issue signs once and releases the certificate when it is recorded.
 func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, error) {
 	d := &sub.identity.Device
+	if err := s.pace.check(d.ID, s.Now()); err != nil {
+		return nil, err
+	}
 	known, err := values(d)
 	if err != nil {
 		return nil, err
@@ -267,7 +270,9 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	if errs.Is(err, errs.Limited) {
 		err = recordedError{err} // whoever has no room for the certificate has none for the entry
 	}
-	sub.issued = err == nil
+	if sub.issued = err == nil; sub.issued {
+		s.pace.count(d.ID, s.Now())
+	}
 	return cert, err
 }
 
