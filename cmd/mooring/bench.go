@@ -56,6 +56,7 @@ const benchEnrolExample = `  mooring bench enrol
   mooring bench enrol --database sqlite --database postgres://postgres@127.0.0.1/postgres`
 
 func (c *cli) benchEnrolCommand() *cobra.Command {
+	var profile string
 	o := bench.EnrolOptions{Databases: []string{"sqlite"}, Registered: []int{1000}, Clients: []int{1, 4, 16, 64}, N: 2000, Rounds: 5}
 	cmd := &cobra.Command{
 		Use: "enrol", Short: "Measure whole enrolments", Long: benchEnrolHelp, Example: benchEnrolExample,
@@ -67,6 +68,7 @@ func (c *cli) benchEnrolCommand() *cobra.Command {
 	f.IntSliceVar(&o.Clients, "clients", o.Clients, "connections at once")
 	f.IntVar(&o.N, "n", o.N, "enrolments in each measurement, at most as many as devices")
 	f.IntVar(&o.Rounds, "rounds", o.Rounds, "measurements of each case; the median is printed")
+	f.StringVar(&profile, "cpu-profile", "", "file for a profile of the last server's CPU time")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := benchable(o); err != nil {
 			return err
@@ -77,7 +79,7 @@ func (c *cli) benchEnrolCommand() *cobra.Command {
 		}
 		ctx := cmd.Context()
 		o.Progress = func(text string) { c.advise("%s", text) }
-		o.Serve = func(dir, ready string) *exec.Cmd { return serveProcess(ctx, self, dir, ready) }
+		o.Serve = func(dir, ready string) *exec.Cmd { return serveProcess(ctx, self, dir, ready, profile) }
 		return c.bench(func(print func(bench.Line) error) error { return bench.Enrol(ctx, o, print) })
 	}
 	return cmd
@@ -102,8 +104,8 @@ func benchable(o bench.EnrolOptions) error {
 }
 
 // serveProcess runs this program as the server of dir. It is asked to stop when ctx ends.
-func serveProcess(ctx context.Context, self, dir, ready string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, self, "serve", "--dir", dir, "--ready-file", ready)
+func serveProcess(ctx context.Context, self, dir, ready, profile string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, self, "serve", "--dir", dir, "--ready-file", ready, "--cpu-profile", profile)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	return cmd
 }

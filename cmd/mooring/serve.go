@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"runtime/pprof"
 
 	"github.com/spf13/cobra"
 
@@ -20,17 +22,21 @@ const serveHelp = `Runs the server of the data directory until it is interrupted
 first. What it listens on is in the configuration file; by default that can be reached from this machine only.
 
 It logs to standard error. --ready-file names a file that is written when requests are answered, with the addresses as JSON, for
-whoever has to wait for that; it is removed at the end.`
+whoever has to wait for that; it is removed at the end. --cpu-profile writes a profile of the CPU time in pprof's form when the server
+stops, for finding out where time goes.`
 
 func (c *cli) serveCommand() *cobra.Command {
-	var ready string
+	var ready, profile string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the server", Long: serveHelp,
 		Example: "  mooring serve\n  mooring serve --dir /var/lib/mooring --ready-file /run/mooring/ready.json",
 		Args:    needs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context(), ready) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return profiled(profile, func() error { return c.serve(cmd.Context(), ready) })
+		},
 	}
 	cmd.Flags().StringVar(&ready, "ready-file", "", "file to write the addresses to when the server is ready")
+	cmd.Flags().StringVar(&profile, "cpu-profile", "", "file to write a profile of the CPU time to")
 	return cmd
 }
 
@@ -103,4 +109,23 @@ func announce(path string, a app.Addresses) error {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// profiled runs work and writes where its CPU time went to the file at path; "" does without.
+func profiled(path string, work func() error) (err error) {
+	if path == "" {
+		return work()
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return errs.Wrap(errs.Unavailable, err, "the profile %s cannot be written", path)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	defer func() {
+		pprof.StopCPUProfile()
+		err = errors.Join(err, f.Close())
+	}()
+	return work()
 }
