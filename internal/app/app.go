@@ -62,6 +62,7 @@ type Platform struct {
 
 	log      *slog.Logger
 	now      func() time.Time
+	newest   int64 // Unix second of the newest entry of the record when it was opened
 	identity serverIdentity
 	surfaces []surface // fixed once Build returns
 }
@@ -83,12 +84,21 @@ type Addresses struct {
 }
 
 // Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.
-func Build(ctx context.Context, o Options) (*Platform, error) { return build(ctx, o, true) }
+func Build(ctx context.Context, o Options) (*Platform, error) { return build(ctx, o, toServe) }
 
-// Open is Build without listeners, for commands that work on a stopped installation.
-func Open(ctx context.Context, o Options) (*Platform, error) { return build(ctx, o, false) }
+// Open is Build without listeners, for commands that work on a stopped installation. It opens a damaged record too, so that it can be verified.
+func Open(ctx context.Context, o Options) (*Platform, error) { return build(ctx, o, toWork) }
 
-func build(ctx context.Context, o Options, listen bool) (p *Platform, err error) {
+// purpose is what a platform is built for.
+type purpose int
+
+const (
+	toServe purpose = iota
+	toWork
+	toPopulate // an empty database
+)
+
+func build(ctx context.Context, o Options, why purpose) (p *Platform, err error) {
 	p = &Platform{Config: o.Config, log: o.Log, now: o.Now}
 	if p.now == nil {
 		p.now = time.Now
@@ -106,11 +116,15 @@ func build(ctx context.Context, o Options, listen bool) (p *Platform, err error)
 		func(context.Context) error { return p.unlock(o.Prompt) },
 		p.openDatabase,
 		p.buildCore,
-		p.loadCA,
-		p.checkClock,
 	}
-	if listen {
-		steps = append(steps, p.bind)
+	// The checks come before anything is written: an entry made with other keys than the database's would be damage.
+	switch why {
+	case toServe:
+		steps = append(steps, p.checkRecord, p.loadCA, p.checkClock, p.bind)
+	case toWork:
+		steps = append(steps, p.loadCA)
+	case toPopulate:
+		steps = append(steps, p.checkEmpty, p.loadCA)
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -180,7 +194,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.AuditKey = vkey
 	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: p.now, Log: p.log})
 	p.Access = access.NewDecider(p.Audit)
-	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants})
+	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Own: p.ownNames()})
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Keys, Profiles: p.Profiles, Now: p.now,
 		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
 	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Keys, Now: p.now, Log: p.log,
@@ -208,20 +222,37 @@ func (p *Platform) grants(profile string) (exists bool, role access.Role) {
 	return true, found.Grants
 }
 
-func (p *Platform) loadCA(ctx context.Context) error { return p.CA.Load(ctx) }
-
-// checkClock refuses to start with a clock that lies before what was already recorded: serial numbers, validity and the order of the record
-// would all be wrong.
-func (p *Platform) checkClock(ctx context.Context) error {
-	var latest int64
-	p.CA.Each(func(i *ca.Issuer) { latest = max(latest, i.Created()) })
+// checkRecord reads the newest entry, which takes the keys with which it was written.
+func (p *Platform) checkRecord(ctx context.Context) error {
 	newest, err := p.Audit.List(ctx, access.System("server"), audit.Query{Newest: true, Limit: 1})
+	if errs.Is(err, errs.Unavailable) {
+		return errs.Wrap(errs.Unavailable, err, "the newest entry of the audit record cannot be read: either the key store is not the one of this database, or the record is damaged; run \"mooring audit verify --database …\" to see which")
+	}
 	if err != nil {
 		return fmt.Errorf("reading the newest entry of the record: %w", err)
 	}
 	if len(newest) > 0 {
-		latest = max(latest, newest[0].At)
+		p.newest = newest[0].At
 	}
+	return nil
+}
+
+// checkEmpty refuses a database that holds an installation.
+func (p *Platform) checkEmpty(ctx context.Context) error {
+	empty, err := p.CA.Empty(ctx)
+	if err == nil && !empty {
+		err = errs.New(errs.Conflict, "the database holds an installation already; it was left alone. Choose an empty one in database.url")
+	}
+	return err
+}
+
+func (p *Platform) loadCA(ctx context.Context) error { return p.CA.Load(ctx) }
+
+// checkClock refuses to start with a clock that lies before what was already recorded: serial numbers, validity and the order of the record
+// would all be wrong.
+func (p *Platform) checkClock(context.Context) error {
+	latest := p.newest
+	p.CA.Each(func(i *ca.Issuer) { latest = max(latest, i.Created()) })
 	if now := p.now().Unix(); now < latest-int64(clockSlack.Seconds()) {
 		return errs.New(errs.Unavailable, "the clock says %s, but the record reaches to %s: set the clock, then start again",
 			time.Unix(now, 0).UTC().Format(time.RFC3339), time.Unix(latest, 0).UTC().Format(time.RFC3339))

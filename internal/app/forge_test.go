@@ -10,11 +10,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/big"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"mooring/internal/app"
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/enrol"
@@ -44,6 +48,47 @@ func TestForging(t *testing.T) {
 		if !strings.Contains(found, want) {
 			t.Errorf("the verification finds\n%s\nwant %q in it", found, want)
 		}
+	}
+}
+
+// TestOtherKeys: a server with another key store than the database's does not start, and writes nothing there.
+func TestOtherKeys(t *testing.T) {
+	dir := smallLife(t)
+	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, onSQLite)
+	c.Database.URL = "sqlite:" + filepath.Join(dir, "mooring.db")
+	wantUnreadable(t, c)
+	v := &tampered{test: t, dir: dir, original: dir}
+	v.open(t)
+	defer v.close(t)
+	if found := v.verify(t); len(found) > 0 {
+		t.Errorf("afterwards: %v", found)
+	}
+}
+
+func wantUnreadable(t *testing.T, c *conf.Config) {
+	t.Helper()
+	p, err := app.Build(t.Context(), app.Options{Config: c})
+	if err == nil {
+		must(t, p.Close())
+	}
+	if !errs.Is(err, errs.Unavailable) || !strings.HasPrefix(errs.Public(err), "the newest entry of the audit record cannot be read") {
+		t.Errorf("starting: got %v, want a refusal", err)
+	}
+}
+
+// TestDamagedEndIsVerified: where the end of the record is damaged, so that no server starts, a verification still opens it.
+func TestDamagedEndIsVerified(t *testing.T) {
+	dir := smallLife(t)
+	v := &tampered{test: t, dir: dir, original: dir}
+	v.open(t)
+	config := v.platform.Config
+	v.exec(t, `UPDATE audit_batch SET mac = zeroblob(32) WHERE EXISTS (SELECT 1 FROM audit_pos p WHERE p.stream = audit_batch.stream AND p.seq = audit_batch.seq AND p.part = audit_batch.part AND p.idx = (SELECT MAX(idx) FROM audit_pos))`)
+	v.close(t)
+	wantUnreadable(t, config)
+	v.open(t)
+	defer v.close(t)
+	if found := v.verify(t); len(found) != 1 || !strings.Contains(found[0], "MAC") {
+		t.Errorf("found %q, want the one batch", found)
 	}
 }
 

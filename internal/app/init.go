@@ -199,17 +199,12 @@ func hierarchy(organisation string) []ca.Spec {
 
 // populate makes the CAs and the first operator.
 func populate(ctx context.Context, c *conf.Config, o Options, operator string) (r InitResult, err error) {
-	p, err := build(ctx, o, false)
+	p, err := build(ctx, o, toPopulate)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
 	actor := access.System("init")
-	taken := false
-	p.CA.Each(func(*ca.Issuer) { taken = true })
-	if taken {
-		return r, errs.New(errs.Conflict, "the database holds an installation already; it was left alone. Choose an empty one in database.url")
-	}
 	for _, spec := range hierarchy(c.Name) {
 		if _, err := p.CA.Create(ctx, actor, spec); err != nil {
 			return r, fmt.Errorf("making the CA %q: %w", spec.Name, err)

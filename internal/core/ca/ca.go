@@ -109,6 +109,19 @@ func (a *Authority) Load(ctx context.Context) error {
 	return a.recordProfiles(ctx)
 }
 
+// Empty reports whether the database holds no CA yet. It does not need Load.
+func (a *Authority) Empty(ctx context.Context) (bool, error) {
+	empty := true
+	err := a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		empty = true
+		return readIssuers(ctx, tx, func(issuerRow) error { empty = false; return nil })
+	})
+	if err != nil {
+		return false, fmt.Errorf("reading the CAs: %w", err)
+	}
+	return empty, nil
+}
+
 // adopt adds the CAs of rows. Parents are older than their children, so that one pass in the order of creation nearly always does.
 func (a *Authority) adopt(rows []issuerRow) error {
 	for len(rows) > 0 {
