@@ -84,14 +84,7 @@ func (s *serverIdentity) ensure(ctx context.Context, p *Platform) error {
 
 // register returns the registry's entry of the platform, with the names that are configured now.
 func (p *Platform) register(ctx context.Context, actor access.Actor) (device.Device, error) {
-	var names []string
-	for _, n := range p.Config.Names {
-		kind := "dns:"
-		if _, err := netip.ParseAddr(n); err == nil {
-			kind = "ip:"
-		}
-		names = append(names, kind+n)
-	}
+	names := p.ownNames()
 	d, err := p.Devices.Get(ctx, actor, selfName)
 	if errs.Is(err, errs.NotFound) {
 		d, err = p.Devices.Add(ctx, actor, device.Spec{Name: selfName, Names: names, Group: selfGroup, Profile: selfProfile})
@@ -129,4 +122,17 @@ func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
 			p.log.LogAttrs(ctx, slog.LevelError, "the listeners' certificate could not be renewed", slog.Any("cause", err))
 		}
 	}
+}
+
+// ownNames are the configured names of the listeners, as the registry writes names.
+func (p *Platform) ownNames() []string {
+	var names []string
+	for _, n := range p.Config.Names {
+		kind := "dns:"
+		if _, err := netip.ParseAddr(n); err == nil {
+			kind = "ip:"
+		}
+		names = append(names, kind+n)
+	}
+	return names
 }

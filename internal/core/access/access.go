@@ -43,7 +43,7 @@ const (
 	AuditRead    Permission = "audit.read"
 	EnrolApprove Permission = "enrol.approve"
 	ConfigRead   Permission = "config.read"
-	Grant        Permission = "access.grant" // add, change or give a token to something whose profile grants a role
+	Grant        Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
 )
 
 // Permissions returns what role may do, in a fixed order; nothing for an unknown role.

@@ -71,7 +71,7 @@ func (r *Registry) Add(ctx context.Context, actor access.Actor, n Spec) (Device,
 	if err != nil {
 		return Device{}, err
 	}
-	if err := r.mayGrant(ctx, actor, d.ID, d.Profile); err != nil {
+	if err := r.mayGrant(ctx, actor, &d); err != nil {
 		return Device{}, err
 	}
 	err = r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -216,12 +216,7 @@ func (r *Registry) Change(ctx context.Context, actor access.Actor, id ID, c Chan
 	if err := r.access.Require(ctx, actor, access.DeviceWrite, id.String()); err != nil {
 		return Device{}, err
 	}
-	if c.Profile != nil {
-		if err := r.mayGrant(ctx, actor, id, *c.Profile); err != nil {
-			return Device{}, err
-		}
-	}
-	if err := r.MayEmpower(ctx, actor, id); err != nil {
+	if err := r.mayChange(ctx, actor, id, c); err != nil {
 		return Device{}, err
 	}
 	var d Device
@@ -291,28 +286,53 @@ func (r *Registry) grants(profile string) bool {
 	return role != access.RoleNone
 }
 
-// mayGrant asks for the permission that is needed to add, change or give a token to something whose profile grants a role.
-func (r *Registry) mayGrant(ctx context.Context, actor access.Actor, id ID, profile string) error {
-	if !r.grants(profile) {
+// owns reports whether one of the names is the platform's own.
+func (r *Registry) owns(names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return r.own[name] })
+}
+
+// powerful reports whether d's certificates give more than the identity of a device: a role, or the name of the platform.
+func (r *Registry) powerful(d *Device) bool {
+	return r.grants(d.Profile) || r.owns(d.Names) || r.own["dns:"+strings.ToLower(d.Name)]
+}
+
+// mayGrant asks for the permission that is needed to add, change or give a token to something powerful.
+func (r *Registry) mayGrant(ctx context.Context, actor access.Actor, d *Device) error {
+	if !r.powerful(d) {
 		return nil
 	}
-	return r.access.Require(ctx, actor, access.Grant, id.String())
+	return r.access.Require(ctx, actor, access.Grant, d.ID.String())
 }
 
 // MayEmpower returns nil when actor may do what gives the device power, such as a token, an approval or the end of a hold, else the recorded
-// refusal: for a device whose present profile grants a role it needs the permission access.grant, else no more than the act itself. The
-// error is NotFound when there is no such device.
+// refusal: for a device whose present profile grants a role, or which bears the platform's own name, it needs the permission access.grant,
+// else no more than the act itself. The error is NotFound when there is no such device.
 func (r *Registry) MayEmpower(ctx context.Context, actor access.Actor, id ID) error {
 	d, err := r.Load(ctx, id)
 	if err != nil {
 		return err
 	}
-	return r.mayGrant(ctx, actor, id, d.Profile)
+	return r.mayGrant(ctx, actor, &d)
+}
+
+// mayChange asks for it if the device is powerful as it is or would be after c. What in c is no name is refused later.
+func (r *Registry) mayChange(ctx context.Context, actor access.Actor, id ID, c Change) error {
+	if err := r.MayEmpower(ctx, actor, id); err != nil {
+		return err
+	}
+	after := Device{ID: id}
+	if c.Profile != nil {
+		after.Profile = *c.Profile
+	}
+	if c.Names != nil {
+		after.Names, _ = cleanNames(*c.Names)
+	}
+	return r.mayGrant(ctx, actor, &after)
 }
 
 // sameGrant holds inside a transaction what MayEmpower found before it: no refusal can be recorded in there.
 func (r *Registry) sameGrant(d *Device, actor access.Actor) error {
-	if r.grants(d.Profile) && !actor.May(access.Grant) {
+	if r.powerful(d) && !actor.May(access.Grant) {
 		return errChanged
 	}
 	return nil

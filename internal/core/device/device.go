@@ -116,6 +116,9 @@ type Deps struct {
 	Log    *slog.Logger // of Run; nil = silent
 	// ProfileGrants tells whether there is a profile of this name, and which role its certificates grant.
 	ProfileGrants func(profile string) (exists bool, grants access.Role)
+	// Own are the names of the platform's own listeners, "dns:…" and "ip:…". Whoever else had a certificate for them could be the server to
+	// devices that enrol, so they are for those only who may give roles.
+	Own []string
 }
 
 // Registry is the set of devices. It is safe for concurrent use.
@@ -127,6 +130,7 @@ type Registry struct {
 	now      func() time.Time
 	log      *slog.Logger
 	profiles func(string) (bool, access.Role)
+	own      map[string]bool
 	seen     sightings
 	loads    *db.Lookup[ID, Device]
 }
@@ -140,7 +144,12 @@ func New(d Deps) *Registry {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, seen: newSightings()}
+	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, own: map[string]bool{}, seen: newSightings()}
+	for _, name := range d.Own {
+		if clean, err := cleanName(name); err == nil { // what is no name for the registry cannot stand in it either
+			r.own[clean] = true
+		}
+	}
 	r.loads = db.NewLookup(d.DB, r.loadMany)
 	return r
 }

@@ -58,6 +58,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w.log = audit.New(w.db, audit.Options{Origin: "test.example/log", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: clock})
 	w.Registry = New(Deps{DB: w.db, Audit: w.log, Access: access.NewDecider(w.log), Key: bytes.Repeat([]byte{7}, 32), Now: clock,
+		Own: []string{"dns:pki.test", "ip:2001:DB8::1"},
 		ProfileGrants: func(p string) (bool, access.Role) {
 			switch p {
 			case "sensor", "gateway":
@@ -240,6 +241,7 @@ func TestPermissions(t *testing.T) {
 	w := newWorld(t)
 	d := w.add(t, Spec{Name: "a"})
 	staff := w.add(t, Spec{Name: "s", Profile: "staff"})
+	self := w.add(t, Spec{Name: "mooring", Profile: "sensor", Names: []string{"dns:pki.test"}})
 	ctx := t.Context()
 	group, profile := "g", "staff"
 	stranger := access.Actor{}
@@ -256,6 +258,21 @@ func TestPermissions(t *testing.T) {
 		"Grant 3": func() error { _, err := w.Change(ctx, operator, d.ID, Change{Profile: &profile}); return err },
 		"Grant 4": func() error { _, _, err := w.Token(ctx, operator, staff.ID, 0); return err },
 		"Grant 5": func() error { _, err := w.Move(ctx, operator, staff.ID, Resume, ""); return err },
+		"Own 1": func() error {
+			_, err := w.Add(ctx, operator, Spec{Name: "b", Profile: "sensor", Names: []string{"dns:a.test", "dns:PKI.test"}})
+			return err
+		},
+		"Own 2": func() error {
+			_, err := w.Change(ctx, operator, d.ID, Change{Names: &[]string{"ip:2001:db8:0::1"}})
+			return err
+		},
+		"Own 3": func() error { _, err := w.Add(ctx, operator, Spec{Name: "pki.Test", Profile: "sensor"}); return err },
+		"Own 4": func() error { _, _, err := w.Token(ctx, operator, self.ID, 0); return err },
+		"Own 5": func() error { _, err := w.Change(ctx, operator, self.ID, Change{Group: &group}); return err },
+		"Own 6": func() error {
+			_, err := w.Import(ctx, operator, Source{R: strings.NewReader("name,profile,names\nb,sensor,dns:pki.test\n"), Format: "csv"}, nil)
+			return err
+		},
 		"Grant 6": func() error {
 			_, err := w.Import(ctx, operator, Source{R: strings.NewReader("name,profile\nb,staff\n"), Format: "csv"}, nil)
 			return err

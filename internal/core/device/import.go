@@ -103,7 +103,7 @@ type importing struct {
 	sum      hash.Hash
 	read     int64 // octets
 	profiles map[string]profileFacts
-	granting bool // some row's profile grants a role
+	granting bool // some row's profile grants a role, or it bears the platform's own name
 	problems problems
 	progress func(done, total int64)
 

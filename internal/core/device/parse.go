@@ -281,7 +281,9 @@ func (s *importing) check(row rawRow) (record, error) {
 			return c, err
 		}
 		c.names = joinNames(names)
+		s.granting = s.granting || s.r.owns(names)
 	}
+	s.granting = s.granting || s.r.own["dns:"+strings.ToLower(c.name)]
 	if row.birth != "" {
 		var err error
 		if c.birth, err = hex.DecodeString(row.birth); err != nil || len(c.birth) != 32 {
