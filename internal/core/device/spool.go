@@ -15,6 +15,7 @@ import (
 // transaction can read them again.
 type spool struct {
 	file   *os.File
+	named  bool // it stands in the temporary folder
 	out    *bufio.Writer
 	end    int64
 	places []place
@@ -41,13 +42,16 @@ func newSpool() (*spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a temporary file for the import: %w", err)
 	}
-	return &spool{file: f, out: bufio.NewWriterSize(f, 256<<10)}, nil
+	// It holds the names of devices and was never meant to last, also when the process is killed: it goes on without a name. Where files in
+	// use cannot be removed, close does it.
+	return &spool{file: f, out: bufio.NewWriterSize(f, 256<<10), named: os.Remove(f.Name()) != nil}, nil
 }
 
 func (s *spool) close() {
-	// It was never meant to last; what cannot be removed is in the temporary folder.
 	_ = s.file.Close()
-	_ = os.Remove(s.file.Name())
+	if s.named {
+		_ = os.Remove(s.file.Name()) // what cannot be removed is in the temporary folder
+	}
 }
 
 func (s *spool) add(c *record, line int, id ID, cell uint8) error {

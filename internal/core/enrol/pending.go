@@ -60,6 +60,9 @@ func (p *Pending) ID() string { return hex.EncodeToString(p.id[:min(len(p.id), 1
 // pendingLife is how long a request waits before it is forgotten.
 const pendingLife = 14 * 24 * time.Hour
 
+// forgotten is the time, UTC seconds, before which a request must have come to be forgotten at now, with what was decided about it.
+func forgotten(now time.Time) int64 { return now.Add(-pendingLife).Unix() }
+
 const (
 	deleteRequest = `DELETE FROM request WHERE cell = $1 AND device = $2`
 	selectRequest = `SELECT device, id, profile, state, subject, names, keykind, spki, created, decided, decider FROM request`
@@ -96,7 +99,7 @@ func (s *Service) awaitApproval(ctx context.Context, sub *submission) (time.Dura
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("looking for the request: %w", err)
-	case !found || !bytes.Equal(p.id, same):
+	case !found || !bytes.Equal(p.id, same) || p.Created < forgotten(s.Now()):
 		return s.Retry, s.keep(ctx, sub)
 	case p.State == Refused:
 		return 0, errs.New(errs.Denied, "an operator has refused this request")
@@ -113,7 +116,7 @@ func (s *Service) keep(ctx context.Context, sub *submission) error {
 	p := Pending{Device: d.ID, Profile: sub.profile.Name, State: Waiting, Subject: der.FormatName(sub.csr.Subject), Names: describe(sub.csr.Names),
 		Key: string(der.KindOf(sub.csr.PublicKey)), SPKI: spki[:], Created: now, id: sub.sameness()}
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		if _, err := tx.Exec(ctx, `DELETE FROM request WHERE created < $1`, now-int64(pendingLife.Seconds())); err != nil {
+		if _, err := tx.Exec(ctx, `DELETE FROM request WHERE created < $1`, forgotten(s.Now())); err != nil {
 			return err
 		}
 		var waiting int

@@ -99,6 +99,23 @@ func TestReplacedRequest(t *testing.T) {
 	}
 }
 
+// TestOldApprovalIsForgotten: what a person decided is not good for ever, also when nobody asks for anything else.
+func TestOldApprovalIsForgotten(t *testing.T) {
+	p := apptest.Start(t, nil, approved())
+	d, _ := p.Device(t, "meter-1", "approved")
+	token, _, err := p.Devices.Token(t.Context(), apptest.Operator(), d.ID, 60*24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
+	wait(t, p, r)
+	decide(t, p, "meter-1", true)
+	p.Clock.Move(15 * 24 * time.Hour)
+	wait(t, p, r)
+	decide(t, p, "meter-1", true)
+	submit(t, p, r)
+}
+
 // TestRebuiltRequest: with a channel binding the request is made anew on each connection, and still the same one.
 func TestRebuiltRequest(t *testing.T) {
 	p := apptest.Start(t, nil, approved())
