@@ -291,6 +291,17 @@ func (r *Registry) owns(names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return r.own[name] })
 }
 
+// NotOwn refuses names that are the platform's own, in the form "dns:…" or "ip:…", unless they are registered for d: a pattern of a profile
+// that happens to cover the host of the listeners must not make every device the server.
+func (r *Registry) NotOwn(d *Device, names []string) error {
+	for _, name := range names {
+		if r.own[name] && !slices.Contains(d.Names, name) {
+			return errs.New(errs.Denied, "the request asks for %q, which is a name of this platform", name)
+		}
+	}
+	return nil
+}
+
 // powerful reports whether d's certificates give more than the identity of a device: a role, or the name of the platform.
 func (r *Registry) powerful(d *Device) bool {
 	return r.grants(d.Profile) || r.owns(d.Names) || r.own["dns:"+strings.ToLower(d.Name)]

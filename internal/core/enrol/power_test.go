@@ -3,6 +3,7 @@ package enrol_test
 import (
 	"bytes"
 	"crypto/tls"
+	"net/netip"
 	"testing"
 
 	"mooring/internal/app/apptest"
@@ -146,6 +147,26 @@ func TestDecisionIsAboutTheRequestThatWasSeen(t *testing.T) {
 		t.Errorf("approving what was seen: %v", err)
 	}
 	submit(t, p, own)
+}
+
+// TestPatternsDoNotCoverThePlatform has a device choose the name of the listeners, which a pattern of its profile permits.
+func TestPatternsDoNotCoverThePlatform(t *testing.T) {
+	profile := apptest.Variant("device", "open", "san: {dns: {request: [\"*\"], max: 2}, ip: {request: [\"0.0.0.0/0\"], max: 2}}")
+	p := apptest.Start(t, nil, apptest.Profile{Name: "open", YAML: withoutSAN(profile.YAML)})
+	_, token := p.Device(t, "meter-1", "open")
+	ask := func(n der.AltNames) enrol.Request {
+		return byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{Names: n}))
+	}
+	wantDenied := func(n der.AltNames) {
+		t.Helper()
+		if _, err := p.Enrol.Submit(t.Context(), ask(n)); !errs.Is(err, errs.Denied) {
+			t.Errorf("asking for %v: got %v, want a refusal", n, err)
+		}
+	}
+	wantDenied(der.AltNames{DNS: []string{"LOCALHOST"}})
+	wantDenied(der.AltNames{DNS: []string{"meter", "localhost"}})
+	wantDenied(der.AltNames{IP: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
+	submit(t, p, ask(der.AltNames{DNS: []string{"meter"}, IP: []netip.Addr{netip.MustParseAddr("127.0.0.2")}}))
 }
 
 // withoutSAN drops the lines that follow from the base profile's own san.

@@ -59,7 +59,7 @@ func overtaken(err error) bool {
 }
 
 func (s *Service) submit(ctx context.Context, sub *submission) (Answer, error) {
-	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal)
+	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal, s.checkNames)
 }
 
 // decide runs the steps, in order, and issues when none refuses.
@@ -200,6 +200,19 @@ func (s *Service) checkRenewal(_ context.Context, sub *submission) error {
 		return errs.New(errs.Denied, "the profile %s requires a new key at every renewal", sub.profile.Name)
 	}
 	return nil
+}
+
+// checkNames holds the platform's own names back. All others are the profile's business.
+func (s *Service) checkNames(_ context.Context, sub *submission) error {
+	asked := &sub.csr.Names
+	names := make([]string, 0, len(asked.DNS)+len(asked.IP))
+	for _, n := range asked.DNS {
+		names = append(names, "dns:"+n)
+	}
+	for _, ip := range asked.IP {
+		names = append(names, "ip:"+ip.Unmap().String())
+	}
+	return s.Devices.NotOwn(&sub.identity.Device, names)
 }
 
 // sameness returns what makes two requests of a device the same: profile, operation and request. A request with a channel binding is made
