@@ -226,7 +226,7 @@ func (p *Platform) grants(profile string) (exists bool, role access.Role) {
 func (p *Platform) checkRecord(ctx context.Context) error {
 	newest, err := p.Audit.List(ctx, access.System("server"), audit.Query{Newest: true, Limit: 1})
 	if errs.Is(err, errs.Unavailable) {
-		return errs.Wrap(errs.Unavailable, err, "the newest entry of the audit record cannot be read: either the key store is not the one of this database, or the record is damaged; run \"mooring audit verify --database …\" to see which")
+		return p.unreadable(ctx, err)
 	}
 	if err != nil {
 		return fmt.Errorf("reading the newest entry of the record: %w", err)
@@ -235,6 +235,18 @@ func (p *Platform) checkRecord(ctx context.Context) error {
 		p.newest = newest[0].At
 	}
 	return nil
+}
+
+// unreadable tells the database of another installation, whose entries bear the MACs of other keys, from a record that is damaged.
+func (p *Platform) unreadable(ctx context.Context, cause error) error {
+	foreign, err := p.CA.Foreign(ctx)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	if foreign {
+		return errs.Wrap(errs.Conflict, cause, "the database belongs to another installation: %s holds the key of none of its CAs. It was left alone; set database.url and keys.dir to those of one installation", p.Config.KeyDir())
+	}
+	return errs.Wrap(errs.Unavailable, cause, "the newest entry of the audit record cannot be read: either the key store is not the one of this database, or the record is damaged; run \"mooring audit verify --database …\" to see which")
 }
 
 // checkEmpty refuses a database that holds an installation.

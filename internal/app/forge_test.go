@@ -56,7 +56,14 @@ func TestOtherKeys(t *testing.T) {
 	dir := smallLife(t)
 	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, onSQLite)
 	c.Database.URL = "sqlite:" + filepath.Join(dir, "mooring.db")
-	wantUnreadable(t, c)
+	p, err := app.Build(t.Context(), app.Options{Config: c})
+	if err == nil {
+		must(t, p.Close())
+	}
+	want := "the database belongs to another installation: " + c.KeyDir() + " holds the key of none of its CAs. It was left alone; set database.url and keys.dir to those of one installation"
+	if !errs.Is(err, errs.Conflict) || errs.Public(err) != want {
+		t.Errorf("starting: got %v, want %q", err, want)
+	}
 	v := &tampered{test: t, dir: dir, original: dir}
 	v.open(t)
 	defer v.close(t)

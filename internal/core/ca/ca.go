@@ -122,6 +122,25 @@ func (a *Authority) Empty(ctx context.Context) (bool, error) {
 	return empty, nil
 }
 
+// Foreign reports whether the database holds CAs and the custody the key of none of them: the two belong to different installations. It
+// does not need Load.
+func (a *Authority) Foreign(ctx context.Context) (bool, error) {
+	var keys []key.ID
+	err := a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		keys = nil
+		return readIssuers(ctx, tx, func(r issuerRow) error { keys = append(keys, key.ID(r.key)); return nil })
+	})
+	if err != nil {
+		return false, fmt.Errorf("reading the CAs: %w", err)
+	}
+	for _, id := range keys {
+		if _, err := a.deps.Keys.Signer(ctx, id); err == nil {
+			return false, nil
+		}
+	}
+	return len(keys) > 0, ctx.Err()
+}
+
 // adopt adds the CAs of rows. Parents are older than their children, so that one pass in the order of creation nearly always does.
 func (a *Authority) adopt(rows []issuerRow) error {
 	for len(rows) > 0 {
