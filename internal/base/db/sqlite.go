@@ -50,6 +50,13 @@ func openSQLite(ctx context.Context, path string, log *slog.Logger) (*sqliteEngi
 	if err != nil {
 		return nil, err
 	}
+	// SQLite would make a file that everybody on the machine may read, and gives its companions the mode of the file. What cannot be made is
+	// told when it is opened.
+	if f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+		if err := f.Close(); err != nil {
+			return nil, errors.Join(err, lock.Close())
+		}
+	}
 	pool, err := sql.Open("sqlite", "") // only to reach the registered driver
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
