@@ -24,8 +24,8 @@ tree whose signed head (checkpoint) nobody can change unnoticed, the administrat
 Keep a checkpoint elsewhere now and then ("mooring audit checkpoint"): a later "mooring audit verify --known FILE" then also notices
 if the whole database was put back to an earlier state.`
 
-const auditListHelp = `Lists entries, oldest first, or newest first with --newest. Filters must match exactly; --device and --serial take ids and serial
-numbers in hex.`
+const auditListHelp = `Lists entries, oldest first, or newest first with --newest. --device takes a name or an id, --serial a serial number in hex, and
+--action must be one of the record's actions: an unknown one is told with all there are.`
 
 const auditCheckpointHelp = `Writes the newest signed head of the record. It is a few lines of text and says nothing about what was recorded: keep it where
 this installation cannot reach it.`
@@ -83,7 +83,7 @@ func (c *cli) auditListCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVar(&f.Newest, "newest", false, "newest first")
-	flags.StringVar(&f.Device, "device", "", "only of this device, by id")
+	flags.StringVar(&f.Device, "device", "", "only of this device, by name or id")
 	flags.StringVar(&f.Serial, "serial", "", "only of the certificate with this serial number")
 	flags.StringVar(&f.Action, "action", "", "only this action, such as cert.issue or device.state")
 	p.flags(cmd)

@@ -23,7 +23,7 @@ func (c *cli) online(do func(ctx context.Context, s *client.Client, args []strin
 			return err
 		}
 		defer s.Close()
-		return c.explain(do(cmd.Context(), s, args))
+		return c.explain(worded(cmd, do(cmd.Context(), s, args)))
 	}
 }
 

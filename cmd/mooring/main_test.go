@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +38,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MOORING_DIR", filepath.Join(env.WorkDir, "d"))
 			return os.WriteFile(filepath.Join(env.WorkDir, "free.yaml"), []byte(freePorts), 0o600)
 		},
-		Cmds:               map[string]func(*testscript.TestScript, bool, []string){"server": server, "stop": stop, "pick": pick, "damage": damage},
+		Cmds:               map[string]func(*testscript.TestScript, bool, []string){"server": server, "stop": stop, "pick": pick, "damage": damage, "exits": exits},
 		RequireUniqueNames: true,
 	})
 }
@@ -134,6 +136,23 @@ func pick(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no match for %s", args[1])
 	}
 	ts.Setenv(args[0], found[1])
+}
+
+// exits CODE ARG... runs mooring, which must end with this exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("use: exits CODE ARG...")
+	}
+	code, err := 0, ts.Exec("mooring", args[1:]...)
+	var ended *exec.ExitError
+	if errors.As(err, &ended) {
+		code = ended.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("mooring %s: exit code %d, want %s\n%s", strings.Join(args[1:], " "), code, args[0], ts.ReadFile("stderr"))
+	}
 }
 
 // damage FILE OLD NEW puts NEW, which is as long, wherever OLD stands in FILE: what somebody does who has the disk and not the keys.

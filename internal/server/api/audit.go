@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"log/slog"
 	"net/http"
 
@@ -16,13 +17,32 @@ type listAuditInput struct {
 	After  int64  `query:"after" minimum:"0" doc:"The next of the page before; 0 is the beginning, or with newest the end"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Entries a page"`
 	Newest bool   `query:"newest" doc:"Newest first"`
-	Device string `query:"device" maxLength:"255" doc:"About this device: id"`
+	Device string `query:"device" maxLength:"255" doc:"About this device: name or id"`
 	Serial string `query:"serial" maxLength:"64" doc:"About the certificate with this serial number"`
 	Action string `query:"action" maxLength:"64" doc:"Of this action" example:"cert.issue"`
 }
 
 func (s *server) listAudit(ctx context.Context, actor access.Actor, in *listAuditInput) (v1.EntryPage, error) {
-	list, err := s.Audit.List(ctx, actor, audit.Query{After: in.After, Limit: in.Limit, Newest: in.Newest, Device: in.Device, Serial: in.Serial, Action: in.Action})
+	q := audit.Query{After: in.After, Limit: in.Limit, Newest: in.Newest, Action: in.Action}
+	if in.Device != "" {
+		q.Device = s.pseudonym(in.Device)
+	}
+	if in.Serial != "" {
+		serial, err := parseSerial(in.Serial)
+		if err != nil {
+			return v1.EntryPage{}, err
+		}
+		q.Serial = hex.EncodeToString(serial)
+	}
+	if err := checkAction(in.Action); err != nil {
+		return v1.EntryPage{}, err
+	}
+	list, err := s.Audit.List(ctx, actor, q)
+	if err == nil && len(list) == 0 && in.Device != "" {
+		// Nothing on record is an answer only about a device that there is. One that has entries need not be looked up: its row may be what
+		// somebody removed.
+		_, err = s.find(ctx, actor, in.Device)
+	}
 	if err != nil {
 		return v1.EntryPage{}, err
 	}

@@ -48,6 +48,9 @@ func (s *server) listCertificates(ctx context.Context, actor access.Actor, in *l
 		f.Issuer = &id
 	}
 	list, next, err := s.CA.List(ctx, actor, f)
+	if err == nil && len(list) == 0 && next == "" && in.Cursor == "" {
+		err = s.unknownProfile(errs.NotFound, in.Profile)
+	}
 	if err != nil {
 		return v1.CertificatePage{}, err
 	}

@@ -33,6 +33,9 @@ func (s *server) listDevices(ctx context.Context, actor access.Actor, in *listDe
 		}
 	}
 	page, next, err := s.Devices.List(ctx, actor, f)
+	if err == nil && len(page) == 0 && next == "" && in.Cursor == "" {
+		err = s.unknownProfile(errs.NotFound, in.Profile) // devices may still have a profile whose file is gone
+	}
 	if err != nil {
 		return v1.DevicePage{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"path"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -191,9 +192,17 @@ func plainProblem(_ huma.Context, _ string, v any) (any, error) {
 		p.Detail = "the request is not as the document says: correct the parts that are named here"
 	}
 	for _, d := range e.Errors[:min(len(e.Errors), maxFields)] {
-		p.Errors = append(p.Errors, v1.Field{Where: shortened(d.Location), Text: shortened(d.Message)})
+		p.Errors = append(p.Errors, v1.Field{Where: shortened(d.Location), Text: shortened(plainMessage(d.Message))})
 	}
 	return p, nil
+}
+
+// plainMessage says what to use where huma says what it expected.
+func plainMessage(text string) string {
+	if choices, ok := strings.CutPrefix(text, "expected value to be one of "); ok {
+		return "use one of " + strings.Trim(choices, `"`)
+	}
+	return text
 }
 
 // maxFields bounds how many mistakes of one request are told.

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/device"
+)
+
+// find returns the device called nameOrID. The error for one that is not there names what was asked for and what to do.
+func (s *server) find(ctx context.Context, actor access.Actor, nameOrID string) (device.Device, error) {
+	d, err := s.Devices.Get(ctx, actor, nameOrID)
+	if errs.Is(err, errs.NotFound) {
+		err = errs.Wrap(errs.NotFound, err, "there is no device %q: look for its name in the list of devices, or register it", shortened(nameOrID))
+	}
+	return d, err
+}
+
+// mostChoices bounds how many profiles an error names.
+const mostChoices = 20
+
+// unknownProfile returns an error of kind k that names the profiles there are, or nil when name is one of them or empty.
+func (s *server) unknownProfile(k errs.Kind, name string) error {
+	if _, err := s.Profiles.Get(name); err == nil || name == "" {
+		return nil
+	}
+	var known []string
+	for _, p := range s.Profiles.All() {
+		known = append(known, p.Name)
+	}
+	more := ""
+	if len(known) > mostChoices {
+		more = fmt.Sprintf(" or one of %d others", len(known)-mostChoices)
+		known = known[:mostChoices]
+	}
+	return errs.New(k, "profile: there is no profile %q: use %s%s", shortened(name), strings.Join(known, ", "), more)
+}
+
+// actions are those that entries of the record can have.
+func actions() []string {
+	return []string{"access.refuse", "ca.create", "cert.hold", "cert.issue", "cert.release", "cert.revoke", "crl.publish", "device.add", "device.change",
+		"device.import", "device.state", "device.token", "enrol.approve", "enrol.deny", "enrol.refuse", "enrol.request", "profile.load"}
+}
+
+func checkAction(name string) error {
+	if name == "" || slices.Contains(actions(), name) {
+		return nil
+	}
+	return errs.New(errs.Invalid, "action: there is no action %q: use %s", shortened(name), strings.Join(actions(), ", "))
+}
+
+// parseTokenLife reads how long a token shall be good; "" is 0. It is asked before anything is stored.
+func parseTokenLife(field, text string) (time.Duration, error) {
+	life, err := parseLength(field, text)
+	if err == nil && life != 0 && (life < time.Minute || life > device.TokenLifeMost) {
+		err = errs.New(errs.Invalid, "%s: a token is good for one minute to %d days", field, device.TokenLifeMost/(24*time.Hour))
+	}
+	return life, err
+}
