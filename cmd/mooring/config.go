@@ -14,8 +14,8 @@ import (
 const configHelp = `The configuration is one file, mooring.yaml in the data directory. Everything in it has a safe default; a change takes effect
 when the server starts again. These commands need no running server.`
 
-const configDescribeHelp = `Lists every key of the configuration file with its type, default, meaning and an example. With a KEY (or the first part of
-one, such as "limits") only what begins with it.`
+const configDescribeHelp = `Lists every key of the configuration file with its type, default, meaning and an example. With a KEY only that
+one; with the beginning of some, such as "limits" or "limits.body", those.`
 
 const configCheckHelp = `Reads mooring.yaml in the data directory as the server would, and reports every mistake with its line. The server must not run for
 this, and it makes no difference if it does.`
@@ -49,7 +49,11 @@ type key struct {
 func (c *cli) configDescribe(prefix string) error {
 	var keys []key
 	for _, f := range conf.Describe() {
-		if f.Key == prefix || prefix == "" || strings.HasPrefix(f.Key, prefix+".") {
+		if f.Key == prefix {
+			keys = []key{key(f)}
+			break
+		}
+		if strings.HasPrefix(f.Key, prefix) {
 			keys = append(keys, key(f))
 		}
 	}
@@ -77,7 +81,15 @@ func (c *cli) configCheck() error {
 	if err != nil {
 		return err
 	}
-	return c.show(map[string]string{"file": config.Path(conf.FileName), "result": "valid"}, func(w io.Writer) {
+	warnings := config.Warnings()
+	return c.show(struct {
+		File     string   `json:"file"`
+		Result   string   `json:"result"`
+		Warnings []string `json:"warnings,omitempty"`
+	}{config.Path(conf.FileName), "valid", warnings}, func(w io.Writer) {
 		fmt.Fprintf(w, "%s is valid\n", config.Path(conf.FileName))
+		for _, text := range warnings {
+			fmt.Fprintf(w, "Warning: %s\n", text)
+		}
 	})
 }

@@ -81,7 +81,7 @@ func (c *cli) token(w io.Writer, name string, t v1.Token) {
 func (c *cli) enrolAddress() string {
 	if c.server == "" {
 		if config, err := conf.Load(c.dir); err == nil {
-			return config.PublicURLs.EST
+			return config.ESTURL()
 		}
 	}
 	return "https://HOST:8443"

@@ -73,8 +73,6 @@ func (f initFlags) config() (*conf.Config, error) {
 	set(&k.Keys.Unlock, f.unlock)
 	if len(f.hosts) > 0 {
 		k.Names = f.hosts
-		k.PublicURLs.EST = "https://" + net.JoinHostPort(f.hosts[0], "8443")
-		k.PublicURLs.Status = "http://" + net.JoinHostPort(f.hosts[0], "8080")
 	}
 	if f.listen != "" {
 		for _, field := range []*string{&k.Listen.EST, &k.Listen.API, &k.Listen.Status} {
@@ -128,7 +126,7 @@ Next:
        mooring device add sensor-1 --profile device --token --dir %[1]s
   3. Enrol it, on the device, with that token:
 %[2]s
-`, r.Dir, enrolSteps("sensor-1", r.Root, k.PublicURLs.EST))
+`, r.Dir, enrolSteps("sensor-1", r.Root, k.ESTURL()))
 }
 
 // enrolSteps are the commands by which a device enrols: with the agent, or with nothing but OpenSSL and curl. Both ask for the token, so that it

@@ -189,7 +189,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	if p.Profiles, err = loadProfiles(p.Config.ProfileDir()); err != nil {
 		return err
 	}
-	status := p.Config.PublicURLs.Status
+	status := p.Config.StatusURL()
 
 	p.AuditKey = vkey
 	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: p.now, Log: p.log})
@@ -345,6 +345,9 @@ func (p *Platform) Addresses() Addresses {
 // Run serves until ctx ends or a part fails. ready, if not nil, is called once when requests are answered. Run closes the platform.
 func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	defer func() { err = errors.Join(err, p.Close()) }()
+	for _, w := range p.Config.Warnings() {
+		p.log.LogAttrs(ctx, slog.LevelWarn, w)
+	}
 	// The parts that record must outlast the listeners, so that requests in progress still find them.
 	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()

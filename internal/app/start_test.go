@@ -296,3 +296,11 @@ func TestNamesFollowConfiguration(t *testing.T) {
 		t.Errorf("the platform was issued %d certificates, want one for each start", d.Issued)
 	}
 }
+
+// TestWarnings: the log says at the start where the configuration sends devices to a port that nobody has.
+func TestWarnings(t *testing.T) {
+	p := apptest.Start(t, func(c *conf.Config) { c.PublicURLs.Status = "http://127.0.0.1:1" })
+	if text := p.Log.String(); strings.Count(text, "level=WARN msg=\"public_urls.status names port 1 of this machine") != 1 {
+		t.Errorf("the log says\n%s\nwant one warning of public_urls.status", text)
+	}
+}

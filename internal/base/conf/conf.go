@@ -72,7 +72,8 @@ type Listen struct {
 	Socket string
 }
 
-// PublicURLs holds what devices are told, without a trailing slash.
+// PublicURLs holds what devices are told, without a trailing slash; "" is derived from Names and Listen. Use Config.ESTURL and
+// Config.StatusURL.
 type PublicURLs struct {
 	EST    string
 	Status string

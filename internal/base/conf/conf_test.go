@@ -244,3 +244,49 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What is told follows what is bound, unless it is set.
+func TestPublicURLsAreDerived(t *testing.T) {
+	for _, row := range []struct{ text, est, status, warning string }{
+		{"", "https://localhost:8443", "http://localhost:8080", ""},
+		{"listen: {est: \"0.0.0.0:9000\", status: \":9001\"}", "https://localhost:9000", "http://localhost:9001", ""},
+		{"names: [pki.example.com, localhost]\nlisten: {est: \"0.0.0.0:443\", status: \"0.0.0.0:80\"}", "https://pki.example.com", "http://pki.example.com", ""},
+		{"names: [\"2001:db8::7\"]", "https://[2001:db8::7]:8443", "http://[2001:db8::7]:8080", ""},
+		{"listen: {status: \"127.0.0.1:9001\"}\npublic_urls: {status: \"http://localhost:8080\"}", "https://localhost:8443", "http://localhost:8080",
+			"public_urls.status names port 8080 of this machine, but listen.status is on port 9001: nobody answers where devices are sent; remove public_urls.status, or give it port 9001"},
+		{"public_urls: {est: \"https://127.0.0.1\"}", "https://127.0.0.1", "http://localhost:8080",
+			"public_urls.est names port 443 of this machine, but listen.est is on port 8443: nobody answers where devices are sent; remove public_urls.est, or give it port 8443"},
+		{"listen: {status: \"127.0.0.1:9001\"}\npublic_urls: {status: \"http://status.example.com\"}", "https://localhost:8443", "http://status.example.com", ""}, // behind a proxy
+	} {
+		c, err := Parse("m.yaml", []byte(row.text))
+		if err != nil {
+			t.Errorf("%q: %v", row.text, err)
+			continue
+		}
+		if c.ESTURL() != row.est || c.StatusURL() != row.status || strings.Join(c.Warnings(), "\n") != row.warning {
+			t.Errorf("%q: got %s, %s and %q, want %s, %s and %q", row.text, c.ESTURL(), c.StatusURL(), c.Warnings(), row.est, row.status, row.warning)
+		}
+		again, err := Parse("m.yaml", c.Write())
+		if err != nil || !reflect.DeepEqual(again, c) {
+			t.Errorf("%q: written and read back: %+v, %v, want %+v", row.text, again, err, c)
+		}
+	}
+}
+
+// A file of defaults says nothing but the version, and shows what holds.
+func TestDefaultsAreCommentedOut(t *testing.T) {
+	c := Default()
+	c.Listen.EST = "127.0.0.1:9000"
+	var live []string
+	for line := range strings.Lines(string(c.Write())) {
+		if s := strings.TrimSpace(line); s != "" && !strings.HasPrefix(s, "#") && !strings.HasSuffix(s, ":") {
+			live = append(live, s)
+		}
+	}
+	if got := strings.Join(live, "; "); got != `version: 1; est: "127.0.0.1:9000"` {
+		t.Errorf("these keys are not commented out: %s", got)
+	}
+	if text := string(c.Write()); !strings.Contains(text, "\n  # est: \"https://localhost:9000\"\n") {
+		t.Errorf("the derived address is not shown:\n%s", text)
+	}
+}

@@ -287,7 +287,7 @@ func (r *reader) crossCheck() {
 		r.complain(r.line("limits.request_burst", "limits.requests_per_second"), "limits.request_burst (%d) is less than limits.requests_per_second (%d)",
 			c.Limits.RequestBurst, c.Limits.RequestRate)
 	}
-	if u, err := url.Parse(c.PublicURLs.EST); err == nil && !slices.ContainsFunc(c.Names, func(n string) bool { return strings.EqualFold(n, u.Hostname()) }) {
+	if u, err := url.Parse(c.ESTURL()); err == nil && !slices.ContainsFunc(c.Names, func(n string) bool { return strings.EqualFold(n, u.Hostname()) }) {
 		r.complain(r.line("public_urls.est", "names"), "public_urls.est has the host %q, which is not in names: the server's certificate would not fit it; add it to names", u.Hostname())
 	}
 	if c.Database.PasswordFile != "" && strings.HasPrefix(c.Database.URL, "sqlite:") {

@@ -5,7 +5,7 @@ import "time"
 // entry is one key of the file.
 type entry struct {
 	key     string // "listen.est"
-	def     string // the default, as the file would write it; "" is the empty text
+	def     string // the default, as format returns it; "" is the empty text, or a text that is derived
 	doc     string
 	example string
 	value   value
@@ -51,8 +51,8 @@ func (c *Config) table() []entry {
 		{"listen.status", "127.0.0.1:8080", "Revocation lists, status answers and CA certificates over plain HTTP; all of it is public and signed.", "0.0.0.0:80", address(&c.Listen.Status)},
 		{"listen.socket", "mooring.sock", "The Unix socket for commands on this machine.", "/run/mooring/mooring.sock", path(&c.Listen.Socket)},
 
-		{"public_urls.est", "https://localhost:8443", "Where devices reach the EST listener; the host must be one of names.", "https://pki.example.com:8443", baseURL(&c.PublicURLs.EST, "https")},
-		{"public_urls.status", "http://localhost:8080", "Where anybody reaches the status listener. It is written into every certificate, so choose it to last.", "http://status.example.com", baseURL(&c.PublicURLs.Status, "http")},
+		{"public_urls.est", "", "Where devices reach the EST listener; the host must be one of names. If absent, the first of names with the port of listen.est.", "https://pki.example.com:8443", baseURL(&c.PublicURLs.EST, "https", c.ESTURL)},
+		{"public_urls.status", "", "Where anybody reaches the status listener. It is written into every certificate, so choose it to last. If absent, the first of names with the port of listen.status.", "http://status.example.com", baseURL(&c.PublicURLs.Status, "http", c.StatusURL)},
 
 		{"tls.min_version", "1.2", "The oldest TLS version accepted: \"1.2\" or \"1.3\".", "1.3", oneOf(&c.TLS.MinVersion, "1.2", "1.3")},
 		{"tls.hybrid", "true", "Offer the key exchange X25519MLKEM768, which also withstands quantum computers; costs a quarter of the connections per second.", "false", truth(&c.TLS.Hybrid)},
@@ -65,7 +65,7 @@ func (c *Config) table() []entry {
 		{"limits.handshakes_per_second", "2000", "New TLS connections per second, from everywhere.", "5000", whole(&l.HandshakeRate, 1, 1<<20)},
 		{"limits.handshakes_per_address", "100", "New TLS connections per second from one address; four times as many in a burst.", "20", whole(&l.AddressHandshakes, 1, 1<<20)},
 		{"limits.header_timeout", "10s", "The time a request's header may take to arrive.", "5s", duration(&l.HeaderTimeout, time.Millisecond, 5*time.Minute)},
-		{"limits.body_timeout", "60s", "The time a whole request may take to arrive, and its answer to leave.", "2m", duration(&l.BodyTimeout, time.Millisecond, time.Hour)},
+		{"limits.body_timeout", "1m", "The time a whole request may take to arrive, and its answer to leave.", "2m", duration(&l.BodyTimeout, time.Millisecond, time.Hour)},
 		{"limits.idle_timeout", "2m", "How long a connection may rest between requests.", "30s", duration(&l.IdleTimeout, time.Millisecond, day)},
 		{"limits.drain_timeout", "10s", "How long requests may go on after the server was asked to stop.", "30s", duration(&l.DrainTimeout, 0, 10*time.Minute)},
 		{"limits.requests_per_second", "100", "Requests per second from one address.", "20", whole(&l.RequestRate, 1, 1<<20)},
@@ -78,7 +78,7 @@ func (c *Config) table() []entry {
 
 		{"ocsp.validity", "12h", "How long an answer is valid.", "1h", duration(&c.OCSP.Validity, time.Minute, 30*day)},
 
-		{"enrol.retry_after", "60s", "When a device whose request waits for approval is told to ask again.", "10m", duration(&c.Enrol.RetryAfter, time.Second, day)},
+		{"enrol.retry_after", "1m", "When a device whose request waits for approval is told to ask again.", "10m", duration(&c.Enrol.RetryAfter, time.Second, day)},
 		{"enrol.token_ttl", "7d", "How long an enrolment token can be used if nothing else is said.", "1h", duration(&c.Enrol.TokenTTL, time.Minute, 400*day)},
 		{"enrol.max_pending", "10000", "Requests that may wait for approval.", "500", whole(&c.Enrol.MaxPending, 1, 1<<20)},
 

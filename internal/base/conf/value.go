@@ -18,6 +18,17 @@ type value struct {
 	form   form
 	parse  func(string) error
 	format func() string
+	// derived returns what holds when the text is empty; nil: the empty text itself.
+	derived func() string
+}
+
+// shown is the text for people: the field's own, or what holds in its place.
+func (v value) shown() string {
+	text := v.format()
+	if text == "" && v.derived != nil {
+		return v.derived()
+	}
+	return text
 }
 
 // form says which YAML nodes a value is written as.
@@ -101,8 +112,8 @@ func address(p *string) value {
 	})
 }
 
-func baseURL(p *string, scheme string) value {
-	return checked(p, scheme+" URL", func(s string) (string, error) {
+func baseURL(p *string, scheme string, derived func() string) value {
+	v := checked(p, scheme+" URL", func(s string) (string, error) {
 		u, err := url.Parse(s)
 		if err != nil || u.Hostname() == "" {
 			return "", fmt.Errorf("%q is not a URL such as %s://pki.example.com", s, scheme)
@@ -118,6 +129,8 @@ func baseURL(p *string, scheme string) value {
 		}
 		return strings.TrimRight(s, "/"), nil
 	})
+	v.derived = derived
+	return v
 }
 
 func databaseURL(p *string) value {

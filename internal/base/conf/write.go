@@ -17,10 +17,10 @@ type Field struct {
 
 // Describe returns every key in the order of the file.
 func Describe() []Field {
-	entries := new(Config).table()
+	entries := Default().table()
 	fields := make([]Field, len(entries))
 	for i, e := range entries {
-		fields[i] = Field{e.key, e.value.kind, e.value.write(e.def), e.doc, e.value.write(e.example)}
+		fields[i] = Field{e.key, e.value.kind, e.value.write(e.value.shown()), e.doc, e.value.write(e.example)}
 	}
 	return fields
 }
@@ -45,7 +45,7 @@ func (c *Config) Write() []byte {
 		} else if !below {
 			b.WriteString("\n")
 		}
-		fmt.Fprintf(&b, "%s# %s\n%s%s%s: %s\n", indent, e.doc, indent, e.comment(), name, e.value.write(e.value.format()))
+		fmt.Fprintf(&b, "%s# %s\n%s%s%s: %s\n", indent, e.doc, indent, e.comment(), name, e.value.write(e.value.shown()))
 	}
 	return []byte(b.String())
 }
