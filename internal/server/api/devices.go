@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/pem"
@@ -50,7 +51,7 @@ func (s *server) addDevice(ctx context.Context, actor access.Actor, in *addDevic
 	if err != nil {
 		return v1.AddedDevice{}, err
 	}
-	life, err := parseLength("token_life", b.TokenLife)
+	life, err := parseTokenLife("token_life", b.TokenLife)
 	if err != nil {
 		return v1.AddedDevice{}, err
 	}
@@ -60,8 +61,11 @@ func (s *server) addDevice(ctx context.Context, actor access.Actor, in *addDevic
 		}
 	}
 	d, err := s.Devices.Add(ctx, actor, device.Spec{Name: b.Name, Names: b.Names, Group: b.Group, Tags: b.Tags, Profile: b.Profile, Birth: birth})
-	if err != nil || !b.Token {
-		return v1.AddedDevice{Device: shownDevice(d)}, err
+	if err != nil {
+		return v1.AddedDevice{}, s.whyNotAdded(ctx, actor, b, err)
+	}
+	if !b.Token {
+		return v1.AddedDevice{Device: shownDevice(d)}, nil
 	}
 	token, err := s.token(ctx, actor, d.ID, life)
 	if err != nil {
@@ -76,7 +80,7 @@ func (s *server) token(ctx context.Context, actor access.Actor, id device.ID, li
 }
 
 func (s *server) getDevice(ctx context.Context, actor access.Actor, in *oneDevice) (v1.Device, error) {
-	d, err := s.Devices.Get(ctx, actor, in.Device)
+	d, err := s.find(ctx, actor, in.Device)
 	return shownDevice(d), err
 }
 
@@ -96,7 +100,9 @@ func (s *server) changeDevice(ctx context.Context, actor access.Actor, in *chang
 	}
 	d, err := s.named(ctx, actor, access.DeviceWrite, in.Device)
 	if err == nil {
-		d, err = s.Devices.Change(ctx, actor, d.ID, change)
+		if d, err = s.Devices.Change(ctx, actor, d.ID, change); errs.Is(err, errs.Invalid) && in.Body.Profile != nil {
+			err = cmp.Or(s.unknownProfile(errs.Invalid, *in.Body.Profile), err)
+		}
 	}
 	return shownDevice(d), err
 }
@@ -106,7 +112,7 @@ func (s *server) named(ctx context.Context, actor access.Actor, perm access.Perm
 	if err := s.Access.Require(ctx, actor, perm, s.pseudonym(nameOrID)); err != nil {
 		return device.Device{}, err
 	}
-	return s.Devices.Get(ctx, actor, nameOrID)
+	return s.find(ctx, actor, nameOrID)
 }
 
 // pseudonym is how the record names a device of which only the name is known: names have no place there.
@@ -127,7 +133,7 @@ func (s *server) giveToken(ctx context.Context, actor access.Actor, in *giveToke
 	var life time.Duration
 	if in.Body != nil {
 		var err error
-		if life, err = parseLength("life", in.Body.Life); err != nil {
+		if life, err = parseTokenLife("life", in.Body.Life); err != nil {
 			return v1.Token{}, err
 		}
 	}

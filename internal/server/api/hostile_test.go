@@ -50,7 +50,7 @@ func TestHostileInput(t *testing.T) {
 		{"import of a picture", "POST", "/v1/devices/import", "image/png", "x", 400, "text/csv"},
 		{"import too long", "POST", "/v1/devices/import", "text/csv", "name,profile\n" + strings.Repeat("x", 1000), 413, ""},
 		{"import without columns", "POST", "/v1/devices/import", "text/csv", "", 400, "name the columns"},
-		{"import of tokens for ever", "POST", "/v1/devices/import?tokens=true&token_life=1000000h", "text/csv", "name,profile\na,device\n", 400, "ttl"},
+		{"import of tokens for ever", "POST", "/v1/devices/import?tokens=true&token_life=1000000h", "text/csv", "name,profile\na,device\n", 400, "token_life"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			status, header, body := call(c.method, c.path, c.contentType, c.body)

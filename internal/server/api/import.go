@@ -98,8 +98,10 @@ func (s *server) source(w http.ResponseWriter, r *http.Request, in *importInput)
 		src.Size = r.ContentLength
 	}
 	src.R = &patient{r: http.MaxBytesReader(w, r.Body, s.MaxImport), c: http.NewResponseController(w)}
-	src.TokenLife, err = parseLength("token_life", in.TokenLife)
-	return src, err
+	if src.TokenLife, err = parseTokenLife("token_life", in.TokenLife); err != nil {
+		return src, err
+	}
+	return src, s.unknownProfile(errs.Invalid, in.Profile)
 }
 
 // tokenLines sends CSV on in pieces of whole lines.

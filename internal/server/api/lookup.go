@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/device"
+	"mooring/internal/server/api/v1"
 )
 
 // find returns the device called nameOrID. The error for one that is not there names what was asked for and what to do.
@@ -19,6 +21,22 @@ func (s *server) find(ctx context.Context, actor access.Actor, nameOrID string) 
 		err = errs.Wrap(errs.NotFound, err, "there is no device %q: look for its name in the list of devices, or register it", shortened(nameOrID))
 	}
 	return d, err
+}
+
+// whyNotAdded says more of why b could not be registered, once core has refused it.
+func (s *server) whyNotAdded(ctx context.Context, actor access.Actor, b *v1.NewDevice, err error) error {
+	switch {
+	case errs.Is(err, errs.Invalid):
+		return cmp.Or(s.unknownProfile(errs.Invalid, b.Profile), err)
+	case !errs.Is(err, errs.Conflict):
+		return err
+	}
+	d, missing := s.Devices.Get(ctx, actor, b.Name)
+	if missing != nil || d.State != device.Lost && d.State != device.Retired {
+		return err // it is something else, such as the birth certificate
+	}
+	return errs.Wrap(errs.Conflict, err, "name: %q is spent: the device of that name is %s, and a name that was in the record is never given again, "+
+		"so that the record speaks of one device; choose another", d.Name, d.State)
 }
 
 // mostChoices bounds how many profiles an error names.
