@@ -210,7 +210,7 @@ func (s *site) try(t *testing.T, script string, variables ...string) (string, er
 // device registers a device and returns its token.
 func (s *site) device(t *testing.T, name, profile string, flags ...string) string {
 	t.Helper()
-	token := s.sh(t, `mooring device add "$NAME" --profile "$PROFILE" --token -q `+strings.Join(flags, " ")+` | sed -n 's/^Token: *//p'`,
+	token := s.sh(t, `mooring device add "$NAME" --profile "$PROFILE" --token -q `+strings.Join(flags, " "),
 		"NAME="+name, "PROFILE="+profile)
 	if token = strings.TrimSpace(token); token == "" {
 		t.Fatalf("device %s got no token", name)

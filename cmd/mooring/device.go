@@ -27,8 +27,6 @@ for a while, and in the end lost or retired.`
 
 const deviceShowHelp = `Shows what is known of a device: its names, the certificate it holds for each purpose, its token, and what happened to it last.`
 
-const deviceTokenHelp = `Gives a device a new enrolment token, good once. A token that it had before is void. The token is shown once and kept nowhere.`
-
 func (c *cli) deviceCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "device", Short: "Register, list and block devices", Long: deviceHelp,
@@ -46,35 +44,6 @@ resumed.`),
 back under this name.`),
 		c.deviceMoveCommand("retire", revoked, "End a device's life and revoke its certificates", `For a device at its orderly end: all its certificates are revoked, its token is void, and its name is never used again.`),
 	)
-}
-
-func (c *cli) deviceTokenCommand() *cobra.Command {
-	var ttl string
-	cmd := &cobra.Command{
-		Use: "token NAME", Short: "Give a device a new enrolment token", Long: deviceTokenHelp,
-		Example: "  mooring device token car-4711\n  mooring device token car-4711 --life 1h --json",
-		Args:    needs("NAME"),
-		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
-			d, err := life("--life", ttl)
-			if err != nil {
-				return err
-			}
-			t, err := s.NewToken(ctx, args[0], d)
-			if err != nil {
-				return err
-			}
-			return c.show(t, func(w io.Writer) { c.token(w, args[0], t) })
-		}),
-	}
-	cmd.Flags().StringVar(&ttl, "life", "", "how long it can be used, such as 1h (default what the configuration says)")
-	return cmd
-}
-
-// token shows a token, the only time that it is seen, and what to do with it.
-func (c *cli) token(w io.Writer, name string, t v1.Token) {
-	fact(w, "Token", t.Token)
-	fact(w, "  valid until", within(t.Until, time.Now()))
-	c.advise("The token is shown this once. On the device (it asks for the token; root.pem comes from mooring ca export --root):\n%s", enrolSteps(name, "root.pem", c.enrolAddress()))
 }
 
 // enrolAddress is where devices enrol, as far as it can be told from here.

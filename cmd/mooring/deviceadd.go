@@ -18,8 +18,9 @@ import (
 
 const deviceAddHelp = `Registers a device. NAME is what you call it (a serial number, a VIN): unique for ever, at most 128 characters without blanks.
 
-With --token it gets an enrolment token in the same step; it is shown once, with the commands to run on the device. With --birth the
-device is known by the certificate that its maker gave it, and needs no token.`
+With --token it gets an enrolment token in the same step; it is shown once, with the commands to run on the device. For scripts:
+--token-out writes it into a new file that only you can read, and --token --quiet prints it and nothing else. With --birth the device
+is known by the certificate that its maker gave it, and needs no token.`
 
 const deviceImportHelp = `Registers the devices of a file, all or none: everything is checked first, and the mistakes are told with their lines.
 
@@ -91,9 +92,11 @@ func (c *cli) deviceAddCommand() *cobra.Command {
 	var names nameFlags
 	var tags []string
 	var birth, ttl string
+	var secret tokenOut
 	cmd := &cobra.Command{
 		Use: "add NAME", Short: "Register a device", Long: deviceAddHelp,
 		Example: "  mooring device add car-4711 --profile device --group fleet-1 --tag vin=WDB123 --token\n" +
+			"  mooring device add car-4712 --token-out car-4712.token\n" +
 			"  mooring device add gw-1 --profile gateway --dns gw-1.example.com --birth gw-1.pem",
 		Args: needs("NAME"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) (err error) {
@@ -104,7 +107,7 @@ func (c *cli) deviceAddCommand() *cobra.Command {
 			if n.Birth, err = readBirth(birth); err != nil {
 				return err
 			}
-			return c.deviceAdd(ctx, s, n, ttl)
+			return secret.keep(func() (*v1.Token, error) { return c.deviceAdd(ctx, s, n, ttl, &secret) })
 		}),
 	}
 	flags := cmd.Flags()
@@ -115,29 +118,39 @@ func (c *cli) deviceAddCommand() *cobra.Command {
 	names.flags(cmd)
 	flags.StringVar(&birth, "birth", "", "file with the certificate that its maker gave it, PEM")
 	flags.BoolVar(&n.Token, "token", false, "give it an enrolment token too")
+	secret.flag(cmd)
 	flags.StringVar(&ttl, "life", "", "how long the token can be used, such as 1h")
 	return cmd
 }
 
-func (c *cli) deviceAdd(ctx context.Context, s *client.Client, n v1.NewDevice, ttl string) error {
+// deviceAdd returns the token that the device got, if any.
+func (c *cli) deviceAdd(ctx context.Context, s *client.Client, n v1.NewDevice, ttl string, secret *tokenOut) (*v1.Token, error) {
+	n.Token = n.Token || secret.path != ""
 	d, err := life("--life", ttl)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case d > 0 && !n.Token:
-		return usagef("--life is how long the token can be used: give --token too")
+		return nil, usagef("--life is how long the token can be used: give --token too")
 	case d > 0:
 		n.TokenLife = d.String()
 	}
 	added, err := s.AddDevice(ctx, n)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return c.show(added, func(w io.Writer) {
+	if added.Token != nil && c.bare(secret) {
+		return added.Token, c.printToken(*added.Token)
+	}
+	shown := added
+	if added.Token != nil {
+		shown.Token = secret.shown(*added.Token)
+	}
+	return added.Token, c.show(shown, func(w io.Writer) {
 		fact(w, "Registered", added.Device.Name)
 		fact(w, "ID", added.Device.ID)
 		if added.Token != nil {
-			c.token(w, added.Device.Name, *added.Token)
+			c.token(w, added.Device.Name, *added.Token, secret)
 		} else if n.Birth == "" {
 			c.advise("To let it enrol, give it a token: mooring device token %s", quoted(added.Device.Name))
 		}
