@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -265,31 +266,51 @@ func (c *cli) deviceImport(ctx context.Context, s *client.Client, path string, f
 		defer file.Close() // read only: nothing to lose
 		in.R, in.Name, in.Size = file, filepath.Base(path), fileSize(file)
 	}
-	var tokens *os.File
 	if f.tokens != "" {
-		if tokens, err = create(f.tokens, 0o600); err != nil {
-			return err
+		if _, err := s.WhoAmI(ctx); err != nil {
+			return err // nobody there to give tokens
+		}
+		tokens, failure := create(f.tokens, 0o600)
+		if failure != nil {
+			return failure
 		}
 		in.Tokens = tokens
-		defer func() {
-			if closed := tokens.Close(); closed != nil && err == nil {
-				err = errs.Wrap(errs.Unavailable, closed, "the devices are registered, but %s cannot be written: give them new tokens", f.tokens)
-			}
-			var unknown *client.Unreachable
-			if err != nil && !errors.As(err, &unknown) && ctx.Err() == nil {
-				_ = os.Remove(f.tokens) // nothing was stored, so the tokens are void
-			}
-		}()
+		defer func() { err = keepTokens(ctx, tokens, err) }()
 	}
 	bar := c.progress("importing " + in.Name)
 	report, err := s.Import(ctx, in, bar.at)
 	bar.end()
 	if err != nil {
-		return err
+		return withoutProfile(err, f.profile)
 	}
 	return c.show(report, func(w io.Writer) {
 		fact(w, "Registered", fmt.Sprint(report.Devices))
 		fact(w, "SHA-256 of the file", report.SHA256)
 		fact(w, "Tokens", f.tokens)
 	})
+}
+
+// keepTokens closes the file of an import's tokens, and removes it when it is of no use: nothing in it, or nothing stored.
+func keepTokens(ctx context.Context, tokens *os.File, failure error) error {
+	info, err := tokens.Stat()
+	if err = errors.Join(err, tokens.Close()); err != nil && failure == nil {
+		return errs.Wrap(errs.Unavailable, err, "the devices are registered, but %s cannot be written: give them new tokens", tokens.Name())
+	}
+	var unknown *client.Unreachable
+	open := errors.As(failure, &unknown) || ctx.Err() != nil // it may have been stored
+	if failure != nil && (!open || info != nil && info.Size() == 0) {
+		_ = os.Remove(tokens.Name()) // the tokens are void
+	}
+	return failure
+}
+
+// withoutProfile adds to the mistakes of an import how to name a profile for all rows, when that is what is missing.
+func withoutProfile(err error, profile string) error {
+	var refused *client.Error
+	if profile == "" && errors.As(err, &refused) && slices.ContainsFunc(refused.Problems, func(line string) bool {
+		return strings.HasSuffix(line, "column profile: required")
+	}) {
+		refused.Problems = append(refused.Problems, "Give --profile NAME for rows that name no profile, or add the column profile.")
+	}
+	return err
 }

@@ -105,8 +105,18 @@ func (c *cli) finish(err error) int {
 		fmt.Fprintf(c.err, "%s\n", line)
 		return code
 	}
+	if isOfFile(err) {
+		fmt.Fprintln(c.err, text) // FILE:LINE: comes first, so that editors can go there
+		return code
+	}
 	fmt.Fprintf(c.err, "mooring: %s\n", text)
 	return code
+}
+
+// isOfFile says whether err is a list of mistakes in the lines of a file.
+func isOfFile(err error) bool {
+	var refused *client.Error
+	return errors.As(err, &refused) && len(refused.Problems) > 0
 }
 
 // describe returns what a person should read of err. The cause is shown too, because whoever runs the program may know it: what must
