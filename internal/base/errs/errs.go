@@ -61,6 +61,9 @@ func (e *kinded) Error() string {
 	if e.cause == nil {
 		return e.text
 	}
+	if e.retry > 0 {
+		return e.cause.Error() // its text stands there already
+	}
 	return e.text + ": " + e.cause.Error()
 }
 

@@ -21,7 +21,7 @@ type Observer struct {
 }
 
 // Wrap returns next under observation. Each request becomes one log line with surface, method, route, status, duration and octets sent, and
-// for a refusal its kind, with the private cause where the fault is ours. The route is the mux's pattern, so neither path values nor the query, which may hold names and
+// for a refusal its kind, with the private cause where the fault is ours, and what the handler said by Annotate. The route is the mux's pattern, so neither path values nor the query, which may hold names and
 // secrets, are written; nor is the client's address. A panic is logged with its stack and answered with 500, or the connection is
 // broken off if the answer had begun.
 func (o Observer) Wrap(next http.Handler) http.Handler {
@@ -77,7 +77,7 @@ func (o Observer) finish(r *http.Request, out *response, rec *record, took time.
 			level = slog.LevelError
 		}
 	}
-	o.Log.LogAttrs(r.Context(), level, "request", attrs...)
+	o.Log.LogAttrs(r.Context(), level, "request", append(attrs, rec.attrs...)...)
 }
 
 // route is the pattern that served r. Requests that no pattern matched share one name, so that strangers cannot make up new ones.
@@ -99,8 +99,20 @@ func method(r *http.Request) string {
 
 type recordKey struct{}
 
-// record carries the error behind an answer from where it is answered to where the request is logged.
-type record struct{ err error }
+// record carries what a handler knows, such as the error behind an answer, to where the request is logged.
+type record struct {
+	err   error
+	attrs []slog.Attr
+}
+
+// Annotate adds attrs to r's log line, if r is observed. They must be of this platform's making, such as the name of a profile or the
+// pseudonymous id of a device: never a name, an address, a secret or anything else that a client chose. It is for the goroutine that
+// answers r.
+func Annotate(r *http.Request, attrs ...slog.Attr) {
+	if rec, ok := r.Context().Value(recordKey{}).(*record); ok {
+		rec.attrs = append(rec.attrs, attrs...)
+	}
+}
 
 // note remembers err for r's log line, if r is observed.
 func note(r *http.Request, err error) {

@@ -192,6 +192,13 @@ func TestObserverLogsCountsAndSurvives(t *testing.T) {
 		Write(w, 200, "text/plain", []byte("hello"))
 	})
 	mux.HandleFunc("GET /fault", func(w http.ResponseWriter, r *http.Request) { Problem(w, r, errors.New("disk is full")) })
+	mux.HandleFunc("GET /away", func(w http.ResponseWriter, r *http.Request) {
+		Problem(w, r, errs.WithRetry(errs.Wrap(errs.Unavailable, errors.New("disk is full"), "not now"), time.Second))
+	})
+	mux.HandleFunc("GET /known", func(w http.ResponseWriter, r *http.Request) {
+		Annotate(r, slog.String("profile", "meter"))
+		Text(w, r, errs.New(errs.Denied, "no"))
+	})
 	mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("boom") })
 	mux.HandleFunc("GET /late", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "100")
@@ -209,6 +216,8 @@ func TestObserverLogsCountsAndSurvives(t *testing.T) {
 	}{
 		{"/device/secret-name?token=hunter2", 200, map[string]any{"level": "INFO", "route": "GET /device/{id}", "status": 200.0, "octets": 5.0, "took": 3e7, "method": "GET", "surface": "api"}},
 		{"/fault", 500, map[string]any{"level": "ERROR", "route": "GET /fault", "refused": "internal", "cause": "disk is full"}},
+		{"/away", 503, map[string]any{"level": "WARN", "refused": "unavailable", "cause": "not now: disk is full"}},
+		{"/known", 403, map[string]any{"level": "INFO", "refused": "denied", "profile": "meter", "cause": nil}},
 		{"/panic", 500, map[string]any{"level": "ERROR", "route": "GET /panic", "status": 500.0}},
 		{"/nowhere", 404, map[string]any{"level": "INFO", "route": "unmatched", "status": 404.0}},
 		{"/late", 0, map[string]any{"route": "GET /late", "octets": 4.0}},

@@ -85,8 +85,11 @@ func (r Request) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("protocol", r.Protocol), slog.String("op", r.Op.String()), slog.String("profile", r.Profile))
 }
 
-// Answer is what a submission led to. Exactly one of Certificate and Pending is set.
+// Answer is what a submission led to. Exactly one of Certificate and Pending is set, or with an error neither.
 type Answer struct {
+	// Device is the pseudonymous id of the device that stands behind the request, in hex; "" when that was not proven. It is set with an error
+	// too.
+	Device      string
 	Certificate *ca.Certificate
 	Profile     *ca.Profile
 	// Key is the private key in PKCS#8, when the operation was Generate. It is kept nowhere else.

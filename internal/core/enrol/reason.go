@@ -1,6 +1,13 @@
 package enrol
 
-import "strings"
+import (
+	"strings"
+
+	"mooring/internal/base/errs"
+)
+
+// Reason returns why a request was refused in the form that may be kept: without what the requester or the registry calls things.
+func Reason(refusal error) string { return unquoted(errs.Public(refusal)) }
 
 // unquoted returns a refusal's text as the record may hold it: what stands in quotation marks is replaced by "…". The client is told what
 // it asked for; an entry can never be taken out again, and a subject or a name that somebody asked for may be personal. Texts of refusals

@@ -46,9 +46,12 @@ func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
 		}
 		if err != nil {
 			s.recordRefusal(ctx, sub, err)
-			return Answer{}, err
+			answer = Answer{}
 		}
-		return answer, nil
+		if sub.identity != nil {
+			answer.Device = sub.identity.Device.ID.String()
+		}
+		return answer, err
 	}
 }
 
@@ -301,7 +304,7 @@ func (s *Service) recordRefusal(ctx context.Context, sub *submission, refusal er
 	if k == errs.Internal || k == errs.Unavailable || isRecorded(refusal) {
 		return
 	}
-	reason := unquoted(errs.Public(refusal))
+	reason := Reason(refusal)
 	var err error
 	if sub.identity == nil || errors.Is(refusal, ErrUnauthenticated) {
 		err = s.Audit.Refuse(ctx, access.Stranger(sub.req.Source, sub.req.Protocol), audit.Entry{Action: "enrol.refuse", Refused: reason, Detail: map[string]string{"protocol": sub.req.Protocol, "op": sub.req.Op.String()}})

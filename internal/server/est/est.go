@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path"
 	"strings"
@@ -74,6 +75,7 @@ func nothing(w http.ResponseWriter, r *http.Request) {
 // route finds the operation. Each has one method.
 func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	label, op := r.PathValue("label"), est.Operation(r.PathValue("operation"))
+	s.annotate(r, label, op)
 	switch op {
 	case est.CACerts:
 		s.get(w, r, func() error { return s.caCerts(w, r, label) })
@@ -96,13 +98,33 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// annotate names the operation and the profile in the request's log line, as far as they are ours: strangers may invent others.
+func (s *server) annotate(r *http.Request, label string, op est.Operation) {
+	switch op {
+	case est.CACerts, est.CSRAttributes, est.SimpleEnroll, est.SimpleReenroll, est.ServerKeygen, est.FullCMC:
+		web.Annotate(r, slog.String("operation", string(op)))
+	}
+	if label == "" {
+		return
+	}
+	if p, err := s.Enrol.Profile(label); err == nil {
+		web.Annotate(r, slog.String("profile", p.Name))
+	}
+}
+
+// refuse answers with err and has the log say why, as the record does.
+func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	web.Annotate(r, slog.String("reason", enrol.Reason(err)))
+	web.Text(w, r, err)
+}
+
 func (s *server) get(w http.ResponseWriter, r *http.Request, answer func() error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		web.MethodNotAllowed(w, http.MethodGet, http.MethodHead)
 		return
 	}
 	if err := answer(); err != nil {
-		web.Text(w, r, err)
+		s.refuse(w, r, err)
 	}
 }
 
@@ -162,7 +184,7 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 	defer s.Enrol.Expect()()
 	if label != "" {
 		if _, err := s.Enrol.Profile(label); err != nil {
-			web.Text(w, r, err)
+			s.refuse(w, r, err)
 			return
 		}
 	}
@@ -176,13 +198,14 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 	req.User, req.Secret, req.Basic = r.BasicAuth()
 	if status, text := contentType(r); status != 0 {
 		s.Enrol.Refuse(r.Context(), req, errs.New(errs.Invalid, "%s", text))
+		web.Annotate(r, slog.String("refused", errs.Invalid.String()), slog.String("reason", text))
 		web.Write(w, status, est.TypeReason, []byte(text+"\n"))
 		return
 	}
 	var err error
 	if req.CSR, err = s.body(w, r); err != nil {
 		s.Enrol.Refuse(r.Context(), req, err)
-		web.Text(w, r, err)
+		s.refuse(w, r, err)
 		return
 	}
 	if op == est.ServerKeygen {
@@ -241,13 +264,17 @@ func bound(p *gate.Peer) func(string) bool {
 
 // settled answers what did not lead to a certificate and reports whether it did so.
 func (s *server) settled(w http.ResponseWriter, r *http.Request, a enrol.Answer, err error) bool {
+	if a.Device != "" {
+		web.Annotate(r, slog.String("device", a.Device))
+	}
 	switch {
 	case err != nil && errors.Is(err, enrol.ErrUnauthenticated):
+		web.Annotate(r, slog.String("refused", "unauthenticated"), slog.String("reason", enrol.Reason(err)))
 		// No body: one client of the field fails on it. The reason goes where the others ignore it.
 		w.Header().Set("WWW-Authenticate", `Basic realm="est", charset="UTF-8", error_description="`+quotable(errs.Public(err))+`"`)
 		web.Write(w, http.StatusUnauthorized, "", nil)
 	case err != nil:
-		web.Text(w, r, err)
+		s.refuse(w, r, err)
 	case a.Pending > 0:
 		// RFC 7030, section 4.2.3: the client repeats the same request. Seconds, since clients read them more reliably than dates.
 		w.Header().Set("Retry-After", web.RetryAfter(a.Pending))
@@ -276,7 +303,7 @@ func (s *server) keygen(w http.ResponseWriter, r *http.Request, req enrol.Reques
 	to, err := recipient(req.CSR, peer.Leaf())
 	if err != nil {
 		s.Enrol.Refuse(r.Context(), req, err)
-		web.Text(w, r, err)
+		s.refuse(w, r, err)
 		return
 	}
 	answer, err := s.Enrol.Submit(r.Context(), req)
