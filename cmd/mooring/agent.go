@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"mooring/agent"
 	"mooring/agent/est"
@@ -35,8 +36,8 @@ An agent is a folder: --dir, or else the environment variable MOORING_AGENT_DIR,
 const agentEnrolHelp = `Gets the first certificate.
 
 The server is believed by its root: --ca FILE with the root certificate, or --fingerprint with its SHA-256 as "mooring ca show"
-or "openssl x509 -noout -fingerprint -sha256" prints it. The device is believed by its token (--token-file or --token-stdin), or by
-a certificate that it has from its maker (--birth-cert and --birth-key).
+or "openssl x509 -noout -fingerprint -sha256" prints it. The device is believed by its token (--token-file or --token-stdin; at a
+terminal the command asks for it), or by a certificate that it has from its maker (--birth-cert and --birth-key).
 
 If an operator has to approve the device, the command says so and ends with exit code 5; "mooring agent run" then waits for
 the answer, as does --wait. After any failure the same command may be given again: it goes on with the key that was made.`
@@ -105,7 +106,7 @@ func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
 	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443")
 	flags.StringVar(&f.config.Name, "name", "", "name of this device, as it is registered")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file that holds the token of this device")
-	flags.BoolVar(&f.tokenStdin, "token-stdin", false, "read the token from standard input")
+	flags.BoolVar(&f.tokenStdin, "token-stdin", false, "read the token from standard input; at a terminal, ask for it")
 	flags.StringVar(&f.token, "token", "", "the token itself; others on this machine can see it, so prefer the two above")
 	flags.StringVar(&f.ca, "ca", "", "root certificate that the server's must lead to, PEM")
 	flags.StringVar(&f.fingerprint, "fingerprint", "", "SHA-256 of that root, instead of --ca")
@@ -147,7 +148,7 @@ func (c *cli) agentOpen(f *agentFlags) (*agent.Agent, error) {
 }
 
 func (c *cli) agentEnrol(ctx context.Context, f *agentFlags) error {
-	first, err := c.agentFirst(f)
+	first, err := c.agentFirst(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -193,8 +194,9 @@ func (c *cli) agentEnrolWithin(ctx context.Context, a *agent.Agent, first agent.
 	}
 }
 
-// agentFirst gathers what device and server believe each other by.
-func (c *cli) agentFirst(f *agentFlags) (first agent.First, err error) {
+// agentFirst gathers what device and server believe each other by. The token comes last: nobody should have to type one before
+// being told that another flag is wrong.
+func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First, err error) {
 	switch {
 	case f.config.Server == "" || f.config.Name == "":
 		return first, usagef("mooring agent enrol needs --server and --name")
@@ -202,9 +204,6 @@ func (c *cli) agentFirst(f *agentFlags) (first agent.First, err error) {
 		return first, usagef("give either --ca or --fingerprint, so that the device can tell its server from others")
 	case (f.birthCert == "") != (f.birthKey == ""):
 		return first, usagef("--birth-cert and --birth-key belong together")
-	}
-	if first.Token, err = c.agentToken(f); err != nil {
-		return first, err
 	}
 	if f.birthCert != "" {
 		if first.CertFile, err = filepath.Abs(f.birthCert); err != nil {
@@ -215,21 +214,25 @@ func (c *cli) agentFirst(f *agentFlags) (first agent.First, err error) {
 		}
 	}
 	if f.ca != "" {
-		first.Roots, err = agent.ReadCertificates(f.ca)
-		return first, err
+		if first.Roots, err = agent.ReadCertificates(f.ca); err != nil {
+			return first, err
+		}
+	} else {
+		sum, err := est.ParseFingerprint(f.fingerprint)
+		if err != nil {
+			return first, usagef("%v", err)
+		}
+		first.Fingerprint = &sum
 	}
-	sum, err := est.ParseFingerprint(f.fingerprint)
-	if err != nil {
-		return first, usagef("%v", err)
-	}
-	first.Fingerprint = &sum
-	return first, nil
+	first.Token, err = c.agentToken(ctx, f)
+	return first, err
 }
 
 // maxToken bounds what is read as a token.
 const maxToken = 4 << 10
 
-func (c *cli) agentToken(f *agentFlags) (string, error) {
+// agentToken is the token of the device, in whichever way it is given; "" if a birth certificate does without.
+func (c *cli) agentToken(ctx context.Context, f *agentFlags) (string, error) {
 	given := 0
 	for _, is := range []bool{f.token != "", f.tokenFile != "", f.tokenStdin} {
 		if is {
@@ -239,32 +242,72 @@ func (c *cli) agentToken(f *agentFlags) (string, error) {
 	switch {
 	case given > 1:
 		return "", usagef("give the token in one way only")
-	case given == 0 && f.birthCert == "":
-		return "", usagef("give the token of the device by --token-file or --token-stdin, or the certificate of its maker by --birth-cert")
-	case given == 0:
+	case given == 0 && f.birthCert != "":
 		return "", nil
 	case f.token != "":
 		fmt.Fprintln(c.err, "mooring: warning: a token on the command line can be seen by others on this machine; use --token-file or --token-stdin")
 		return f.token, nil
+	case f.tokenFile != "":
+		return tokenFile(f.tokenFile)
+	case isTerminal(c.in):
+		return c.askToken(ctx, f.config.Name)
+	case given == 0:
+		return "", usagef("give the token of the device by --token-file or --token-stdin, or the certificate of its maker by --birth-cert")
 	}
-	from := c.in
-	if f.tokenFile != "" {
-		file, err := os.Open(f.tokenFile)
-		if err != nil {
-			return "", errs.Wrap(errs.Invalid, err, "the token cannot be read from %s", f.tokenFile)
-		}
-		defer func() { _ = file.Close() }() // only read
-		from = file
+	return readToken(c.in, "standard input")
+}
+
+func tokenFile(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", errs.Wrap(errs.Invalid, err, "the token cannot be read from %s", path)
 	}
+	defer func() { _ = file.Close() }() // only read
+	return readToken(file, path)
+}
+
+// readToken reads a token to the end of what holds it.
+func readToken(from io.Reader, name string) (string, error) {
 	data, err := io.ReadAll(io.LimitReader(from, maxToken+1))
 	if err != nil {
-		return "", errs.Wrap(errs.Invalid, err, "the token cannot be read")
+		return "", errs.Wrap(errs.Invalid, err, "the token cannot be read from %s", name)
 	}
 	token := strings.TrimSpace(string(data))
 	if token == "" || len(data) > maxToken || strings.ContainsAny(token, "\r\n") {
 		return "", errs.New(errs.Invalid, "the token must be one line of text")
 	}
 	return token, nil
+}
+
+// askToken asks the person at the terminal, without showing what is typed. When the command is told to end meanwhile, it leaves
+// the terminal as it found it.
+func (c *cli) askToken(ctx context.Context, device string) (string, error) {
+	terminal := int(c.in.(*os.File).Fd()) // isTerminal has looked
+	before, err := term.GetState(terminal)
+	if err != nil {
+		return "", errs.Wrap(errs.Invalid, err, "the token cannot be read from the terminal")
+	}
+	fmt.Fprintf(c.err, "Token of %s: ", device)
+	typed := make(chan func() (string, error), 1)
+	go func() {
+		line, err := term.ReadPassword(terminal)
+		typed <- func() (string, error) { return strings.TrimSpace(string(line)), err }
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(c.err)
+		return "", errors.Join(ctx.Err(), term.Restore(terminal, before))
+	case answer := <-typed:
+		fmt.Fprintln(c.err)
+		token, err := answer()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", errs.Wrap(errs.Invalid, err, "the token cannot be read from the terminal")
+		}
+		if token == "" {
+			return "", errs.New(errs.Invalid, "no token was typed; \"mooring device token %s\" on the server gives one", device)
+		}
+		return token, nil
+	}
 }
 
 func (c *cli) agentRenew(ctx context.Context, f *agentFlags) error {
