@@ -147,12 +147,40 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 
 func clampWait(d time.Duration) time.Duration { return min(max(d, minWait), maxWait) }
 
-// reason is the text of a refusal: only plain text, since the HTML of some proxy helps nobody (RFC 8951, section 5).
+// reason is the text of a refusal: only plain text, since the HTML of some proxy helps nobody (RFC 8951, section 5). A 401 of
+// Mooring has no body, because some clients fail on one; its text is beside the challenge.
 func reason(header http.Header, body []byte) string {
-	if wire.MediaType(header.Get("Content-Type")) != wire.TypeReason {
+	if wire.MediaType(header.Get("Content-Type")) == wire.TypeReason {
+		if text := clean(string(body[:min(len(body), 4*maxReason)])); text != "" {
+			return text
+		}
+	}
+	for _, challenge := range header.Values("WWW-Authenticate") {
+		if text := clean(description(challenge)); text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+// description is the value of the parameter error_description of a challenge (RFC 9110, section 11.6.1), or "".
+func description(challenge string) string {
+	const name = `error_description="`
+	i := strings.Index(strings.ToLower(challenge[:min(len(challenge), 8*maxReason)]), name)
+	if i < 0 || i > 0 && challenge[i-1] != ' ' && challenge[i-1] != ',' {
 		return ""
 	}
-	return clean(string(body[:min(len(body), 4*maxReason)]))
+	var text []byte
+	for rest := challenge[i+len(name):]; rest != "" && len(text) < 4*maxReason; rest = rest[1:] {
+		if rest[0] == '"' {
+			return string(text)
+		}
+		if rest[0] == '\\' && len(rest) > 1 {
+			rest = rest[1:]
+		}
+		text = append(text, rest[0])
+	}
+	return string(text) // cut off, or without its closing quotation mark
 }
 
 // clean makes a stranger's text fit for a terminal and a log: one line, no control characters, bounded.

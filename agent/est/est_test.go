@@ -75,6 +75,11 @@ func TestAnswers(t *testing.T) {
 		{name: "pending, garbage", answer: esttest.Status(202, "Retry-After", "soon"), wait: time.Minute},
 		{name: "pending, for ever", answer: esttest.Status(202, "Retry-After", "2000000000"), wait: 7 * 24 * time.Hour},
 		{name: "401", answer: esttest.Status(401), status: 401, text: "token or certificate unknown, used up or expired"},
+		{name: "401 of Mooring", answer: challenge(`Basic realm="est", charset="UTF-8", error_description="this token was used already: ask for a new one"`), status: 401, text: "expired): this token was used already: ask for a new one"},
+		{name: "401 with escapes", answer: challenge(`Basic realm="a",ERROR_DESCRIPTION="say \"please\"` + "\t" + `first", x="y"`), status: 401, text: `expired): say "please" first`},
+		{name: "401 of control characters", answer: challenge("Basic error_description=\"a\x85\xffb\""), status: 401, text: "expired): ab"},
+		{name: "401 without end", answer: challenge(`Basic error_description="` + strings.Repeat("z", 5000)), status: 401, text: strings.Repeat("z", 300) + "…"},
+		{name: "401 of another parameter", answer: challenge(`Basic my_error_description="no"`), status: 401, text: "used up or expired)"},
 		{name: "400", answer: esttest.Text(400, "RSA key too\x1b[2J\nshort"), status: 400, text: "RSA key too[2J short"},
 		{name: "429", answer: esttest.Status(429, "Retry-After", "7"), status: 429, text: "asks to wait 7s"},
 		{name: "503", answer: esttest.Status(503, "Retry-After", "7"), status: 503, text: "overloaded"},
@@ -110,6 +115,9 @@ func TestAnswers(t *testing.T) {
 		})
 	}
 }
+
+// challenge is a refusal without a body.
+func challenge(value string) http.HandlerFunc { return esttest.Status(401, "WWW-Authenticate", value) }
 
 func TestRefusedErrorTemporary(t *testing.T) {
 	for status, want := range map[int]bool{400: false, 401: false, 403: false, 404: false, 408: true, 429: true, 500: true, 501: false, 503: true} {
