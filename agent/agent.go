@@ -30,6 +30,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -48,8 +49,8 @@ import (
 var (
 	// ErrNotEnrolled says that the device has no identity and has asked for none.
 	ErrNotEnrolled = errors.New("this device is not enrolled; run: mooring agent enrol")
-	// ErrEnrolled says that the device has an identity already.
-	ErrEnrolled = errors.New("this device is enrolled already; renew its certificate, or give it another folder")
+	// ErrEnrolled says that the device has an identity already, which has not expired.
+	ErrEnrolled = errors.New("this device is enrolled already; renew its certificate, or, if that was revoked, enrol with --again and a new token")
 	// ErrBusy says that another process is changing the folder.
 	ErrBusy = errors.New("another agent is working in this folder; try again in a minute")
 )
@@ -109,10 +110,18 @@ type Agent struct {
 	subject []der.Attribute
 	names   der.AltNames
 	folder  folder
+	again   bool // Enrol replaces an identity that has not expired
 }
 
-// Create makes the folder of a device that has no identity yet, or replaces its configuration.
-func Create(o Options, c Config) (*Agent, error) {
+// Create makes the folder of a device that has no identity yet or whose certificate has expired, or replaces its
+// configuration.
+func Create(o Options, c Config) (*Agent, error) { return create(o, c, false) }
+
+// Replace is Create for a device whose identity is to be replaced though it has not expired: because it was revoked, say.
+// Until Enrol has got another one, the old identity stays in use; then it is kept as the generation before.
+func Replace(o Options, c Config) (*Agent, error) { return create(o, c, true) }
+
+func create(o Options, c Config, again bool) (*Agent, error) {
 	a, err := newAgent(o, c)
 	if err != nil {
 		return nil, err
@@ -128,7 +137,8 @@ func Create(o Options, c Config) (*Agent, error) {
 	if err := a.recover(); err != nil {
 		return nil, err
 	}
-	if a.folder.enrolled() {
+	a.again = again
+	if !a.mayEnrol() {
 		return nil, ErrEnrolled
 	}
 	if err := a.forgetOther(c); err != nil {
@@ -148,7 +158,19 @@ func (a *Agent) forgetOther(c Config) error {
 	case old.Server == c.Server && old.Label == c.Label && old.Name == c.Name:
 		return nil
 	}
+	if a.folder.enrolled() { // the roots are still what other programs of the device check their peers by
+		return errors.Join(os.RemoveAll(a.folder.next()), a.folder.remove(stateFile))
+	}
 	return errors.Join(os.RemoveAll(a.folder.next()), a.folder.remove(serverCAFile, caFile, stateFile))
+}
+
+// mayEnrol tells whether there is no identity that an enrolment would replace unasked.
+func (a *Agent) mayEnrol() bool { return a.again || !a.folder.enrolled() || a.expired() }
+
+// expired tells whether the identity in use can be read and has expired.
+func (a *Agent) expired() bool {
+	identity, err := a.Identity()
+	return err == nil && a.options.Now().After(identity.Certificate().NotAfter)
 }
 
 // Open returns the agent of a folder that Create made, after finishing what a crash may have interrupted.
@@ -229,12 +251,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 // Config is the configuration of the agent.
 func (a *Agent) Config() Config { return a.config }
 
-// client is an EST client that believes what the folder says is to be believed.
-func (a *Agent) client() (*est.Client, error) {
-	roots, err := a.folder.trusted()
-	if err != nil {
-		return nil, err
-	}
+// client is an EST client that believes a server by roots.
+func (a *Agent) client(roots []*x509.Certificate) (*est.Client, error) {
 	c := a.estConfig()
 	c.Roots = roots
 	return est.New(c)

@@ -50,12 +50,12 @@ type credential struct {
 	KeyFile  string `json:"key_file,omitempty"`
 }
 
-// Enrol gets the first certificate. When the server wants to think about it, the error is an *est.PendingError; Run goes
+// Enrol gets the first certificate, or another one in place of what has expired or is to be replaced (Replace). When the server wants to think about it, the error is an *est.PendingError; Run goes
 // on then, or Enrol with the same First. After any other error the same call may be made again too: the key that was
 // made is used again.
 func (a *Agent) Enrol(ctx context.Context, first First) (*Identity, error) {
 	return a.alone(ctx, func() error {
-		if a.folder.enrolled() {
+		if !a.mayEnrol() {
 			return ErrEnrolled
 		}
 		if err := a.believe(ctx, first); err != nil {
@@ -67,18 +67,33 @@ func (a *Agent) Enrol(ctx context.Context, first First) (*Identity, error) {
 		if errors.As(err, &pending) {
 			return errors.Join(err, a.folder.writeJSON(filepath.Join(nextFolder, credentialFile), c))
 		}
+		if err == nil {
+			a.again = false
+		}
 		return err
 	})
 }
 
-// resume sends a pending enrolment again.
+// waiting tells whether an enrolment is pending, the first or another.
+func (a *Agent) waiting() bool {
+	_, err := os.Stat(filepath.Join(a.folder.next(), credentialFile))
+	return err == nil
+}
+
+// resume sends a pending enrolment again. One that was to replace an identity is given up when it is refused, so that the
+// old identity is renewed again while it lives.
 func (a *Agent) resume(ctx context.Context) (*Identity, error) {
 	return a.alone(ctx, func() error {
 		var c credential
 		if err := a.folder.readJSON(filepath.Join(nextFolder, credentialFile), &c); err != nil {
 			return err
 		}
-		return a.enrol(ctx, c)
+		err := a.enrol(ctx, c)
+		var refused *est.RefusedError
+		if errors.As(err, &refused) && !refused.Temporary() && a.folder.enrolled() && !a.expired() {
+			return errors.Join(err, a.folder.remove(filepath.Join(nextFolder, credentialFile)))
+		}
+		return err
 	})
 }
 
@@ -89,7 +104,11 @@ func (a *Agent) Renew(ctx context.Context) (*Identity, error) {
 		if err != nil {
 			return err
 		}
-		return a.order(ctx, est.Credential{Certificate: identity.TLS()}, identity)
+		roots, err := a.folder.trusted()
+		if err != nil {
+			return err
+		}
+		return a.order(ctx, roots, est.Credential{Certificate: identity.TLS()}, identity)
 	})
 }
 
@@ -134,10 +153,14 @@ func (a *Agent) believe(ctx context.Context, first First) error {
 	if err := writeCertificates(a.folder.path(serverCAFile), roots...); err != nil {
 		return err
 	}
+	if a.folder.enrolled() { // other programs check their peers by it until the new identity is there
+		return nil
+	}
 	return a.folder.remove(caFile) // what was believed in an earlier attempt does not count any more
 }
 
-// enrol orders the first certificate.
+// enrol orders a certificate by what the device has from elsewhere. What it was given to believe the server by counts alone: a
+// device that enrols again may do so because the old authority is not to be believed any more.
 func (a *Agent) enrol(ctx context.Context, c credential) error {
 	proof := est.Credential{User: a.config.User, Secret: c.Token}
 	if proof.User == "" {
@@ -154,12 +177,19 @@ func (a *Agent) enrol(ctx context.Context, c credential) error {
 		}
 		proof.Certificate = (&Identity{Chain: cert, Key: key}).TLS()
 	}
-	return a.order(ctx, proof, nil)
+	roots, err := a.folder.readCertificates(serverCAFile)
+	if err == nil && len(roots) == 0 {
+		roots, err = a.folder.trusted()
+	}
+	if err != nil {
+		return err
+	}
+	return a.order(ctx, roots, proof, nil)
 }
 
 // order gets a certificate and puts it into use; old is the identity to be renewed, or nil.
-func (a *Agent) order(ctx context.Context, proof est.Credential, old *Identity) error {
-	client, err := a.client()
+func (a *Agent) order(ctx context.Context, roots []*x509.Certificate, proof est.Credential, old *Identity) error {
+	client, err := a.client(roots)
 	if err != nil {
 		return err
 	}

@@ -9,8 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"mooring/agent/est"
@@ -68,7 +66,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // attempt does what is due. The result is a time to wait in any case; what the outcome asks for is in the state.
 func (a *Agent) attempt(ctx context.Context) time.Duration {
 	do := a.Renew
-	if !a.folder.enrolled() {
+	if a.waiting() {
 		do = a.resume
 	}
 	_, err := do(ctx)
@@ -99,10 +97,7 @@ func (a *Agent) Due() (time.Time, error) {
 	if s.NotBefore.After(a.options.Now().Add(maxAhead)) { // written when the clock of this device was wrong
 		s.NotBefore = time.Time{}
 	}
-	if !a.folder.enrolled() {
-		if _, err := os.Stat(filepath.Join(a.folder.next(), credentialFile)); err != nil {
-			return time.Time{}, ErrNotEnrolled
-		}
+	if a.waiting() {
 		return s.NotBefore, nil
 	}
 	identity, err := a.Identity()

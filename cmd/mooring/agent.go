@@ -33,7 +33,8 @@ An agent is a folder: --dir, or else the environment variable MOORING_AGENT_DIR,
   current/cert.pem   the certificate alone
   ca.pem             the roots by which to check others of this fleet`
 
-const agentEnrolHelp = `Gets the first certificate.
+const agentEnrolHelp = `Gets the first certificate, or another one in the same folder if the old one has expired. For an old one that has not expired, but
+was revoked, say, give --again: it stays in use until the new one is there.
 
 The server is believed by its root: --ca FILE with the root certificate, or --fingerprint with its SHA-256 as "mooring ca show"
 or "openssl x509 -noout -fingerprint -sha256" prints it. The device is believed by its token (--token-file or --token-stdin; at a
@@ -62,6 +63,7 @@ type agentFlags struct {
 	token, tokenFile          string
 	tokenStdin                bool
 	birthCert, birthKey, wait string
+	again                     bool
 }
 
 func (c *cli) agentCommand() *cobra.Command {
@@ -117,6 +119,7 @@ func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
 	flags.StringVar(&f.config.User, "user", "", "user name that goes with the token (default NAME)")
 	flags.StringVar(&f.birthCert, "birth-cert", "", "certificate from the maker of the device with its chain, PEM")
 	flags.StringVar(&f.birthKey, "birth-key", "", "its private key, PEM")
+	flags.BoolVar(&f.again, "again", false, "replace a certificate that has not expired, because it was revoked, say")
 	flags.BoolVar(&f.config.KeepKey, "keep-key", false, "renew with the same key instead of a new one")
 	flags.BoolVar(&f.config.Bind, "bind", false, "tie requests to their TLS connection even if the server does not ask for it")
 	flags.StringVar(&f.wait, "wait", "", "how long to wait for an approval, such as 10m (default: do not wait)")
@@ -161,7 +164,11 @@ func (c *cli) agentEnrol(ctx context.Context, f *agentFlags) error {
 		return err
 	}
 	f.config.KeyType = der.KeyKind(f.keyType)
-	a, err := agent.Create(o, f.config)
+	create := agent.Create
+	if f.again {
+		create = agent.Replace
+	}
+	a, err := create(o, f.config)
 	if err != nil {
 		return err
 	}

@@ -78,8 +78,13 @@ func TestAgentLife(t *testing.T) {
 	if second := d.status(); second.Serial == first.Serial {
 		t.Errorf("serial %s before and after the renewal", first.Serial)
 	}
-	if _, report := d.run(t.Context(), exitFailure, "", d.enrolArgs("--token-file", token, "--ca", d.ca)...); !strings.Contains(report, "enrolled already") {
+	if _, report := d.run(t.Context(), exitFailure, "", d.enrolArgs("--token-file", token, "--ca", d.ca)...); !strings.Contains(report, "--again") {
 		t.Errorf("second enrolment: %s", report)
+	}
+	before := d.status()
+	d.run(t.Context(), exitOK, "", d.enrolArgs("--again", "--token-file", token, "--ca", d.ca)...)
+	if after := d.status(); after.Serial == before.Serial {
+		t.Errorf("serial %s before and after enrolling again", before.Serial)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
