@@ -191,12 +191,19 @@ func TestKeyTypes(t *testing.T) {
 	}
 	d := newDevice(t, esttest.Options{Attributes: wire.CSRAttrs{Items: []wire.Item{p384}}})
 	d.config.KeyType = der.KeyEd25519
-	if _, err := d.create().Enrol(t.Context(), d.first()); err == nil || !strings.Contains(err.Error(), "demands a key of type ec-p384") {
-		t.Errorf("type that the server does not want: %v", err)
+	d.server.Answer(wire.SimpleEnroll, esttest.Text(403, "no keys of kind ed25519"))
+	if _, err := d.create().Enrol(t.Context(), d.first()); err == nil || !strings.Contains(err.Error(), "no keys of kind ed25519") {
+		t.Errorf("type that the server refuses: %v", err)
 	}
-	d.config.KeyType = ""
 	identity, err := d.create().Enrol(t.Context(), d.first())
 	if err != nil {
+		t.Fatal(err)
+	}
+	if got := der.KindOf(identity.Key.Public()); got != der.KeyEd25519 {
+		t.Errorf("key %s, want the person's choice", got)
+	}
+	d.config.KeyType = ""
+	if identity, err = d.replace().Enrol(t.Context(), d.first()); err != nil {
 		t.Fatal(err)
 	}
 	if got := der.KindOf(identity.Key.Public()); got != der.ECP384 {

@@ -308,17 +308,17 @@ func (a *Agent) prepare(attributes *wire.CSRAttrs, old *Identity) (est.Order, er
 
 // keyKind is the kind of key to be certified.
 func (a *Agent) keyKind(attributes *wire.CSRAttrs, old *Identity) (der.KeyKind, error) {
+	if own := a.config.KeyType; own != "" {
+		// The attributes are what the server would like (RFC 7030, section 4.5.2), and a list names one kind where several may do:
+		// whether it takes this one is for it to say.
+		return own, nil
+	}
 	wanted, err := est.KeyWanted(attributes)
-	own := a.config.KeyType
 	switch {
 	case err != nil:
 		return "", err
-	case own != "" && wanted != "" && own != wanted:
-		return "", fmt.Errorf("the server demands a key of type %s, and this device is configured for %s; leave the key type to the server", wanted, own)
 	case wanted != "":
 		return wanted, nil
-	case own != "":
-		return own, nil
 	case old != nil:
 		return der.KindOf(old.Key.Public()), nil
 	}
