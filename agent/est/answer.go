@@ -1,7 +1,11 @@
 package est
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -30,6 +34,29 @@ type PendingError struct {
 // Error says what to do.
 func (e *PendingError) Error() string {
 	return fmt.Sprintf("the server has taken the request and not decided it yet; ask again in %v", e.RetryAfter)
+}
+
+// UnreachableError says that there was no answer: nobody listens, the network is down, or the connection broke off. The same
+// may succeed later.
+type UnreachableError struct{ err error }
+
+// Error tells what was tried and what came of it.
+func (e *UnreachableError) Error() string { return e.err.Error() }
+
+// Unwrap gives the cause.
+func (e *UnreachableError) Unwrap() error { return e.err }
+
+// unanswered makes err an UnreachableError if it came from the network and not from what the other side said. A TLS alert is
+// something that it said, though crypto/tls puts it into a net.OpError.
+func unanswered(err error) error {
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"):
+		return err
+	case op != nil, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.DeadlineExceeded):
+		return &UnreachableError{err}
+	}
+	return err
 }
 
 // RefusedError is an answer of the server that is neither success nor waiting.

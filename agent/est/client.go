@@ -162,12 +162,12 @@ func (c *Client) dial(ctx context.Context, config *tls.Config) (*tls.Conn, error
 	defer cancel()
 	raw, err := c.config.Dial(ctx, "tcp", c.address)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to %s: %w", c.address, err)
+		return nil, &UnreachableError{fmt.Errorf("connecting to %s: %w", c.address, err)}
 	}
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close() // the handshake's error is the one that says something
-		return nil, fmt.Errorf("connecting to %s by TLS: %w%s", c.address, err, handshakeHint(err))
+		return nil, unanswered(fmt.Errorf("connecting to %s by TLS: %w%s", c.address, err, handshakeHint(err)))
 	}
 	return conn, nil
 }
@@ -178,7 +178,7 @@ func handshakeHint(err error) string {
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &unknown):
-		return " (the server's certificate does not lead to the root that this device was given)"
+		return " (the server's certificate does not lead to the root that this device was given; enrol with the right one: --ca or --fingerprint)"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return " (is the clock of this device right?)"
 	}

@@ -205,12 +205,12 @@ func (s *Session) send(ctx context.Context, method string, op wire.Operation, bo
 	}
 	response, err := s.http.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("asking %s for %s: %w", s.client.address, op, bare(err))
+		return nil, unanswered(fmt.Errorf("asking %s for %s: %w", s.client.address, op, bare(err)))
 	}
 	defer func() { _ = response.Body.Close() }() // whatever it says, the content is read and judged by then
 	content, err := io.ReadAll(io.LimitReader(response.Body, wire.MaxBody+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading the %s answer of %s, which ended early: %w", op, s.client.address, err)
+		return nil, &UnreachableError{fmt.Errorf("reading the %s answer of %s, which ended early: %w", op, s.client.address, err)}
 	}
 	if len(content) > wire.MaxBody {
 		return nil, fmt.Errorf("the %s answer of %s is larger than %d bytes and was not read", op, s.client.address, wire.MaxBody)

@@ -400,6 +400,7 @@ func (c *cli) agentShow(a *agent.Agent) error {
 func agentError(err error) error {
 	var pending *est.PendingError
 	var refused *est.RefusedError
+	var silent *est.UnreachableError
 	var u usage
 	switch {
 	case err == nil || errors.As(err, &u) || errors.Is(err, context.Canceled):
@@ -415,6 +416,8 @@ func agentError(err error) error {
 			kind = errs.Denied
 		}
 		return errs.New(kind, "%v", err)
+	case errors.As(err, &silent):
+		return errs.New(errs.Unavailable, "%v", err)
 	case errors.Is(err, agent.ErrNotEnrolled):
 		return errs.New(errs.NotFound, "%v", err)
 	case errors.Is(err, agent.ErrEnrolled):

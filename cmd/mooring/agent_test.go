@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"encoding/pem"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,6 +132,40 @@ func TestAgentEnrolPending(t *testing.T) {
 	}
 	d.server.Answer(wire.SimpleEnroll, esttest.Status(202, "Retry-After", "1"))
 	d.run(t.Context(), exitOK, "claim-code", append(args, "--wait", "1m")...)
+}
+
+// A server that is away is not a mistake: scripts may try again.
+func TestAgentServerAway(t *testing.T) {
+	d := newDevice(t, esttest.Options{})
+	enrolment := d.enrolArgs("--token-stdin", "--ca", d.ca)
+	other := d.file("other.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.server.OtherRoot(t).Raw})))
+	_, report := d.run(t.Context(), exitFailure, "claim-code", d.enrolArgs("--token-stdin", "--ca", other)...)
+	if !strings.Contains(report, "--ca or --fingerprint") {
+		t.Errorf("another root: %s", report)
+	}
+	d.server.Answer(wire.SimpleEnroll, esttest.Hang)
+	d.run(t.Context(), exitUnavailable, "claim-code", enrolment...)
+	d.run(t.Context(), exitOK, "claim-code", enrolment...)
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := "https://" + nobody.Addr().String()
+	if err := nobody.Close(); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(d.dir, "config.json")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, bytes.ReplaceAll(text, []byte(d.server.URL), []byte(address)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.run(t.Context(), exitUnavailable, "", "renew")
+	d.server.URL, d.dir = address, filepath.Join(t.TempDir(), "agent")
+	d.run(t.Context(), exitUnavailable, "claim-code", d.enrolArgs("--token-stdin", "--ca", d.ca)...)
+	d.run(t.Context(), exitUnavailable, "claim-code", d.enrolArgs("--token-stdin", "--fingerprint", strings.Repeat("00", 32))...)
 }
 
 func TestAgentErrors(t *testing.T) {
