@@ -280,8 +280,11 @@ func readToken(from io.Reader, name string) (string, error) {
 		return "", errs.Wrap(errs.Invalid, err, "the token cannot be read from %s", name)
 	}
 	token := strings.TrimSpace(string(data))
-	if token == "" || len(data) > maxToken || strings.ContainsAny(token, "\r\n") {
-		return "", errs.New(errs.Invalid, "the token must be one line of text")
+	switch {
+	case token == "":
+		return "", errs.New(errs.Invalid, "%s is empty; it must hold the token", name)
+	case len(data) > maxToken || strings.ContainsAny(token, "\r\n"):
+		return "", errs.New(errs.Invalid, "%s must hold the token and nothing else: one line of text", name)
 	}
 	return token, nil
 }

@@ -170,6 +170,7 @@ func TestAgentServerAway(t *testing.T) {
 
 func TestAgentErrors(t *testing.T) {
 	d := newDevice(t, esttest.Options{})
+	empty := d.file("token", "\n")
 	for name, test := range map[string]struct {
 		code int
 		in   string
@@ -181,7 +182,10 @@ func TestAgentErrors(t *testing.T) {
 		"two roots":        {exitUsage, "x", d.enrolArgs("--token-stdin", "--ca", d.ca, "--fingerprint", "00"), "--ca or --fingerprint"},
 		"no token":         {exitUsage, "", d.enrolArgs("--ca", d.ca), "--token-file"},
 		"two tokens":       {exitUsage, "x", d.enrolArgs("--ca", d.ca, "--token", "y", "--token-stdin"), "one way"},
-		"empty token":      {exitFailure, "\n", d.enrolArgs("--ca", d.ca, "--token-stdin"), "one line"},
+		"empty token":      {exitFailure, "\n", d.enrolArgs("--ca", d.ca, "--token-stdin"), "standard input is empty"},
+		"empty file":       {exitFailure, "", d.enrolArgs("--ca", d.ca, "--token-file", empty), empty + " is empty"},
+		"empty, JSON":      {exitFailure, "", d.enrolArgs("--ca", d.ca, "--token-file", empty, "--json"), empty + " is empty"},
+		"two lines":        {exitFailure, "a\nb\n", d.enrolArgs("--ca", d.ca, "--token-stdin"), "one line"},
 		"half a birth":     {exitUsage, "", d.enrolArgs("--ca", d.ca, "--birth-cert", "x"), "belong together"},
 		"odd fingerprint":  {exitUsage, "x", d.enrolArgs("--token-stdin", "--fingerprint", "abc"), "64 digits"},
 		"wrong token":      {exitDenied, "wrong", d.enrolArgs("--token-stdin", "--ca", d.ca), "token is wrong"},
