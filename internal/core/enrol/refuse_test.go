@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -319,6 +320,58 @@ func TestBadRequests(t *testing.T) {
 		r.Chain = pair.Certificate
 		wantRefusal(t, p, r, errs.Denied, "the client certificate and the device name belong to different devices; use those of one device")
 	})
+}
+
+// TestChangedIdentity: when what the registry says stands in the certificate and is changed, a renewal is told so whatever it asks for, and
+// the present certificate is enough to enrol anew.
+func TestChangedIdentity(t *testing.T) {
+	p := apptest.Start(t, nil, apptest.Profile{Name: "grouped", YAML: `name: grouped
+issuer: devices
+slot: operational
+subject:
+  - O: "{device.group}"
+  - CN: "{device.name}"
+san:
+  dns:
+    registry: true
+keys: [ec-p256]
+key_usage: [digitalSignature]
+ext_key_usage: [clientAuth]
+validity: 90d
+renew_before: 30d
+evidence: [token, operational]
+`})
+	const want = "the registry or the profile changed what stands in this certificate since it was issued, and a renewal must repeat it (RFC 7030, section 4.2.2): enrol with simpleenroll instead, with the present certificate or a new token"
+	old, group := "north", "south"
+	for _, row := range []struct {
+		name   string
+		change device.Change
+		names  []string
+	}{
+		{"group", device.Change{Group: &group}, []string{"a.test"}},
+		{"names", device.Change{Names: &[]string{}}, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			d := p.Add(t, device.Spec{Name: "by-" + row.name, Group: old, Profile: "grouped", Names: []string{"dns:a.test"}})
+			key := apptest.Key(t)
+			first := submit(t, p, byToken(d.Name, p.Token(t, d.ID), apptest.CSR(t, key, der.RequestSpec{})))
+			pair := p.Pair(t, key, first.DER)
+			same := der.RequestSpec{RawSubject: pair.Leaf.RawSubject, Names: der.AltNames{DNS: pair.Leaf.DNSNames}}
+			submit(t, p, byCert(enrol.Renew, pair, apptest.CSR(t, apptest.Key(t), same)))
+
+			_, err := p.Devices.Change(t.Context(), apptest.Operator(), d.ID, row.change)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, p, byCert(enrol.Renew, pair, apptest.CSR(t, apptest.Key(t), same)), errs.Denied, want)
+			wantRefusal(t, p, byCert(enrol.Renew, pair, apptest.CSR(t, apptest.Key(t), der.RequestSpec{})), errs.Denied, want)
+			c := submit(t, p, byCert(enrol.Enrol, pair, apptest.CSR(t, apptest.Key(t), der.RequestSpec{})))
+			leaf, err := x509.ParseCertificate(c.DER)
+			if err != nil || leaf.Subject.String() == pair.Leaf.Subject.String() && slices.Equal(leaf.DNSNames, pair.Leaf.DNSNames) {
+				t.Errorf("the new certificate says %v, %v (%v), as before", leaf.Subject, leaf.DNSNames, err)
+			}
+		})
+	}
 }
 
 // TestOtherIdentity: a renewal repeats the identity of its certificate, no more and no less.

@@ -197,12 +197,28 @@ func (s *Service) checkRenewal(_ context.Context, sub *submission) error {
 		return nil
 	}
 	if err := ca.SameIdentity(sub.identity.Own.DER, sub.csr); err != nil {
-		return err
+		return sub.whyNot(err)
 	}
 	if !sub.profile.ReuseKey && sub.identity.Own.SPKIHash == sub.csr.HashSPKI() {
 		return errs.New(errs.Denied, "the profile %s requires a new key at every renewal", sub.profile.Name)
 	}
 	return nil
+}
+
+// whyNot returns refusal, or a better one for a renewal that can be granted in no form, since what stands in the certificate is no longer
+// what the device would be given: that a renewal must repeat it and that it must not be asked for are then both true and of no help.
+func (sub *submission) whyNot(refusal error) error {
+	if sub.req.Op != Renew || !errs.Is(refusal, errs.Denied) {
+		return refusal
+	}
+	known, err := values(&sub.identity.Device)
+	if err != nil {
+		return refusal
+	}
+	if renewable, err := sub.profile.Renewable(sub.identity.Own.DER, &known); err != nil || renewable {
+		return refusal
+	}
+	return errs.Wrap(errs.Denied, refusal, "the registry or the profile changed what stands in this certificate since it was issued, and a renewal must repeat it (RFC 7030, section 4.2.2): enrol with simpleenroll instead, with the present certificate or a new token")
 }
 
 // checkNames holds the platform's own names back. All others are the profile's business.
@@ -276,7 +292,7 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	}
 	prepared, err := s.CA.Prepare(ctx, order)
 	if err != nil {
-		return nil, err
+		return nil, sub.whyNot(err)
 	}
 	cert, err := prepared.Sign(ctx)
 	if err != nil {
