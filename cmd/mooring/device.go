@@ -148,12 +148,17 @@ func deviceFacts(w io.Writer, d v1.Device) {
 	}
 }
 
+// hold is the reason of certificates that may become good again (RFC 5280, section 5.3.1).
+const hold = "certificateHold"
+
 func slotText(s v1.Slot, now time.Time) string {
 	switch {
 	case s.Serial == "":
 		return "by another authority, SHA-256 " + s.Fingerprint
+	case s.Reason == hold:
+		return s.Serial + ", on hold since " + within(s.Revoked, now) + ", " + s.Reason
 	case !s.Revoked.IsZero():
-		return s.Serial + ", revoked " + within(s.Revoked, now)
+		return strings.Join(nonEmpty(s.Serial, "revoked "+within(s.Revoked, now), s.Reason), ", ")
 	case s.NotAfter.Before(now):
 		return s.Serial + ", ended " + within(s.NotAfter, now)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -9,11 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mooring/internal/base/errs"
 	"mooring/internal/server/api/client"
+	"mooring/internal/server/api/v1"
 )
 
 const statusHelp = `Tells how the running server does: whether it can do its work and if not, why, where it listens, and what it counted since it
-started. All counters, for machines, are at /metrics of the management API.`
+started. All counters, for machines, are at /metrics of the management API. The exit code is 5 when it is not ready.`
 
 const whoamiHelp = `Tells who the server takes you for: your name in the audit record, your role, and what it may do.`
 
@@ -40,7 +43,7 @@ func (c *cli) status(ctx context.Context, s *client.Client, _ []string) error {
 	if err != nil {
 		return err
 	}
-	return c.show(st, func(w io.Writer) {
+	err = c.show(st, func(w io.Writer) {
 		ready := "yes"
 		if !st.Ready.Ready {
 			ready = "NO"
@@ -64,6 +67,21 @@ func (c *cli) status(ctx context.Context, s *client.Client, _ []string) error {
 			row(w, l.Name, l.Address, fmt.Sprint(l.Open), fmt.Sprint(l.Accepted), fmt.Sprint(refused))
 		}
 	})
+	return errors.Join(err, notReady(st.Ready))
+}
+
+// notReady is the error of a server that cannot do its work, for the exit code; nil when it can.
+func notReady(r v1.Readiness) error {
+	if r.Ready {
+		return nil
+	}
+	var all []string
+	for _, k := range r.Checks {
+		if !k.OK {
+			all = append(all, k.Text)
+		}
+	}
+	return errs.New(errs.Unavailable, "the server is not ready: %s", strings.Join(all, "; "))
 }
 
 func (c *cli) whoami(ctx context.Context, s *client.Client, _ []string) error {

@@ -81,7 +81,10 @@ func (s *server) token(ctx context.Context, actor access.Actor, id device.ID, li
 
 func (s *server) getDevice(ctx context.Context, actor access.Actor, in *oneDevice) (v1.Device, error) {
 	d, err := s.find(ctx, actor, in.Device)
-	return shownDevice(d), err
+	if err != nil {
+		return v1.Device{}, err
+	}
+	return s.fullDevice(ctx, d)
 }
 
 type changeDeviceInput struct {
@@ -163,15 +166,22 @@ func (s *server) move(ctx context.Context, actor access.Actor, in *moveInput, m 
 	if err != nil {
 		return v1.MovedDevice{}, err
 	}
-	d, err = s.Devices.Get(ctx, actor, d.ID.String())
-	return v1.MovedDevice{Device: shownDevice(d), Changed: n}, err
+	if d, err = s.Devices.Get(ctx, actor, d.ID.String()); err != nil {
+		return v1.MovedDevice{}, err
+	}
+	shown, err := s.fullDevice(ctx, d)
+	return v1.MovedDevice{Device: shown, Changed: n}, err
 }
 
 func parseReason(r *v1.Reason) (revoke.Reason, error) {
 	if r == nil {
 		return revoke.Unspecified, nil
 	}
-	return revoke.ParseReason(r.Reason)
+	why, err := revoke.ParseReason(r.Reason)
+	if err != nil {
+		err = errs.Wrap(errs.KindOf(err), err, "reason: %s", errs.Public(err))
+	}
+	return why, err
 }
 
 func (s *server) suspend(ctx context.Context, actor access.Actor, in *moveInput) (v1.MovedDevice, error) {
@@ -246,6 +256,24 @@ func shownDevice(d device.Device) v1.Device {
 		out.Token = &v1.TokenState{Until: moment(d.Token.Until), Used: moment(d.Token.Used)}
 	}
 	return out
+}
+
+// fullDevice shows also why certificates are not good any more, which listings leave out because it is a look-up for each.
+func (s *server) fullDevice(ctx context.Context, d device.Device) (v1.Device, error) {
+	out := shownDevice(d)
+	for i, slot := range d.Slots {
+		if len(slot.Serial) == 0 {
+			continue
+		}
+		r, standing, err := s.Revoke.Status(ctx, slot.Serial)
+		if err != nil {
+			return v1.Device{}, err
+		}
+		if standing {
+			out.Slots[i].Revoked, out.Slots[i].Reason = moment(r.At), r.Reason.String()
+		}
+	}
+	return out, nil
 }
 
 func shownSlot(s device.Slot) v1.Slot {

@@ -26,7 +26,8 @@ type Slot struct {
 	Previous    string    `json:"previous,omitempty" doc:"Serial number of the certificate with which that one was asked for"`
 	NotAfter    time.Time `json:"not_after,omitzero" doc:"When it ends"`
 	Key         string    `json:"key,omitempty" doc:"SHA-256 of its public key"`
-	Revoked     time.Time `json:"revoked,omitzero" doc:"When it was revoked"`
+	Revoked     time.Time `json:"revoked,omitzero" doc:"When it was revoked or put on hold"`
+	Reason      string    `json:"reason,omitempty" doc:"Why, by the names of RFC 5280, section 5.3.1; certificateHold can be lifted; left out of listings" example:"certificateHold"`
 	Fingerprint string    `json:"fingerprint,omitempty" doc:"SHA-256 of the birth certificate that another authority issued"`
 }
 
