@@ -100,7 +100,7 @@ func enrolWithoutRoom(ctx context.Context, p *app.Platform, dir string) error {
 		return err
 	}
 	_, err = p.Enrol.Submit(ctx, ask)
-	const want = "the store cannot be written at present"
+	const want = "the store cannot be read or written at present"
 	if !errs.Is(err, errs.Unavailable) || errs.Public(err) != want {
 		return fmt.Errorf("without room: got %v, want %q", err, want)
 	}

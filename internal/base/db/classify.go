@@ -82,7 +82,7 @@ func outward(err error) error {
 	case c == classGivenUp:
 		return errs.Wrap(errs.Unavailable, err, "the request was given up before it was stored")
 	case placeIsBad(err):
-		return errs.WithRetry(errs.Wrap(errs.Unavailable, err, "the store cannot be written at present"), 5*time.Second)
+		return errs.WithRetry(errs.Wrap(errs.Unavailable, err, "the store cannot be read or written at present"), 5*time.Second)
 	}
 	return errs.WithRetry(errs.Wrap(errs.Unavailable, err, "the store is busy"), time.Second)
 }
