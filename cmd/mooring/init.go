@@ -134,7 +134,10 @@ Next:
 func enrolSteps(name, root, address string) string {
 	return fmt.Sprintf(`       mooring agent enrol --server %[3]s --name %[2]s --ca %[1]s --token-stdin
      or without any program of ours:
-       openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj /CN=%[2]s -outform DER | base64 > request.b64
-       curl --cacert %[1]s -u %[2]s -H "Content-Type: application/pkcs10" --data-binary @request.b64 \
-         %[3]s/.well-known/est/simpleenroll | base64 -d | openssl pkcs7 -inform DER -print_certs -out cert.pem`, quoted(root), quoted(name), address)
+       openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj /CN=%[2]s -outform DER |
+         openssl base64 > request.b64
+       curl -sS --fail-with-body --cacert %[1]s -u %[2]s -H "Content-Type: application/pkcs10" \
+         --data-binary @request.b64 -o answer.b64 %[3]s/.well-known/est/simpleenroll &&
+       openssl base64 -d -in answer.b64 | openssl pkcs7 -inform DER -print_certs -out cert.pem ||
+       cat answer.b64  # which says what is wrong`, quoted(root), quoted(name), address)
 }
