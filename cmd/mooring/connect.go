@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io/fs"
 	"os"
@@ -64,6 +65,11 @@ func (c *cli) connectTLS() (*client.Client, error) {
 // explain says how to start the server of this machine when it does not answer.
 func (c *cli) explain(err error) error {
 	var silent *client.Unreachable
+	var unknown *tls.CertificateVerificationError
+	if errors.As(err, &unknown) {
+		return errs.Wrap(errs.Unavailable, err, "the server at %s is not the one that --ca speaks of (without the flag %s): give --ca FILE with the root certificate of that server, which mooring ca export --root prints there",
+			c.server, filepath.Join(c.dir, "operator", "ca.pem"))
+	}
 	if c.server != "" || !errors.As(err, &silent) || !errors.Is(silent.Err, fs.ErrNotExist) && !isRefused(silent.Err) {
 		return err
 	}
