@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -522,5 +523,26 @@ func TestLookupSharesReadsAndFindsWhatIsThere(t *testing.T) {
 	wg.Wait()
 	if n := reads.Load(); n > 20 {
 		t.Errorf("%d transactions for 201 reads: nothing was shared", n)
+	}
+}
+
+func TestPostgresSaysWhatItRefused(t *testing.T) {
+	server := os.Getenv("MOORING_TEST_DB")
+	if server == "" {
+		return // there is nobody to be refused by; TestBadPlacesAreNamed covers the server that does not answer
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/no_such_database"
+	_, err = db.Open(t.Context(), db.Options{URL: u.String(), Now: time.Now})
+	if want := fmt.Sprintf("PostgreSQL at %s has no database \"no_such_database\"; create it, or name another in database.url", u.Hostname()); errs.Public(err) != want {
+		t.Errorf("got %q, want %q", errs.Public(err), want)
+	}
+	u.Path, u.User = "/postgres", url.User("no_such_user")
+	_, err = db.Open(t.Context(), db.Options{URL: u.String(), Now: time.Now})
+	if want := fmt.Sprintf("PostgreSQL at %s does not let the user \"no_such_user\" in; check the user and the password of database.url", u.Hostname()); errs.Public(err) != want {
+		t.Errorf("got %q, want %q", errs.Public(err), want)
 	}
 }

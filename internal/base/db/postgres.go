@@ -45,13 +45,25 @@ func openPostgres(ctx context.Context, url string, _ *slog.Logger) (*postgresEng
 	var version int
 	if err := pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::integer`).Scan(&version); err != nil {
 		pool.Close()
-		return nil, errs.Wrap(errs.Unavailable, err, "PostgreSQL at %s does not answer; check the URL, the password and that it runs", cfg.ConnConfig.Host)
+		return nil, refusedBy(cfg.ConnConfig, err)
 	}
 	if version < oldest {
 		pool.Close()
 		return nil, errs.New(errs.Invalid, "PostgreSQL %d is too old: version 15 or later is needed", version/10000)
 	}
 	return &postgresEngine{pool: pool, commitWait: 10 * time.Second}, nil
+}
+
+// refusedBy says why the first connection failed: whether the server does not answer, does not let this user in, or has no such database.
+func refusedBy(c *pgx.ConnConfig, err error) error {
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && strings.HasPrefix(pg.Code, "28"): // invalid_authorization_specification, invalid_password
+		return errs.Wrap(errs.Unavailable, err, "PostgreSQL at %s does not let the user %q in; check the user and the password of database.url", c.Host, c.User)
+	case errors.As(err, &pg) && pg.Code == "3D000": // invalid_catalog_name
+		return errs.Wrap(errs.Unavailable, err, "PostgreSQL at %s has no database %q; create it, or name another in database.url", c.Host, c.Database)
+	}
+	return errs.Wrap(errs.Unavailable, err, "PostgreSQL at %s does not answer; check the host and port of database.url, and that it runs", c.Host)
 }
 
 // planOnce has the server plan each prepared statement once. Left alone it plans the short ones anew for every batch, because it sees the
