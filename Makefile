@@ -51,12 +51,12 @@ DBPACKAGES = $(shell grep -rlE '"mooring/internal/(base/db/dbtest|app/apptest)"|
 test-postgres:
 	.ci/postgres run $(GO) test -count=1 $(DBPACKAGES)
 
-# Generated files are checked in; CI fails if this changes anything.
 # Makes the profile by which the compiler optimises the program: where a server under load spends its time. Commit it.
 pgo:
 	$(GO) build -pgo=off -o bin/mooring ./cmd/mooring
 	bin/mooring bench enrol --registered 60000 --clients 64 --n 10000 --rounds 4 --cpu-profile cmd/mooring/default.pgo
 
+# Generated files are checked in; CI fails if this changes anything.
 gen:
 	$(GO) generate ./...
 

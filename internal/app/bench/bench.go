@@ -28,7 +28,6 @@ type Line struct {
 	RSS     float64 `json:"rss_mib"`  // resident memory of the measured process at the end
 	Server  float64 `json:"server_us,omitempty"`
 	DBShare float64 `json:"db_us,omitempty"`
-	Batch   float64 `json:"batch,omitempty"` // mean operations in one commit
 }
 
 // cpuSelf returns the CPU time that this process has used.

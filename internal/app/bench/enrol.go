@@ -17,13 +17,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"runtime"
 
 	"mooring/internal/app"
 	"mooring/internal/base/conf"

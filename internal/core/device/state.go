@@ -13,7 +13,7 @@ type State int16
 const (
 	Registered State = 1 // known, holds no certificate of ours yet
 	Enrolled   State = 2 // got at least one certificate
-	Suspended  State = 3 // barred for now
+	Suspended  State = 3 // barred until it is resumed
 	Lost       State = 4 // out of its owner's hands; never comes back
 	Retired    State = 5 // end of life; the row stays as a record
 )

@@ -128,7 +128,7 @@ func (s *Service) Metrics() Metrics {
 type Revocation struct {
 	Serial   []byte
 	Issuer   ca.IssuerID
-	Shard    int64 // of the issuer's list, 0 for now
+	Shard    int64 // of the issuer's list: 0, since each CA has one
 	At       int64 // UTC seconds
 	Reason   Reason
 	NotAfter int64 // of the certificate, UTC seconds

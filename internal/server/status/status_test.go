@@ -18,8 +18,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -392,57 +390,6 @@ func TestOCSPErrors(t *testing.T) {
 		}
 		if r.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: may be cached: %v", name, r.Header)
-		}
-	}
-}
-
-// OpenSSL as a client: good, then revoked, with and without a nonce; and its view of the list.
-func TestOpenSSL(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not installed")
-	}
-	w := newWorld(t)
-	leaf, id := w.issue(t, "pump")
-	dir := t.TempDir()
-	write := func(name string, blocks ...[]byte) string {
-		var out bytes.Buffer
-		for _, b := range blocks {
-			must(t, pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: b}))
-		}
-		path := filepath.Join(dir, name)
-		must(t, os.WriteFile(path, out.Bytes(), 0o600))
-		return path
-	}
-	issuer, root, cert := write("issuer.pem", w.issuer(t, "devices").Certificate().Raw), write("root.pem", w.issuer(t, "root").Certificate().Raw), write("leaf.pem", leaf.Raw)
-	run := func(args ...string) string {
-		t.Helper()
-		out, err := exec.CommandContext(t.Context(), openssl, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("openssl %v: %v\n%s", args, err, out)
-		}
-		return string(out)
-	}
-	ask := func(want string) {
-		t.Helper()
-		for _, nonce := range []string{"-nonce", "-no_nonce"} {
-			out := run("ocsp", "-issuer", issuer, "-cert", cert, "-url", leaf.OCSPServer[0], "-CAfile", root, "-verify_other", issuer, nonce)
-			if !strings.Contains(out, "Response verify OK") || !strings.Contains(out, cert+": "+want) || strings.Contains(out, "WARNING") {
-				t.Errorf("openssl ocsp %s: got %s, want %s", nonce, out, want)
-			}
-		}
-	}
-	ask("good")
-	_, err = w.revoke.Device(t.Context(), admin, id, device.Lose, revoke.Unspecified)
-	must(t, err)
-	ask("revoked")
-	_, list := w.do(t, "GET", "/crl/devices.crl", nil)
-	path := filepath.Join(dir, "list.der")
-	must(t, os.WriteFile(path, list, 0o600))
-	out := run("crl", "-in", path, "-inform", "DER", "-noout", "-text", "-verify", "-CAfile", issuer)
-	for _, want := range []string{"verify OK", "Key Compromise", "X509v3 CRL Number", "X509v3 Authority Key Identifier"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("openssl crl: no %q in\n%s", want, out)
 		}
 	}
 }
