@@ -100,6 +100,10 @@ func (o *EnrolOptions) measure(ctx context.Context, database string, registered 
 		return err
 	}
 	defer func() { err = errors.Join(err, in.stop()) }()
+	o.say("%s: waiting until the record of %d devices has its place in the tree", kind(database), registered)
+	if err := in.quiet(ctx); err != nil {
+		return err
+	}
 	n := min(o.N, registered)
 	samples := make([][]sample, len(o.Clients))
 	for round := range o.Rounds {
@@ -173,7 +177,14 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 	}
 	need := o.N * o.Rounds * len(o.Clients)
 	in.recycle = registered < need
-	return in, remove, in.register(ctx, registered, need)
+	if err := in.register(ctx, registered, need); err != nil {
+		return nil, nil, err
+	}
+	if in.postmaster != 0 {
+		o.say("%s: letting the database finish with %d devices", kind(database), registered)
+		err = settle(ctx, c.Database.URL)
+	}
+	return in, remove, err
 }
 
 func readRoots(path string) (*x509.CertPool, error) {
@@ -258,6 +269,22 @@ func (in *installation) start(ctx context.Context, serve func(dir, ready string)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// quiet waits until the sequencer has nothing left to do, so that the entries of the import are not taken for work of the enrolments.
+func (in *installation) quiet(ctx context.Context) error {
+	const look, calm = time.Second, 2
+	for size, same := int64(-1), 0; same < calm; {
+		time.Sleep(look)
+		c, err := in.admin.Checkpoint(ctx)
+		if err != nil {
+			return fmt.Errorf("asking how far the record has got: %w", err)
+		}
+		if same++; c.Size != size {
+			size, same = c.Size, 0
+		}
+	}
+	return nil
 }
 
 func (in *installation) stop() error {

@@ -47,6 +47,17 @@ func postmasterOf(ctx context.Context, server string) (int, error) {
 	return s.parent, nil
 }
 
+// settle does now what PostgreSQL would do about the import behind the back of what is measured: hint bits, visibility, statistics, and the
+// writing of dirty pages.
+func settle(ctx context.Context, url string) error {
+	for _, text := range []string{"VACUUM (ANALYZE)", "CHECKPOINT"} {
+		if err := statement(ctx, url, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func statement(ctx context.Context, server, text string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -66,19 +67,25 @@ func refusedBy(c *pgx.ConnConfig, err error) error {
 	return errs.Wrap(errs.Unavailable, err, "PostgreSQL at %s does not answer; check the host and port of database.url, and that it runs", c.Host)
 }
 
-// planOnce has the server plan each prepared statement once. Left alone it plans the short ones anew for every batch, because it sees the
-// arrays' lengths, and that costs more than the statement. Behind a pooler the setting may be lost, and with it only the saving.
+// planOnce has the server plan each prepared statement once, and by its indexes. Left alone it plans the short ones anew for every batch,
+// because it sees the arrays' lengths, and that costs more than the statement. A plan that was made while a table was small and freshly
+// analysed would else read the whole table, and stay when it has grown. Behind a pooler the settings may be lost, and with them only the saving.
 func planOnce(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, "SET plan_cache_mode = force_generic_plan")
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return nil // an engine that does not know the setting
+	for _, setting := range []string{"plan_cache_mode = force_generic_plan", "enable_seqscan = off"} {
+		_, err := conn.Exec(ctx, "SET "+setting)
+		var pg *pgconn.PgError
+		if err != nil && !errors.As(err, &pg) { // an engine may not know the setting
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 func (e *postgresEngine) arrays() bool { return true }
-func (e *postgresEngine) writers() int { return 2 }
+
+// One committer keeps one backend of the server busy, which does about a third of the work that its batches cost here. More committers than
+// that only make the batches smaller.
+func (e *postgresEngine) writers() int { return min(max(1, runtime.GOMAXPROCS(0)/4), 4) }
 
 func (e *postgresEngine) close(ctx context.Context) error {
 	closed := make(chan struct{})
