@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/pem"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,6 +87,7 @@ func (c *cli) caPrint(a v1.CA) error {
 			fact(w, "Valid until", within(a.NotAfter, time.Now()))
 		}
 		fact(w, "Signs with", a.Signature)
+		fact(w, "CRL shards", strconv.Itoa(a.Shards))
 		fact(w, "Made", minute(a.Created))
 	})
 }
@@ -184,6 +186,7 @@ func certificates(text []byte) (blocks []*pem.Block) {
 func (c *cli) caCreateCommand() *cobra.Command {
 	var n v1.NewCA
 	var validity string
+	var shards int
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a CA", Long: caCreateHelp,
 		Example: "  mooring ca create devices-2 --parent root --subject \"CN=Acme Devices G2,O=Acme\" --validity 3650d\n" +
@@ -191,6 +194,9 @@ func (c *cli) caCreateCommand() *cobra.Command {
 		Args: needs("NAME"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
 			n.Name = args[0]
+			if shards >= 0 {
+				n.Shards = &shards
+			}
 			return c.caCreate(ctx, s, n, validity)
 		}),
 	}
@@ -202,6 +208,7 @@ func (c *cli) caCreateCommand() *cobra.Command {
 	flags.StringVar(&validity, "validity", "", "how long it is valid, such as 3650d")
 	flags.BoolVar(&n.Forever, "forever", false, "no well-defined end, for CAs of birth certificates")
 	flags.IntVar(&n.PathLen, "path-len", 0, "how many tiers of CAs may follow below")
+	flags.IntVar(&shards, "crl-shards", -1, "into how many revocation lists its certificates are divided: 0 (one) or a power of two up to 256\n(default 256, and 0 with --path-len)")
 	return cmd
 }
 

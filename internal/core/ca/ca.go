@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,12 +42,15 @@ import (
 // URLs are where certificates point to, by plain http: an https address would need a certificate to check a certificate. An empty one
 // is not written; a profile that wants it then cannot be used.
 type URLs struct {
-	CRL       string // the issuer's id and ".crl" are appended: "http://pki.example/crl/"
+	CRL       string // the issuer's id and ".crl", or id, "/", shard and ".crl", are appended: "http://pki.example/crl/"
 	OCSP      string // used as it is
 	CAIssuers string // the issuer's id and ".cer" are appended
 }
 
-func (u URLs) crl(id IssuerID) string       { return suffixed(u.CRL, id, ".crl") }
+func (u URLs) crl(id IssuerID) string { return suffixed(u.CRL, id, ".crl") }
+func (u URLs) shard(id IssuerID, n int64) string {
+	return suffixed(u.CRL, id, "/"+strconv.FormatInt(n, 10)+".crl")
+}
 func (u URLs) caIssuers(id IssuerID) string { return suffixed(u.CAIssuers, id, ".cer") }
 
 func suffixed(base string, id IssuerID, extension string) string {
@@ -56,9 +60,18 @@ func suffixed(base string, id IssuerID, extension string) string {
 	return strings.TrimSuffix(base, "/") + "/" + id.String() + extension
 }
 
-// CRLAddress returns the address of the CRL of the CA with this id as certificates name it, "" when they name none. The list repeats it
-// octet by octet (RFC 5280, section 5.2.5).
-func (a *Authority) CRLAddress(id IssuerID) string { return a.deps.URLs.crl(id) }
+// CRLAddress returns the address of the CRL for the certificates of one shard (see Issuer.Shard) of the CA with this id, as they name it, ""
+// when they name none. A list of a shard repeats it octet by octet (RFC 5280, section 5.2.5). Whatever the shard, it is the address of the
+// complete list when the CA has no shards or the shard is Complete.
+func (a *Authority) CRLAddress(id IssuerID, shard int64) string {
+	if i := a.issuer(id); i != nil && i.shards > 0 && shard != Complete {
+		return a.deps.URLs.shard(id, shard)
+	}
+	return a.deps.URLs.crl(id)
+}
+
+// Complete stands for all shards of a CA in place of one.
+const Complete = -1
 
 // Deps are what an Authority stands on.
 type Deps struct {
@@ -159,6 +172,9 @@ func (a *Authority) adopt(rows []issuerRow) error {
 			i, err := newIssuer(r.name, parent, key.ID(r.key), r.der, r.created)
 			if err != nil {
 				return err
+			}
+			if i.shards = r.shards; !shardCount(i.shards) {
+				return fmt.Errorf("the row of CA %q is damaged: it cannot have %d CRL shards", r.name, r.shards)
 			}
 			a.add(i)
 		}

@@ -708,6 +708,7 @@ func TestAuditFindsEveryChange(t *testing.T) {
 		{"certificate from nowhere", `INSERT INTO cert SELECT cell, day + 1, $1, device, slot, issuer, profile, version, prev_serial, not_before, not_after, spki, der FROM cert`, "no entry says that it was issued"},
 		{"CA renamed", `UPDATE ca_issuer SET name = 'evil' WHERE name = 'devices'`, `CA "evil" is in the database, but no entry says that it was created`},
 		{"CA key changed", `UPDATE ca_issuer SET key = 'evil' WHERE name = 'devices'`, `CA "devices" in the database differs from what was created`},
+		{"CA with other shards", `UPDATE ca_issuer SET shards = 4 WHERE name = 'devices'`, `CA "devices" in the database differs from what was created`},
 		{"CA gone", `DELETE FROM ca_issuer WHERE name = 'birth'`, `CA "birth" was created, but is not in the database`},
 		{"profile edited", `UPDATE profile_version SET yaml = 'x' WHERE name = 'device'`, "differs from what was loaded"},
 		{"profile gone", `DELETE FROM profile_version WHERE name = 'device'`, "was loaded, but is not in the database"},

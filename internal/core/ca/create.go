@@ -25,6 +25,9 @@ type Spec struct {
 	Validity  int64 // seconds; not used when Forever
 	Forever   bool  // no well-defined end, for CAs of birth certificates
 	PathLen   int   // how many tiers of CAs may follow below: 0 for one that issues to devices, 1 for a root above such
+	// Shards is into how many CRLs its revocations are divided: 0 for one list, or a power of two up to 256. It stands in every certificate,
+	// so it cannot be changed later.
+	Shards int
 }
 
 // Create makes a CA: a key, its certificate by the parent (or by itself), the row and the audit entry. It needs the permission ca.manage.
@@ -53,6 +56,7 @@ func (a *Authority) Create(ctx context.Context, actor access.Actor, s Spec) (*Is
 	if err != nil {
 		return nil, err
 	}
+	i.shards = s.Shards
 	if err := a.recordIssuer(ctx, actor, i); err != nil {
 		return nil, err
 	}
@@ -70,6 +74,10 @@ func (a *Authority) checkSpec(s *Spec) (parent *Issuer, err error) {
 		return nil, errs.New(errs.Invalid, "the validity of CA %q must lie between a minute and 100 years, or have no end", s.Name)
 	case s.PathLen < 0 || s.PathLen > maxDepth-2:
 		return nil, errs.New(errs.Invalid, "the path length of CA %q must lie between 0 and %d", s.Name, maxDepth-2)
+	case !shardCount(s.Shards):
+		return nil, errs.New(errs.Invalid, "the CA %q cannot have %d CRL shards: use 0 (one list) or a power of two up to %d", s.Name, s.Shards, MostShards)
+	case s.Shards > 0 && s.PathLen > 0:
+		return nil, errs.New(errs.Invalid, "the CA %q has CAs below it, and the lists of shards are for end devices only: use 0 CRL shards", s.Name)
 	}
 	if _, err := a.Issuer(s.Name); err == nil {
 		return nil, errs.New(errs.Conflict, "there already is a CA %q", s.Name)
@@ -163,8 +171,8 @@ func (a *Authority) caExtensions(s Spec, parent *Issuer, aki []byte) []der.Exten
 func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Issuer) error {
 	r := i.row()
 	err := a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		if _, err := tx.Exec(ctx, `INSERT INTO ca_issuer (cell, id, name, parent, key, der, created) VALUES (0, $1, $2, $3, $4, $5, $6)`,
-			i.id[:], r.name, r.parent, r.key, r.der, r.created); err != nil {
+		if _, err := tx.Exec(ctx, `INSERT INTO ca_issuer (cell, id, name, parent, key, der, created, shards) VALUES (0, $1, $2, $3, $4, $5, $6, $7)`,
+			i.id[:], r.name, r.parent, r.key, r.der, r.created, int64(r.shards)); err != nil {
 			return err
 		}
 		return a.deps.Audit.Append(ctx, tx, audit.Entry{At: r.created, Action: "ca.create", Actor: actor.String(), Object: r.name, Detail: r.detail()})
@@ -186,10 +194,11 @@ type issuerRow struct {
 	key     string
 	der     []byte
 	created int64
+	shards  int
 }
 
 func (i *Issuer) row() issuerRow {
-	r := issuerRow{id: i.id[:], name: i.name, parent: []byte{}, key: string(i.key), der: i.chain[0], created: i.created}
+	r := issuerRow{id: i.id[:], name: i.name, parent: []byte{}, key: string(i.key), der: i.chain[0], created: i.created, shards: i.shards}
 	if i.parent != nil {
 		r.parent = i.parent.id[:]
 	}
@@ -199,16 +208,20 @@ func (i *Issuer) row() issuerRow {
 // detail is what the audit entry says about the row, all of it, so that a changed row is found.
 func (r issuerRow) detail() map[string]string {
 	sum := sha256.Sum256(r.der)
-	return map[string]string{"id": hex.EncodeToString(r.id), "parent": hex.EncodeToString(r.parent), "key": r.key,
+	d := map[string]string{"id": hex.EncodeToString(r.id), "parent": hex.EncodeToString(r.parent), "key": r.key,
 		"created": strconv.FormatInt(r.created, 10), "sha256": hex.EncodeToString(sum[:])}
+	if r.shards > 0 { // left out otherwise, as in the entries of CAs from before there were shards
+		d["shards"] = strconv.Itoa(r.shards)
+	}
+	return d
 }
 
 func readIssuers(ctx context.Context, tx *db.Tx, fn func(issuerRow) error) error {
 	return tx.Each(ctx, func(row db.Row) error {
 		var r issuerRow
-		if err := row.Scan(&r.id, &r.name, &r.parent, &r.key, &r.der, &r.created); err != nil {
+		if err := row.Scan(&r.id, &r.name, &r.parent, &r.key, &r.der, &r.created, &r.shards); err != nil {
 			return err
 		}
 		return fn(r)
-	}, `SELECT id, name, parent, key, der, created FROM ca_issuer WHERE cell = 0 ORDER BY created, name`)
+	}, `SELECT id, name, parent, key, der, created, shards FROM ca_issuer WHERE cell = 0 ORDER BY created, name`)
 }

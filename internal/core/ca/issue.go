@@ -94,6 +94,9 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 		return nil, err
 	}
 	v.Serial = serial[:]
+	if points := t.points(serial[:], a.deps.URLs); points != nil {
+		v.Extra = append(v.Extra, *points)
+	}
 	tbs, err := t.der.AppendTBS(make([]byte, 0, 1024), v)
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "the certificate cannot be written: %v", err)
@@ -151,7 +154,7 @@ func (p *Profile) constant(i *Issuer, urls URLs) []der.Extension {
 	if len(p.ExtKeyUsage) > 0 {
 		extensions = append(extensions, der.NewExtKeyUsage(p.ExtKeyUsage...))
 	}
-	if p.CRL {
+	if p.CRL && i.shards == 0 {
 		extensions = append(extensions, der.NewCRLPoints(urls.crl(i.id)))
 	}
 	if p.OCSP {
@@ -162,6 +165,16 @@ func (p *Profile) constant(i *Issuer, urls URLs) []der.Extension {
 		extensions = append(extensions, der.NewAuthorityInfo([]string{urls.OCSP}, issuers))
 	}
 	return append(extensions, p.Extensions...)
+}
+
+// points is the extension that names the CRL of a certificate's shard, nil when the CA has no shards or the profile wants no CRL. It is not part
+// of the template, so that a CA needs one template a profile and not 256.
+func (t *template) points(serial []byte, urls URLs) *der.Extension {
+	if !t.profile.CRL || t.issuer.shards == 0 {
+		return nil
+	}
+	e := der.NewCRLPoints(urls.shard(t.issuer.id, t.issuer.Shard(serial)))
+	return &e
 }
 
 // checkKey returns the SubjectPublicKeyInfo to certify and its SHA-256.

@@ -52,6 +52,7 @@ type Issuer struct {
 	chain     [][]byte // DER, itself first, the root last
 	algorithm der.SignatureAlgorithm
 	created   int64
+	shards    int // of its CRL, see Shards
 }
 
 // ID returns the issuer's id.
@@ -74,6 +75,25 @@ func (i *Issuer) Algorithm() der.SignatureAlgorithm { return i.algorithm }
 
 // Created returns the Unix second at which the CA was made.
 func (i *Issuer) Created() int64 { return i.created }
+
+// Shards returns into how many CRLs the revocations of i are divided: 0 (there is one list of everything) or a power of two up to 256.
+func (i *Issuer) Shards() int { return i.shards }
+
+// Shard returns the number of the CRL that tells about the certificate of i with this serial number. It follows from serial number and CA,
+// whether the certificate is on record or not.
+func (i *Issuer) Shard(serial []byte) int64 {
+	cell, _, err := Locate(serial)
+	if err != nil {
+		return 0
+	}
+	return int64(cell) * int64(i.shards) / MostShards
+}
+
+// MostShards is how many shards a CA can have: a serial number tells so many cells apart.
+const MostShards = 256
+
+// shardCount reports whether a CA can have n shards.
+func shardCount(n int) bool { return n >= 0 && n <= MostShards && n&(n-1) == 0 }
 
 // Chain returns the DER certificates from i to its root, both included. It is shared: do not change it.
 func (i *Issuer) Chain() [][]byte { return i.chain }

@@ -214,8 +214,12 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 	if b.Algorithm == "" {
 		b.Algorithm = string(key.P256)
 	}
+	shards := 0
+	if b.Shards != nil {
+		shards = *b.Shards
+	}
 	i, err := s.CA.Create(ctx, actor, ca.Spec{Name: b.Name, Parent: b.Parent, Subject: subject, Algorithm: key.Algorithm(b.Algorithm),
-		Validity: int64(validity / time.Second), Forever: b.Forever, PathLen: b.PathLen})
+		Validity: int64(validity / time.Second), Forever: b.Forever, PathLen: b.PathLen, Shards: shards})
 	if err != nil {
 		return v1.CA{}, err
 	}
@@ -228,7 +232,7 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 func shownCA(i *ca.Issuer) v1.CA {
 	c := i.Certificate()
 	out := v1.CA{ID: i.ID().String(), Name: i.Name(), Subject: c.Subject.String(), Serial: hex.EncodeToString(c.SerialNumber.Bytes()),
-		Signature: c.SignatureAlgorithm.String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Forever: i.Forever(), Created: moment(i.Created())}
+		Signature: c.SignatureAlgorithm.String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Forever: i.Forever(), Shards: i.Shards(), Created: moment(i.Created())}
 	if p := i.Parent(); p != nil {
 		out.Parent = p.Name()
 	}

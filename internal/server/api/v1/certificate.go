@@ -51,6 +51,7 @@ type CA struct {
 	NotBefore time.Time `json:"not_before" doc:"First second of validity"`
 	NotAfter  time.Time `json:"not_after" doc:"Last second of validity"`
 	Forever   bool      `json:"forever,omitempty" doc:"It has no well-defined end"`
+	Shards    int       `json:"crl_shards,omitempty" doc:"Into how many revocation lists its certificates are divided; absent when there is one" example:"256"`
 	Created   time.Time `json:"created" doc:"When it was made"`
 	Chain     string    `json:"chain,omitempty" doc:"Its certificate and those above it, PEM; left out of listings"`
 }
@@ -69,6 +70,7 @@ type NewCA struct {
 	Validity  string `json:"validity,omitempty" doc:"How long it is good, in hours; needed unless forever" example:"87600h"`
 	Forever   bool   `json:"forever,omitempty" doc:"No well-defined end, for CAs of birth certificates"`
 	PathLen   int    `json:"path_len,omitempty" minimum:"0" maximum:"8" doc:"How many tiers of CAs may follow below" example:"0"`
+	Shards    *int   `json:"crl_shards,omitempty" minimum:"0" maximum:"256" doc:"Into how many revocation lists its certificates are divided: 0 (one list) or a power of two up to 256; when absent, 256 for a CA with no tier below it and 0 for others" example:"256"`
 }
 
 // Profile says what certificates of a kind look like and on which terms they are given.
