@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,7 +81,7 @@ func (c *cli) demo(ctx context.Context, dir string, devices int, exit bool) (err
 		return err
 	}
 	c.advise("\nIt is up until you press Ctrl-C. Look at it from another window:\n"+
-		"  mooring device list --dir %[1]s\n  mooring audit list --dir %[1]s\n  %[2]s/ shows the CAs and their revocation lists", r.Dir, r.Addresses.Status)
+		"  %[3]s device list --dir %[1]s\n  %[3]s audit list --dir %[1]s\n  %[2]s/ shows the CAs and their revocation lists", r.Dir, r.Addresses.Status, program())
 	select {
 	case <-ctx.Done():
 		return nil
@@ -140,4 +143,12 @@ func (s *stages) end() {
 	if s.bar != nil {
 		s.bar.end()
 	}
+}
+
+// program is what a person types for this program: "go run" leaves nothing behind that could be called.
+func program() string {
+	if path, err := os.Executable(); err == nil && strings.Contains(path, string(filepath.Separator)+"go-build") {
+		return "go run ./cmd/mooring"
+	}
+	return "mooring"
 }

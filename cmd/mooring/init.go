@@ -69,7 +69,14 @@ func (f initFlags) config() (*conf.Config, error) {
 	}
 	set(&k.Name, f.name)
 	set(&k.Database.URL, f.database)
-	set(&k.Database.PasswordFile, f.password)
+	if f.password != "" {
+		// The configuration reads paths from the data directory on; a person types them from where they are.
+		absolute, err := filepath.Abs(f.password)
+		if err != nil {
+			return nil, usagef("--password-file: %v", err)
+		}
+		k.Database.PasswordFile = absolute
+	}
 	set(&k.Keys.Unlock, f.unlock)
 	if len(f.hosts) > 0 {
 		k.Names = f.hosts

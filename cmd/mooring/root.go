@@ -3,8 +3,11 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"mooring/internal/app"
 )
 
 const rootHelp = `Mooring gives every device of a fleet an identity that it can prove: it registers devices, issues, renews and revokes
@@ -34,7 +37,9 @@ func (c *cli) root() *cobra.Command {
 		Example:       rootExample,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       app.Version().Version, // makes the flag --version
 	}
+	root.SetHelpCommand(helpCommand(root))
 	flags := root.PersistentFlags()
 	flags.SortFlags = false
 	flags.StringVar(&c.dir, "dir", defaultDir(), "data directory (default $MOORING_DIR, /var/lib/mooring for root, ~/.mooring for others)")
@@ -53,6 +58,21 @@ func (c *cli) root() *cobra.Command {
 		c.caCommand(), c.deviceCommand(), c.requestCommand(), c.certCommand(), c.auditCommand(),
 		c.agentCommand(), c.demoCommand(), c.benchCommand(), c.versionCommand(), c.docsCommand(),
 	)
+}
+
+// helpCommand is cobra's, except that a command that does not exist is a mistake and not an occasion to show the help of another one.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Explain a command",
+		Example: "  mooring help cert revoke",
+		RunE: func(_ *cobra.Command, args []string) error {
+			found, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("there is no command %q: mooring help lists them", strings.Join(args, " "))
+			}
+			return found.Help()
+		},
+	}
 }
 
 // defaultDir is where an installation is when nobody says otherwise.

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"mooring/internal/app"
 )
 
 const versionHelp = `Prints which version this is, from which commit it was built and with which Go; with --modules also the version of every
@@ -36,10 +38,9 @@ type build struct {
 }
 
 func (c *cli) version(modules bool) error {
-	b := build{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{Version: app.Version().Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if ok {
-		b.Version = info.Main.Version
 		b.settings(info.Settings)
 	}
 	if ok && modules {

@@ -14,6 +14,9 @@ func Version() v1.Version {
 		return v
 	}
 	v.Version, v.Go = info.Main.Version, info.GoVersion
+	if v.Version == "" || v.Version == "(devel)" { // what Go writes where it knows no better
+		v.Version = "unreleased"
+	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
 			v.Commit = s.Value

@@ -58,7 +58,7 @@ func Problem(w http.ResponseWriter, r *http.Request, err error) {
 	if jsonErr != nil {
 		panic("web: " + jsonErr.Error()) // strings and numbers always marshal
 	}
-	Write(w, status, "application/problem+json", body)
+	Write(w, status, "application/problem+json", append(body, '\n'))
 }
 
 // Text answers with err's public text as one sentence of text/plain.

@@ -48,8 +48,8 @@ func TestRefusalsShowPublicTextOnly(t *testing.T) {
 		{Text, errs.Wrap(errs.Invalid, secret, "the CSR is not base64"), 400, "text/plain; charset=utf-8", "the CSR is not base64\n"},
 		{Text, secret, 500, "text/plain; charset=utf-8", "internal error\n"},
 		{Problem, errs.WithRetry(errs.Wrap(errs.Unavailable, secret, "try later"), 1500*time.Millisecond), 503, "application/problem+json",
-			`{"title":"Service Unavailable","status":503,"detail":"try later"}`},
-		{Problem, secret, 500, "application/problem+json", `{"title":"Internal Server Error","status":500,"detail":"internal error"}`},
+			`{"title":"Service Unavailable","status":503,"detail":"try later"}` + "\n"},
+		{Problem, secret, 500, "application/problem+json", `{"title":"Internal Server Error","status":500,"detail":"internal error"}` + "\n"},
 	} {
 		w := httptest.NewRecorder()
 		row.refuse(w, httptest.NewRequest("GET", "/", nil), row.err)

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -137,7 +138,9 @@ func (s *server) unknown(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if allow != nil && !slices.Contains(allow, r.Method) {
-		web.MethodNotAllowed(w, allow...)
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		writeProblem(w, v1.Problem{Title: http.StatusText(http.StatusMethodNotAllowed), Status: http.StatusMethodNotAllowed,
+			Detail: "this address answers only " + strings.Join(allow, ", ")})
 		return
 	}
 	web.Problem(w, r, errs.New(errs.NotFound, "there is nothing here: /openapi.yaml lists what there is"))
@@ -151,6 +154,9 @@ func (s *server) actor(r *http.Request) (access.Actor, error) {
 	}
 	if local, ok := peer.Local(); ok {
 		return local, nil
+	}
+	if len(peer.Chain()) == 0 {
+		return access.Actor{}, errs.New(errs.Denied, "no client certificate was presented; present an operator's")
 	}
 	id, err := s.Enrol.Authenticate(r.Context(), peer.Chain())
 	if err != nil {
@@ -191,7 +197,7 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	web.Write(w, status, contentType, body)
+	web.Write(w, status, contentType, append(body, '\n'))
 }
 
 type actorKey struct{}
