@@ -3,6 +3,7 @@ module mooring
 go 1.26.0
 
 require (
+	filippo.io/mldsa v1.0.0
 	github.com/danielgtaylor/huma/v2 v2.37.2
 	github.com/goccy/go-yaml v1.19.2
 	github.com/jackc/pgx/v5 v5.12.0

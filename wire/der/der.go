@@ -2,7 +2,7 @@
 // public keys, certification requests, certificates, revocation lists.
 //
 // Standards: X.690 (DER), RFC 5280 (certificates, CRLs), RFC 2986 (PKCS#10), RFC 2985 (request attributes), RFC 5480,
-// RFC 8017, RFC 8410 (public keys), RFC 7093 (key identifiers).
+// RFC 8017, RFC 8410, RFC 9881 (public keys), RFC 5208 (private keys), RFC 7093 (key identifiers).
 //
 // Reading is for hostile bytes: every Parse function takes one complete DER value, bounds it, refuses BER forms and
 // trailing bytes, and returns errors that name what is wrong so that they can be shown to the sender. What it returns
@@ -18,8 +18,12 @@
 //
 // Requests (AppendRequestInfo) and revocation lists (AppendCRLTBS) are made and wrapped in the same way.
 //
+// ML-DSA (FIPS 204) is read, written and verified here, because crypto/x509 knows it only from Go 1.27 on: the PublicKey
+// of an x509.Certificate with such a key is nil, so use ParsePublicKey on its RawSubjectPublicKeyInfo, and
+// CheckCertificate for its signature.
+//
 // It deliberately does not parse whole certificates (crypto/x509 does), build paths, decide which names or usages
-// somebody may have, or hold private keys.
+// somebody may have, or keep private keys.
 package der
 
 import (

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"strconv"
 
+	"filippo.io/mldsa"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
@@ -25,8 +26,8 @@ var ErrKey = errors.New("public key refused")
 const maxRSABits = 8192
 
 // ParsePublicKey reads a SubjectPublicKeyInfo: EC on P-256, P-384 and P-521 as uncompressed points that lie on the
-// curve, Ed25519, and RSA up to 8192 bits. It returns *ecdsa.PublicKey, ed25519.PublicKey or *rsa.PublicKey. Whether
-// the key is good enough is CheckKey's question.
+// curve, Ed25519, RSA up to 8192 bits, and ML-DSA-44 and -65. It returns *ecdsa.PublicKey, ed25519.PublicKey,
+// *rsa.PublicKey or *mldsa.PublicKey (filippo.io/mldsa). Whether the key is good enough is CheckKey's question.
 func ParsePublicKey(spki []byte) (crypto.PublicKey, error) {
 	s, err := whole(spki, asn1.SEQUENCE, "public key")
 	if err != nil {
@@ -51,10 +52,12 @@ func ParsePublicKey(spki []byte) (crypto.PublicKey, error) {
 		return ed25519.PublicKey(bits), nil
 	case oidRSA:
 		return readRSA(algorithm, bits)
+	case oidMLDSA44, oidMLDSA65, oidMLDSA87:
+		return readMLDSA(id, algorithm, bits)
 	case oidRSAPSS:
 		return nil, fmt.Errorf("%w: RSA key restricted to PSS; encode it as plain rsaEncryption", ErrKey)
 	}
-	return nil, fmt.Errorf("%w: unsupported algorithm %s; use EC P-256, Ed25519 or RSA", ErrKey, id)
+	return nil, fmt.Errorf("%w: unsupported algorithm %s; use EC P-256, Ed25519, RSA or ML-DSA", ErrKey, id)
 }
 
 func readEC(parameters cryptobyte.String, point []byte) (crypto.PublicKey, error) {
@@ -130,8 +133,8 @@ func readRSA(parameters cryptobyte.String, bits []byte) (crypto.PublicKey, error
 	return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
 }
 
-// KeyKind names the kind and strength of a public key: "ec-p256", "ec-p384", "ec-p521", "ed25519", "rsa-2048" (with
-// the bits that the modulus really has).
+// KeyKind names the kind and strength of a public key: "ec-p256", "ec-p384", "ec-p521", "ed25519", "ml-dsa-44",
+// "ml-dsa-65", "rsa-2048" (with the bits that the modulus really has).
 type KeyKind string
 
 // The kinds with a fixed size.
@@ -140,6 +143,8 @@ const (
 	ECP384     KeyKind = "ec-p384"
 	ECP521     KeyKind = "ec-p521"
 	KeyEd25519 KeyKind = "ed25519"
+	KeyMLDSA44 KeyKind = "ml-dsa-44"
+	KeyMLDSA65 KeyKind = "ml-dsa-65"
 )
 
 // KindOf is the kind of a public key; empty for keys that ParsePublicKey does not return.
@@ -158,6 +163,8 @@ func KindOf(pub crypto.PublicKey) KeyKind {
 		return KeyEd25519
 	case *rsa.PublicKey:
 		return KeyKind("rsa-" + strconv.Itoa(pub.N.BitLen()))
+	case *mldsa.PublicKey:
+		return mldsaKind(pub)
 	}
 	return ""
 }

@@ -14,6 +14,8 @@ import (
 	"math/big"
 	"testing"
 
+	mldsax509 "filippo.io/mldsa/x509"
+
 	"mooring/wire/der"
 )
 
@@ -268,6 +270,8 @@ func TestParseSignatureAlgorithmRefuses(t *testing.T) {
 func FuzzParsePublicKey(f *testing.F) {
 	f.Add(spkiOf(f, &newEC(f, elliptic.P256()).PublicKey))
 	f.Add(rsaSPKI(f, rocaModulus(), big.NewInt(65537)))
+	f.Add(vector(f, "public-44.pem"))
+	f.Add(vector(f, "public-65.pem"))
 	f.Add(unhex(f, "302a300506032b6570032100 d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		pub, err := der.ParsePublicKey(in)
@@ -277,15 +281,15 @@ func FuzzParsePublicKey(f *testing.F) {
 		if der.KindOf(pub) == "" {
 			t.Fatalf("a key of no kind: %T", pub)
 		}
-		_ = der.CheckKey(pub) // must not panic
-		if _, err := x509.ParsePKIXPublicKey(in); err != nil {
+		_ = der.CheckKey(pub)                                       // must not panic
+		if _, err := mldsax509.ParsePKIXPublicKey(in); err != nil { // the standard library, and ML-DSA
 			t.Fatalf("the standard library refuses %x: %v", in, err)
 		}
 	})
 }
 
 func FuzzParseSignatureAlgorithm(f *testing.F) {
-	for a := der.ECDSAWithSHA256; a <= der.RSAPSSWithSHA512; a++ {
+	for a := der.ECDSAWithSHA256; a <= der.PureMLDSA65; a++ {
 		f.Add(a.Identifier())
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {

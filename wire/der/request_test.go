@@ -321,6 +321,7 @@ func FuzzParseRequest(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(sign(f, info, key))
+	f.Add(vector(f, "request-44.pem"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r, err := der.ParseRequest(in)
 		if err != nil {

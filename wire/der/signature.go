@@ -8,9 +8,11 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
+	"crypto/x509"
 	"errors"
 	"fmt"
 
+	"filippo.io/mldsa"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
@@ -18,8 +20,8 @@ import (
 // SignatureAlgorithm is one of the algorithms that Mooring signs with or accepts. The zero value is none.
 type SignatureAlgorithm uint8
 
-// The algorithms (RFC 5758, RFC 8410, RFC 4055). The RSA-PSS ones have the salt length of their hash and MGF1 with the
-// same hash.
+// The algorithms (RFC 5758, RFC 8410, RFC 4055, RFC 9881). The RSA-PSS ones have the salt length of their hash and MGF1
+// with the same hash.
 const (
 	ECDSAWithSHA256 SignatureAlgorithm = iota + 1
 	ECDSAWithSHA384
@@ -31,13 +33,15 @@ const (
 	RSAPSSWithSHA256
 	RSAPSSWithSHA384
 	RSAPSSWithSHA512
-	lastAlgorithm = RSAPSSWithSHA512
+	PureMLDSA44
+	PureMLDSA65
+	lastAlgorithm = PureMLDSA65
 )
 
 // ErrSignature is the error of a signature that does not match the key and the bytes.
 var ErrSignature = errors.New("the signature does not match")
 
-// Finished AlgorithmIdentifiers. ECDSA and Ed25519 have no parameters, RSA PKCS#1 v1.5 has NULL.
+// Finished AlgorithmIdentifiers. ECDSA, Ed25519 and ML-DSA have no parameters, RSA PKCS#1 v1.5 has NULL.
 const (
 	rsaPrefix  = "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01"
 	hashPrefix = "\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02"
@@ -69,6 +73,10 @@ func (a SignatureAlgorithm) identifier() string {
 		return pssPrefix + "\x02" + pssMiddle + "\x02" + pssSuffix + "\x30"
 	case RSAPSSWithSHA512:
 		return pssPrefix + "\x03" + pssMiddle + "\x03" + pssSuffix + "\x40"
+	case PureMLDSA44:
+		return mldsaPrefix + "\x11"
+	case PureMLDSA65:
+		return mldsaPrefix + "\x12"
 	}
 	return ""
 }
@@ -99,12 +107,17 @@ func (a SignatureAlgorithm) String() string {
 		return "rsa-pss-sha384"
 	case RSAPSSWithSHA512:
 		return "rsa-pss-sha512"
+	case PureMLDSA44:
+		return "ml-dsa-44"
+	case PureMLDSA65:
+		return "ml-dsa-65"
 	}
 	return "none"
 }
 
-// Hash is the hash whose digest is signed; 0 for Ed25519, which signs the message itself. It is the options argument
-// of crypto.Signer for all but RSA-PSS, which needs rsa.PSSOptions with this hash and rsa.PSSSaltLengthEqualsHash.
+// Hash is the hash whose digest is signed; 0 for Ed25519 and ML-DSA, which sign the message itself. It is the options
+// argument of crypto.Signer for all but RSA-PSS, which needs rsa.PSSOptions with this hash and
+// rsa.PSSSaltLengthEqualsHash.
 func (a SignatureAlgorithm) Hash() crypto.Hash {
 	switch a {
 	case ECDSAWithSHA256, RSAWithSHA256, RSAPSSWithSHA256:
@@ -117,7 +130,7 @@ func (a SignatureAlgorithm) Hash() crypto.Hash {
 	return 0
 }
 
-// Digest is what a signer is given for message: its hash, or for Ed25519 message itself.
+// Digest is what a signer is given for message: its hash, or for Ed25519 and ML-DSA message itself.
 func (a SignatureAlgorithm) Digest(message []byte) []byte {
 	switch a.Hash() {
 	case crypto.SHA256:
@@ -134,7 +147,7 @@ func (a SignatureAlgorithm) Digest(message []byte) []byte {
 }
 
 // AlgorithmFor is the algorithm with which Mooring signs with the private half of pub: ECDSA with the hash of the
-// curve's strength, Ed25519, RSA PKCS#1 v1.5 with SHA-256.
+// curve's strength, Ed25519, RSA PKCS#1 v1.5 with SHA-256, ML-DSA with the empty context.
 func AlgorithmFor(pub crypto.PublicKey) (SignatureAlgorithm, error) {
 	switch pub := pub.(type) {
 	case *ecdsa.PublicKey:
@@ -150,6 +163,10 @@ func AlgorithmFor(pub crypto.PublicKey) (SignatureAlgorithm, error) {
 		return PureEd25519, nil
 	case *rsa.PublicKey:
 		return RSAWithSHA256, nil
+	case *mldsa.PublicKey:
+		if a := mldsaAlgorithm(pub); a != 0 {
+			return a, nil
+		}
 	}
 	return 0, fmt.Errorf("no signature algorithm for public keys of type %T", pub)
 }
@@ -209,6 +226,11 @@ func (a SignatureAlgorithm) Verify(pub crypto.PublicKey, message, signature []by
 		default:
 			return fmt.Errorf("signature algorithm %s with an RSA key", a)
 		}
+	case *mldsa.PublicKey:
+		if a == 0 || a != mldsaAlgorithm(pub) {
+			return fmt.Errorf("signature algorithm %s with an %s key", a, pub.Parameters())
+		}
+		ok = mldsa.Verify(pub, message, signature, nil) == nil
 	default:
 		return fmt.Errorf("unsupported public key of type %T", pub)
 	}
@@ -224,6 +246,16 @@ func (a SignatureAlgorithm) verifyECDSA(pub *ecdsa.PublicKey, message, signature
 		return ecdsa.VerifyASN1(pub, sum[:], signature)
 	}
 	return ecdsa.VerifyASN1(pub, a.Digest(message), signature)
+}
+
+// CheckCertificate verifies the signature on cert by the key of its issuer, whatever the kind of key; of ML-DSA too,
+// which crypto/x509 cannot check before Go 1.27. It looks at nothing else: names, usages, times are the caller's matter.
+func CheckCertificate(cert *x509.Certificate, issuer crypto.PublicKey) error {
+	tbs, algorithm, signature, err := readSigned(cert.Raw, "certificate")
+	if err != nil {
+		return err
+	}
+	return algorithm.Verify(issuer, tbs, signature)
 }
 
 // readSigned splits the structure that Wrap writes.
