@@ -183,13 +183,14 @@ const (
 )
 
 // hierarchy is what a new installation begins with. Purposes have issuers of their own, so that trusting "our devices" is one certificate and
-// not a filter on names. The CA of birth certificates stands apart: it has no end, as they have none.
+// not a filter on names. The root has room for a tier more than is used: that of its successor, which it certifies when the successor takes over.
+// The CA of birth certificates stands apart: it has no end, as they have none.
 func hierarchy(organisation string) []ca.Spec {
 	subject := func(cn string) []der.Attribute {
 		return []der.Attribute{{Type: der.OIDOrganization, Value: organisation}, {Type: der.OIDCommonName, Value: organisation + " " + cn}}
 	}
 	return []ca.Spec{
-		{Name: rootName, Subject: subject("Root G1"), Algorithm: key.P384, Validity: 30 * year, PathLen: 1},
+		{Name: rootName, Subject: subject("Root G1"), Algorithm: key.P384, Validity: 30 * year, PathLen: 2},
 		{Name: "devices", Parent: rootName, Subject: subject("Devices G1"), Algorithm: key.P256, Validity: 15 * year},
 		{Name: "services", Parent: rootName, Subject: subject("Services G1"), Algorithm: key.P256, Validity: 15 * year},
 		{Name: "operators", Parent: rootName, Subject: subject("Operators G1"), Algorithm: key.P256, Validity: 15 * year},

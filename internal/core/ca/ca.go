@@ -141,7 +141,12 @@ func (a *Authority) Foreign(ctx context.Context) (bool, error) {
 	var keys []key.ID
 	err := a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		keys = nil
-		return readIssuers(ctx, tx, func(r issuerRow) error { keys = append(keys, key.ID(r.key)); return nil })
+		return readIssuers(ctx, tx, func(r issuerRow) error {
+			if r.key != "" { // an offline CA's is nowhere here
+				keys = append(keys, key.ID(r.key))
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return false, fmt.Errorf("reading the CAs: %w", err)

@@ -88,32 +88,31 @@ func (a *Authority) checkSpec(s *Spec) (parent *Issuer, err error) {
 	if parent, err = a.Issuer(s.Parent); err != nil {
 		return nil, err
 	}
+	if parent.Offline() {
+		return nil, parent.errOffline()
+	}
 	if parent.cert.MaxPathLen <= s.PathLen && parent.cert.MaxPathLen >= 0 {
 		return nil, errs.New(errs.Invalid, "the CA %q permits %d tiers of CAs below it, so %q cannot permit %d", parent.name, parent.cert.MaxPathLen, s.Name, s.PathLen)
 	}
 	return parent, nil
 }
 
-// certifyCA builds, signs and checks the certificate of a CA (RFC 5280, section 4.2.1; basicConstraints and keyUsage critical).
+// certifyCA makes the certificate of a CA.
 func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id key.ID, spki []byte) ([]byte, error) {
 	subject, err := der.BuildName(s.Subject)
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "the subject of CA %q cannot be written: %v", s.Name, err)
 	}
-	ski, err := der.SubjectKeyID(spki)
-	if err != nil {
-		return nil, fmt.Errorf("reading the key of CA %q: %w", s.Name, err)
-	}
-	signingKey, issuerName, aki := id, subject, ski[:]
 	now := a.deps.Now().Unix()
-	notBefore, notAfter := now-defaultBackdate, now-defaultBackdate+s.Validity-1
+	c := CACertificate{Subject: subject, SPKI: spki, NotBefore: now - defaultBackdate, NotAfter: now - defaultBackdate + s.Validity - 1, PathLen: s.PathLen}
 	if s.Forever {
-		notAfter = der.NoExpiry
+		c.NotAfter = der.NoExpiry
 	}
+	signingKey := id
 	if parent != nil {
-		signingKey, issuerName, aki = parent.key, parent.cert.RawSubject, parent.cert.SubjectKeyId
-		notBefore = max(notBefore, parent.cert.NotBefore.Unix())
-		if err := parent.covers(notBefore, notAfter); err != nil {
+		signingKey, c.Issuer, c.CRL, c.CAIssuers = parent.key, parent.cert, a.deps.URLs.crl(parent.id), a.deps.URLs.caIssuers(parent.id)
+		c.NotBefore = max(c.NotBefore, parent.cert.NotBefore.Unix())
+		if err := parent.covers(c.NotBefore, c.NotAfter); err != nil {
 			return nil, errs.Wrap(errs.Invalid, err, "the CA %q would outlive its parent %q, which ends at %s", s.Name, parent.name,
 				parent.cert.NotAfter.UTC().Format("2006-01-02"))
 		}
@@ -122,50 +121,11 @@ func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id ke
 	if err != nil {
 		return nil, fmt.Errorf("fetching the key to sign CA %q: %w", s.Name, err)
 	}
-	algorithm, err := der.AlgorithmFor(signer.Public())
+	raw, err := Certify(signer, a.deps.Rand, now, c)
 	if err != nil {
-		return nil, err
-	}
-	t, err := der.NewTemplate(der.TemplateSpec{Algorithm: algorithm, Issuer: issuerName, Extensions: a.caExtensions(s, parent, aki)})
-	if err != nil {
-		return nil, fmt.Errorf("building the certificate of CA %q: %w", s.Name, err)
-	}
-	serial, err := newSerial(classLong, now, 0, a.deps.Rand)
-	if err != nil {
-		return nil, err
-	}
-	tbs, err := t.AppendTBS(nil, der.Variable{Serial: serial[:], NotBefore: notBefore, NotAfter: notAfter, Subject: subject, SPKI: spki, SKI: ski[:]})
-	if err != nil {
-		return nil, fmt.Errorf("building the certificate of CA %q: %w", s.Name, err)
-	}
-	raw, err := seal(signer, algorithm, tbs)
-	if err != nil {
-		return nil, err
-	}
-	if findings, err := zlint(raw, nil); err != nil || len(findings) > 0 {
-		return nil, errs.Wrap(errs.Invalid, err, "the certificate of CA %q would break %v", s.Name, findings)
+		return nil, fmt.Errorf("making the certificate of CA %q: %w", s.Name, err)
 	}
 	return raw, nil
-}
-
-// caExtensions are those of a CA. A CA that issues to devices also signs OCSP responses with its own key, which takes digitalSignature.
-func (a *Authority) caExtensions(s Spec, parent *Issuer, aki []byte) []der.Extension {
-	usage := der.KeyCertSign | der.CRLSign
-	if s.PathLen == 0 {
-		usage |= der.DigitalSignature
-	}
-	extensions := []der.Extension{der.NewBasicConstraints(true, s.PathLen), der.NewKeyUsage(usage)}
-	if parent == nil {
-		return extensions
-	}
-	extensions = append(extensions, der.NewAuthorityKeyID(aki))
-	if url := a.deps.URLs.crl(parent.id); url != "" {
-		extensions = append(extensions, der.NewCRLPoints(url))
-	}
-	if url := a.deps.URLs.caIssuers(parent.id); url != "" {
-		extensions = append(extensions, der.NewAuthorityInfo(nil, []string{url}))
-	}
-	return extensions
 }
 
 func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Issuer) error {

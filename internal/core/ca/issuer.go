@@ -162,7 +162,7 @@ var ErrNotOurs = errors.New("not signed by a CA of this platform")
 // in custody. ErrNotOurs: there is no such CA, its key is another one, or the signature does not verify. Unavailable: the key cannot be had.
 func (a *Authority) SignedBy(ctx context.Context, id IssuerID, leaf *x509.Certificate) (*Issuer, error) {
 	i := a.issuer(id)
-	if i == nil {
+	if i == nil || i.Offline() { // what was signed elsewhere is on no record of ours
 		return nil, ErrNotOurs
 	}
 	signer, err := a.signer(ctx, i)
@@ -177,6 +177,9 @@ func (a *Authority) SignedBy(ctx context.Context, id IssuerID, leaf *x509.Certif
 
 // signer fetches the CA's key.
 func (a *Authority) signer(ctx context.Context, i *Issuer) (crypto.Signer, error) {
+	if i.Offline() {
+		return nil, i.errOffline()
+	}
 	signer, err := a.deps.Keys.Signer(ctx, i.key)
 	if err != nil {
 		if errs.Is(err, errs.Unavailable) { // the store's own text names files
