@@ -43,20 +43,25 @@ const (
 	AuditRead    Permission = "audit.read"
 	EnrolApprove Permission = "enrol.approve"
 	ConfigRead   Permission = "config.read"
-	Grant        Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
+	CertIssue    Permission = "cert.issue"    // have certificates issued from requests that somebody else made, without the device's own proof
+	JobRead      Permission = "job.read"      // see what works in the background
+	JobManage    Permission = "job.manage"    // start, pause, resume and cancel it
+	ApproveGrant Permission = "approve.grant" // be the second person for what somebody else asked for; it takes the act's own permission besides
+	ApproveRead  Permission = "approve.read"  // see what waits for a second person
+	Grant        Permission = "access.grant"  // add, change or give a token to something whose profile grants a role, or that bears the platform's name
 )
 
 // Permissions returns what role may do, in a fixed order; nothing for an unknown role.
 func Permissions(role Role) []Permission {
-	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead}
-	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove}
+	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead, JobRead, ApproveRead}
+	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove, JobManage, ApproveGrant}
 	switch role {
 	case RoleAuditor:
 		return read
 	case RoleOperator:
 		return append(read, operate...)
 	case RoleAdmin:
-		return append(append(read, operate...), CAManage, Grant)
+		return append(append(read, operate...), CAManage, Grant, CertIssue)
 	}
 	return nil
 }
