@@ -13,7 +13,7 @@
 //	"MOORKEY1" | length of header, 2 octets | header, JSON | nonce, 12 octets | AES-256-GCM ciphertext and tag
 //
 // where everything before the nonce is authenticated too, the header names id, label, algorithm and the SHA-256 of the public key, and the
-// plaintext is PKCS#8 (RFC 5208) or the secret itself. Files are written once, whole, and never overwritten. Keys are decrypted on first use.
+// plaintext is PKCS#8 (RFC 5208; of ML-DSA keys the seed, RFC 9881) or the secret itself. Files are written once, whole, and never overwritten. Keys are decrypted on first use.
 //
 // Nothing that holds a secret prints it: see Signer. The package deliberately has no database, no export, and no way to delete: a key of a
 // certification authority must be around to sign CRLs until its last certificate has expired. It does not lock memory against swapping.
@@ -27,6 +27,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+
+	"filippo.io/mldsa"
 
 	"mooring/internal/base/errs"
 )
@@ -42,11 +44,13 @@ const (
 	RSA2048 Algorithm = "rsa-2048"
 	RSA3072 Algorithm = "rsa-3072"
 	RSA4096 Algorithm = "rsa-4096"
+	MLDSA44 Algorithm = "ml-dsa-44"
+	MLDSA65 Algorithm = "ml-dsa-65"
 )
 
 // Algorithms returns all algorithms in a fixed order.
 func Algorithms() []Algorithm {
-	return []Algorithm{P256, P384, Ed25519, RSA2048, RSA3072, RSA4096}
+	return []Algorithm{P256, P384, Ed25519, RSA2048, RSA3072, RSA4096, MLDSA44, MLDSA65}
 }
 
 // ID names a key within its custody. Its form is the custody's own; it is stored in database rows and is not secret.
@@ -58,7 +62,8 @@ type ID string
 // unique, and is kept with the key. Signer finds a key again after any restart; its Public never fails and its Sign may be called from many
 // goroutines at once. A key that is missing, locked away or damaged is an error of kind Unavailable, from Signer or from Sign, never a
 // signature that does not verify. An algorithm the custody lacks is an error of kind Invalid. Signing takes a digest and the hash as
-// options for EC and RSA (PKCS #1 v1.5, or PSS with *rsa.PSSOptions), and the message itself with crypto.Hash(0) for Ed25519.
+// options for EC and RSA (PKCS #1 v1.5, or PSS with *rsa.PSSOptions), and the message itself with crypto.Hash(0) for Ed25519
+// and ML-DSA (with the empty context).
 //
 // keytest.Test checks an implementation against this contract.
 type Custody interface {
@@ -82,6 +87,10 @@ func New(alg Algorithm) (crypto.Signer, error) {
 		return rsa.GenerateKey(rand.Reader, 3072)
 	case RSA4096:
 		return rsa.GenerateKey(rand.Reader, 4096)
+	case MLDSA44:
+		return mldsa.GenerateKey(mldsa.MLDSA44())
+	case MLDSA65:
+		return mldsa.GenerateKey(mldsa.MLDSA65())
 	}
 	return nil, errs.New(errs.Invalid, "unknown key algorithm %q: use one of %v", alg, Algorithms())
 }
@@ -106,6 +115,13 @@ func AlgorithmOf(pub crypto.PublicKey) (Algorithm, bool) {
 			return RSA3072, true
 		case 4096:
 			return RSA4096, true
+		}
+	case *mldsa.PublicKey:
+		switch k.Parameters() {
+		case mldsa.MLDSA44():
+			return MLDSA44, true
+		case mldsa.MLDSA65():
+			return MLDSA65, true
 		}
 	}
 	return "", false

@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"sync"
 
 	"mooring/internal/base/errs"
+	"mooring/wire/der"
 )
 
 const storeFile = "store.json"
@@ -121,7 +121,7 @@ func (s *Store) Generate(ctx context.Context, alg Algorithm, label string) (ID, 
 	if err != nil {
 		return "", nil, err
 	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(priv)
+	pkcs8, err := der.EncodePrivateKey(priv)
 	if err != nil {
 		return "", nil, err
 	}
@@ -258,14 +258,10 @@ func (s *Store) load(id ID) (*Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(pkcs8)
+	priv, err := der.ParsePrivateKey(pkcs8)
 	clear(pkcs8)
 	if err != nil {
 		return nil, errs.Wrap(errs.Unavailable, err, "the key %s is not usable: restore it from a backup", id)
-	}
-	priv, ok := parsed.(crypto.Signer)
-	if !ok {
-		return nil, errs.New(errs.Unavailable, "the key %s cannot sign", id)
 	}
 	sum, err := spkiSum(priv.Public())
 	if err != nil {
@@ -285,6 +281,6 @@ func (h header) info() Info {
 }
 
 func spkiSum(pub crypto.PublicKey) ([32]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	return sha256.Sum256(der), err
+	spki, err := der.EncodePublicKey(pub)
+	return sha256.Sum256(spki), err
 }

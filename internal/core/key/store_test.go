@@ -33,7 +33,7 @@ func create(t *testing.T) (*key.Store, string) {
 
 func TestStoreKeepsTheContract(t *testing.T) {
 	s, _ := create(t)
-	keytest.Test(t, s, key.P256, key.P384, key.Ed25519, key.RSA2048)
+	keytest.Test(t, s, key.P256, key.P384, key.Ed25519, key.RSA2048, key.MLDSA44, key.MLDSA65)
 }
 
 func TestKeysAndSecretsSurviveReopening(t *testing.T) {

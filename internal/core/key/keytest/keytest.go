@@ -4,16 +4,13 @@ package keytest
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
 	"sync"
 	"testing"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/key"
+	"mooring/wire/der"
 )
 
 // Test runs the suite. Keys made during the test stay in the custody.
@@ -50,16 +47,19 @@ func testAlgorithm(t *testing.T, custody key.Custody, alg key.Algorithm) {
 	if !pub.(interface{ Equal(crypto.PublicKey) bool }).Equal(s.Public()) {
 		t.Fatal("Signer has another public key than Generate returned")
 	}
+	algorithm, err := der.AlgorithmFor(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	for i := range 64 {
 		wg.Go(func() {
 			message := []byte{byte(i), 1, 2, 3}
-			digest, opts := input(alg, message)
-			sig, err := s.Sign(rand.Reader, digest, opts)
+			sig, err := s.Sign(rand.Reader, algorithm.Digest(message), algorithm.Hash())
 			if err != nil {
 				t.Errorf("signature %d: %v", i, err)
-			} else if !verify(pub, message, sig) {
-				t.Errorf("signature %d does not verify", i)
+			} else if err := algorithm.Verify(pub, message, sig); err != nil {
+				t.Errorf("signature %d: %v", i, err)
 			}
 		})
 	}
@@ -71,25 +71,4 @@ func testAlgorithm(t *testing.T, custody key.Custody, alg key.Algorithm) {
 	if other == id || otherPub.(interface{ Equal(crypto.PublicKey) bool }).Equal(pub) {
 		t.Error("a second Generate returned the first key")
 	}
-}
-
-func input(alg key.Algorithm, message []byte) ([]byte, crypto.SignerOpts) {
-	if alg == key.Ed25519 {
-		return message, crypto.Hash(0)
-	}
-	sum := sha256.Sum256(message)
-	return sum[:], crypto.SHA256
-}
-
-func verify(pub crypto.PublicKey, message, sig []byte) bool {
-	sum := sha256.Sum256(message)
-	switch k := pub.(type) {
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(k, sum[:], sig)
-	case ed25519.PublicKey:
-		return ed25519.Verify(k, message, sig)
-	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(k, crypto.SHA256, sum[:], sig) == nil
-	}
-	return false
 }
