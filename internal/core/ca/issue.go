@@ -112,11 +112,12 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 
 // template finds or makes the template of a profile. The key is fetched with it, so that a lost key is noticed before anything is built.
 func (a *Authority) template(ctx context.Context, p *Profile) (*template, error) {
+	name := p.IssuerAt(a.deps.Now().Unix())
 	a.mu.RLock()
-	i := a.byName[p.Issuer]
+	i := a.byName[name]
 	a.mu.RUnlock()
 	if i == nil {
-		return nil, errs.New(errs.Unavailable, "the profile %s needs a CA %q, which an administrator must make first", p.Name, p.Issuer)
+		return nil, errs.New(errs.Unavailable, "the profile %s needs a CA %q, which an administrator must make first", p.Name, name)
 	}
 	k := templateKey{i.id, p.Name, p.Version}
 	if t, ok := a.templates.Load(k); ok {
@@ -284,7 +285,7 @@ func (t *template) verify(c *Certificate) error {
 	if err != nil {
 		return err
 	}
-	if err := cert.CheckSignatureFrom(t.issuer.cert); err != nil {
+	if err := t.issuer.CheckSignature(cert); err != nil {
 		return err
 	}
 	switch {

@@ -35,6 +35,7 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 		"name":            d.textInto(&p.Name),
 		"description":     d.textInto(&p.Description),
 		"issuer":          d.plain(&p.Issuer),
+		"issuers":         d.list(func(n ast.Node) { d.turn(p, n) }),
 		"slot":            d.plain(&p.Slot),
 		"subject":         d.list(func(n ast.Node) { d.subject(p, n) }),
 		"request_subject": d.choice("match", "ignore")(&subject),
@@ -72,6 +73,9 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 
 // complete fills in what depends on other fields.
 func (p *Profile) complete() {
+	if len(p.Turns) > 0 && p.Issuer == "" {
+		p.Issuer = p.Turns[0].Issuer
+	}
 	if p.Backdate < 0 {
 		p.Backdate = defaultBackdate
 		if !p.Forever {

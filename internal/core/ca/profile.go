@@ -36,7 +36,8 @@ type Profile struct {
 	Version     string // hex of the first 8 octets of SHA-256 over Source
 	Source      string // the file with Unix line ends
 
-	Issuer string // name of the CA that issues
+	Issuer string // name of the CA that issues, or the first of Turns
+	Turns  []Turn // when several CAs issue, one after the other; else empty. See IssuerAt
 	Slot   string // the place of the certificate in the device's life, such as "operational" or "birth"
 
 	Keys         []der.KeyKind // kinds of public keys that are accepted

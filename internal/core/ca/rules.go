@@ -19,9 +19,7 @@ func (p *Profile) check(d *document, stem string) {
 	case p.Name != stem:
 		d.at("name", "%q differs from the name of the file: rename one of them", p.Name)
 	}
-	if p.Issuer == "" {
-		d.at("issuer", "is missing: name the CA that issues")
-	}
+	p.checkIssuers(d)
 	if len(p.subject) == 0 {
 		d.at("subject", "is missing: an empty subject would need a critical alternative name, which many peers do not understand")
 	}
@@ -35,6 +33,15 @@ func (p *Profile) check(d *document, stem string) {
 		if !knownLint(name) {
 			d.at("lint_exceptions", "there is no lint %q", name)
 		}
+	}
+}
+
+func (p *Profile) checkIssuers(d *document) {
+	if _, one := d.lines["issuer"]; one && len(p.Turns) > 0 {
+		d.at("issuers", "the CA stands in issuer already: take one of the two out")
+	}
+	if p.Issuer == "" {
+		d.at("issuer", "is missing: name the CA that issues")
 	}
 }
 
@@ -153,9 +160,9 @@ func isRoleURI(uri string) bool {
 }
 
 // SignedRole returns the role of whoever holds leaf, which issuer has signed and whose record names p: the role that p grants, when it stands
-// in leaf and p's own CA is the signer. So a record that was changed to name another profile gives no role.
+// in leaf and one of p's own CAs is the signer. So a record that was changed to name another profile gives no role.
 func (p *Profile) SignedRole(leaf *x509.Certificate, issuer *Issuer) access.Role {
-	if p.Grants == access.RoleNone || issuer.name != p.Issuer {
+	if p.Grants == access.RoleNone || !slices.Contains(p.Issuers(), issuer.name) {
 		return access.RoleNone
 	}
 	for _, uri := range leaf.URIs {

@@ -157,7 +157,7 @@ func (s *Service) Anchors(label string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.CA.Anchors(p.Issuer), nil
+	return s.CA.Anchors(p.Issuers()...), nil
 }
 
 // Profile returns the profile whose rules a request under label must follow; "" means the default one. An unknown profile is NotFound.
