@@ -105,8 +105,8 @@ func New(d Deps) *Authority {
 	return &Authority{deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
 }
 
-// Load reads the CAs, checks the signature of each, and records profile versions that were not there before. It may be called again, to
-// learn of CAs that another node made.
+// Load reads the CAs and records profile versions that were not there before. It may be called again, to learn of CAs that another node
+// made. It verifies no signatures and fetches no keys: each CA's are when it is used for the first time.
 func (a *Authority) Load(ctx context.Context) error {
 	var rows []issuerRow
 	err := a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -174,7 +174,7 @@ func (a *Authority) adopt(rows []issuerRow) error {
 					continue
 				}
 			}
-			i, err := newIssuer(r.name, parent, key.ID(r.key), r.der, r.created)
+			i, err := readIssuer(r.name, parent, key.ID(r.key), r.der, r.created)
 			if err != nil {
 				return err
 			}

@@ -133,6 +133,9 @@ func (a *Authority) template(ctx context.Context, p *Profile) (*template, error)
 	}
 	stored, _ := a.templates.LoadOrStore(k, t)
 	return stored.(*template), nil
+	if err := i.check(); err != nil {
+		return nil, errs.Wrap(errs.Unavailable, err, "the certificate of CA %q in the database is not valid: restore it from a backup", i.name)
+	}
 }
 
 func newTemplate(i *Issuer, p *Profile, signer crypto.Signer, urls URLs) (*template, error) {

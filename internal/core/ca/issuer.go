@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/key"
@@ -49,10 +50,13 @@ type Issuer struct {
 	parent    *Issuer // nil for a root
 	key       key.ID
 	cert      *x509.Certificate
+	public    crypto.PublicKey
 	chain     [][]byte // DER, itself first, the root last
 	algorithm der.SignatureAlgorithm
 	created   int64
 	shards    int // of its CRL, see Shards
+
+	check func() error // that the certificate is a CA's and that the parent signed it; worked out once
 }
 
 // ID returns the issuer's id.
@@ -69,6 +73,22 @@ func (i *Issuer) Key() key.ID { return i.key }
 
 // Certificate returns the CA's certificate. It is shared: do not change it.
 func (i *Issuer) Certificate() *x509.Certificate { return i.cert }
+
+// PublicKey returns the CA's public key. Use it and not that of Certificate, which is nil for kinds of keys that crypto/x509 does not know:
+// ML-DSA before Go 1.27.
+func (i *Issuer) PublicKey() crypto.PublicKey { return i.public }
+
+// CheckSignature reports whether i, being a CA, signed cert; it is what CheckSignatureFrom of crypto/x509 is, for every kind of key, and
+// compares the names besides. It does not look at times and revocation.
+func (i *Issuer) CheckSignature(cert *x509.Certificate) error {
+	if err := i.check(); err != nil {
+		return err
+	}
+	if !bytes.Equal(cert.RawIssuer, i.cert.RawSubject) {
+		return fmt.Errorf("the certificate names another issuer than %q", i.name)
+	}
+	return der.CheckCertificate(cert, i.public)
+}
 
 // Algorithm returns the signature algorithm of what i signs.
 func (i *Issuer) Algorithm() der.SignatureAlgorithm { return i.algorithm }
@@ -114,30 +134,62 @@ func (i *Issuer) Forever() bool { return i.cert.NotAfter.Unix() == der.NoExpiry 
 // maxDepth bounds chains, so that a mistake in the table cannot make a loop.
 const maxDepth = 8
 
-// newIssuer makes an Issuer from its row and checks the certificate: that it is a CA's, and that the parent signed it.
+// newIssuer makes an Issuer and checks its certificate: that it is a CA's, and that the parent signed it.
 func newIssuer(name string, parent *Issuer, id key.ID, raw []byte, created int64) (*Issuer, error) {
+	i, err := readIssuer(name, parent, id, raw, created)
+	if err != nil {
+		return nil, err
+	}
+	return i, i.check()
+}
+
+// readIssuer makes an Issuer from its row. The signature on its certificate is checked when the CA is used for the first time: an instance
+// may have thousands, and a start waits for none of them.
+func readIssuer(name string, parent *Issuer, id key.ID, raw []byte, created int64) (*Issuer, error) {
 	cert, err := x509.ParseCertificate(raw)
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate of CA %q: %w", name, err)
 	}
-	signer := cert
 	chain := [][]byte{raw}
 	if parent != nil {
-		signer = parent.cert
 		chain = append(chain, parent.chain...)
-	}
-	if err := cert.CheckSignatureFrom(signer); err != nil {
-		return nil, fmt.Errorf("checking the certificate of CA %q: %w", name, err)
 	}
 	if len(chain) > maxDepth {
 		return nil, fmt.Errorf("the chain of CA %q is longer than %d", name, maxDepth)
 	}
-	algorithm, err := der.AlgorithmFor(cert.PublicKey)
+	public, err := der.ParsePublicKey(cert.RawSubjectPublicKeyInfo)
 	if err != nil {
 		return nil, fmt.Errorf("reading the key of CA %q: %w", name, err)
 	}
-	return &Issuer{id: issuerID(cert.RawSubject, cert.RawSubjectPublicKeyInfo), name: name, parent: parent, key: id, cert: cert,
-		chain: chain, algorithm: algorithm, created: created}, nil
+	algorithm, err := der.AlgorithmFor(public)
+	if err != nil {
+		return nil, fmt.Errorf("reading the key of CA %q: %w", name, err)
+	}
+	i := &Issuer{id: issuerID(cert.RawSubject, cert.RawSubjectPublicKeyInfo), name: name, parent: parent, key: id, cert: cert,
+		public: public, chain: chain, algorithm: algorithm, created: created}
+	i.check = sync.OnceValue(i.verify)
+	return i, nil
+}
+
+// verify checks the certificate: that it is a CA's, and that the parent, whose own was checked, signed it (RFC 5280, section 6.1.4 (k) to (n)).
+func (i *Issuer) verify() error {
+	by := i.public
+	if i.parent != nil {
+		if err := i.parent.check(); err != nil {
+			return err
+		}
+		by = i.parent.public
+	}
+	switch {
+	case !i.cert.BasicConstraintsValid || !i.cert.IsCA || i.cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return fmt.Errorf("checking the certificate of CA %q: it is not that of a CA", i.name)
+	case i.parent != nil && !bytes.Equal(i.cert.RawIssuer, i.parent.cert.RawSubject):
+		return fmt.Errorf("checking the certificate of CA %q: it names another issuer than %q", i.name, i.parent.name)
+	}
+	if err := der.CheckCertificate(i.cert, by); err != nil {
+		return fmt.Errorf("checking the certificate of CA %q: %w", i.name, err)
+	}
+	return nil
 }
 
 // covers checks that a certificate of the given validity lies within the issuer's own, and so decides when a CA stops issuing.
@@ -169,7 +221,7 @@ func (a *Authority) SignedBy(ctx context.Context, id IssuerID, leaf *x509.Certif
 	if err != nil {
 		return nil, err
 	}
-	if !i.holds(signer) || leaf.CheckSignatureFrom(i.cert) != nil {
+	if !i.holds(signer) || i.CheckSignature(leaf) != nil {
 		return nil, ErrNotOurs
 	}
 	return i, nil
@@ -193,7 +245,7 @@ func (a *Authority) signer(ctx context.Context, i *Issuer) (crypto.Signer, error
 // holds reports whether signer is the key in the CA's certificate.
 func (i *Issuer) holds(signer crypto.Signer) bool {
 	pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
-	return ok && pub.Equal(i.cert.PublicKey)
+	return ok && pub.Equal(i.public)
 }
 
 // seal signs tbs and returns the certificate. It is the only place where a CA key signs one.

@@ -196,7 +196,7 @@ func (s *sample) compare(kind der.KeyKind, raw []byte) error {
 		"validity":         ours.NotBefore.Equal(theirs.NotBefore) && ours.NotAfter.Equal(theirs.NotAfter),
 		"subject":          slices.EqualFunc(ours.Subject.Names, theirs.Subject.Names, sameAttribute),
 		"public key":       bytes.Equal(ours.RawSubjectPublicKeyInfo, theirs.RawSubjectPublicKeyInfo),
-		"signature":        ours.SignatureAlgorithm == theirs.SignatureAlgorithm && ours.CheckSignatureFrom(s.template.issuer.cert) == nil,
+		"signature":        ours.SignatureAlgorithm == theirs.SignatureAlgorithm && s.template.issuer.CheckSignature(ours) == nil,
 		"DNS names":        slices.Equal(ours.DNSNames, theirs.DNSNames),
 		"mail addresses":   slices.Equal(ours.EmailAddresses, theirs.EmailAddresses),
 		"IP addresses":     slices.EqualFunc(ours.IPAddresses, theirs.IPAddresses, net.IP.Equal),
@@ -255,6 +255,9 @@ func (s *sample) standard(kind der.KeyKind) (*x509.Certificate, error) {
 	}
 	for _, usage := range p.ExtKeyUsage {
 		spec.UnknownExtKeyUsage = append(spec.UnknownExtKeyUsage, standardOID(usage))
+	}
+	if p.NoRevAvail {
+		spec.ExtraExtensions = append(spec.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 56}, Value: []byte{5, 0}})
 	}
 	for _, e := range p.Extensions {
 		spec.ExtraExtensions = append(spec.ExtraExtensions, pkix.Extension{Id: standardOID(e.OID), Critical: e.Critical, Value: e.Value})
