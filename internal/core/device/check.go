@@ -186,18 +186,19 @@ func (c *replay) issued(e *audit.Entry) error {
 		s := c.slotFor(d, name)
 		if n > s.n {
 			s.serial, s.prev, s.n = keyOfSerial(serial), keyOfSerial(prev), n
-			s.facts = certFacts(e.Detail["not_after"], e.Detail["spki"])
+			s.facts = certFacts(e.Detail["not_after"], e.Detail["spki"], e.Detail["issuer"], e.Detail["key"])
 		}
 	}
 	return nil
 }
 
-// certFacts condenses what a slot repeats of its certificate: the end in UTC seconds and the digest of the key in hexadecimal.
-func certFacts(notAfter, spki string) (k serialKey) {
+// certFacts condenses what a slot repeats of its certificate: the end in UTC seconds, the digest of the key and the CA's id in hexadecimal, and
+// the kind of the key.
+func certFacts(notAfter, spki, issuer, key string) (k serialKey) {
 	if notAfter == "" || spki == "" {
 		return k
 	}
-	sum := sha256.Sum256([]byte(notAfter + " " + spki))
+	sum := sha256.Sum256([]byte(notAfter + " " + spki + " " + issuer + " " + key))
 	copy(k[:], sum[:])
 	return k
 }
@@ -246,7 +247,7 @@ const checkPage = 1000
 const (
 	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_until, token_used
  FROM device WHERE (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3`
-	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, grp, fingerprint
+	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, grp, fingerprint, issuer, alg
  FROM slot WHERE (cell, device) > ($1, $2) AND (cell, device) <= ($3, $4) ORDER BY cell, device, slot`
 	checkBirths = `SELECT b.fingerprint, b.device FROM birth b LEFT JOIN slot s ON s.cell = b.device_cell AND s.device = b.device
  AND s.slot = 'birth' AND s.fingerprint = b.fingerprint WHERE s.slot IS NULL LIMIT $1`
@@ -333,7 +334,7 @@ func (c *replay) addSlots(ctx context.Context, tx *db.Tx, page []checkedDevice, 
 		var slotCell uint8
 		var device []byte
 		var group string
-		if err := row.Scan(&slotCell, &device, &s.Name, &s.Serial, &s.Prev, &s.NotAfter, &s.SPKI, &s.Revoked, &group, &s.Fingerprint); err != nil {
+		if err := row.Scan(&slotCell, &device, &s.Name, &s.Serial, &s.Prev, &s.NotAfter, &s.SPKI, &s.Revoked, &group, &s.Fingerprint, &s.Issuer, &s.Key); err != nil {
 			c.find("slot %x/%s: the row cannot be read: %w", device, s.Name, err)
 			return nil
 		}
@@ -435,10 +436,10 @@ func (c *replay) compareSlot(d *checkedDevice, want *replayed, s *Slot) {
 		if prev := keyOfSerial(s.Prev); prev != recorded.prev {
 			c.find("slot %s/%s: the row holds the certificate before as %s, the record as %s", d.ID, s.Name, prev, recorded.prev)
 		}
-		if facts := certFacts(strconv.FormatInt(s.NotAfter, 10), hex.EncodeToString(s.SPKI)); recorded.facts != (serialKey{}) && facts != recorded.facts {
-			c.find("slot %s/%s: the row does not have the end and the key of certificate %s", d.ID, s.Name, serial)
+		if facts := certFacts(strconv.FormatInt(s.NotAfter, 10), hex.EncodeToString(s.SPKI), hex.EncodeToString(s.Issuer), s.Key); recorded.facts != (serialKey{}) && facts != recorded.facts {
+			c.find("slot %s/%s: the row does not have the end, the CA and the key of certificate %s", d.ID, s.Name, serial)
 		}
-	case len(s.Serial) > 0 || len(s.Fingerprint) == 0 || len(s.Prev) > 0:
+	case len(s.Serial) > 0 || len(s.Fingerprint) == 0 || len(s.Prev) > 0 || len(s.Issuer) > 0 || s.Key != "":
 		c.find("slot %s/%s: nobody recorded that certificate %s was issued", d.ID, s.Name, serial)
 	}
 	if at, revoked := c.revoked[serial]; revoked != (s.Revoked > 0) || at > 0 && s.Revoked != at {

@@ -58,8 +58,12 @@ func TestEveryFlipIsNamed(t *testing.T) {
 		{"slot", "grp = 'h'", "slot " + id + "/operational: the group was changed"},
 		{"slot", "slot = 'vpn'", "slot " + id + "/vpn: nobody recorded that certificate 0202"},
 		{"slot", "slot = 'vpn'", "slot " + id + "/operational: the row is missing"},
+		{"slot", "issuer = serial", "slot " + id + "/operational: the row does not have the end, the CA and the key of certificate 0202"},
+		{"slot", "alg = 'x'", "slot " + id + "/operational: the row does not have the end, the CA and the key of certificate 0202"},
 		{"slot", "fingerprint = serial", "slot " + id + "/operational: a birth certificate was put there"},
 		{"birthslot", "fingerprint = spki", admin},
+		{"birthslot", "issuer = spki", "slot " + id + "/birth: nobody recorded that certificate"},
+		{"birthslot", "alg = 'x'", "slot " + id + "/birth: nobody recorded that certificate"},
 		{"birthslot", "serial = spki", "slot " + id + "/birth: nobody recorded that certificate"},
 	}
 	where := map[string]string{"device": "name = 'a'", "slot": "slot = 'operational'", "birthslot": "slot = 'birth'"}

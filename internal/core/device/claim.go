@@ -25,6 +25,8 @@ type Claim struct {
 	Request  []byte // SHA-256
 	At       int64  // UTC seconds
 	Group    string // the device's group
+	Issuer   []byte // the id of the CA that signed it
+	Key      string // the kind of its key, such as "ec-p256"
 
 	Issued int64 // set by ClaimTx for an accepted claim: the number of this certificate among the device's, from 1
 }
@@ -37,6 +39,9 @@ func (c *Claim) Annotate(e *audit.Entry) {
 	}
 	e.Detail["slot"] = c.Slot
 	e.Detail["n"] = strconv.FormatInt(c.Issued, 10)
+	if c.Key != "" {
+		e.Detail["key"] = c.Key
+	}
 	if len(c.Prev) > 0 {
 		e.Detail["presented"] = hex.EncodeToString(c.Prev)
 	}
@@ -62,14 +67,15 @@ RETURNING cell, id, issued`
 RETURNING d.cell, d.id, d.issued`
 
 	// The last condition makes a repetition harmless: prev_serial would else become the serial itself.
-	slotRow = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
- VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10)` + slotConflict
-	slotArray = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
- SELECT t.cell, t.device, t.slot, t.serial, t.prev, t.not_after, t.spki, t.request, 0, t.grp, t.fingerprint
- FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bytea[], $8::bytea[], $9::text[], $10::bytea[])
- AS t(cell, device, slot, serial, prev, not_after, spki, request, grp, fingerprint)` + slotConflict
+	slotRow = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint, issuer, alg)
+ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11, $12)` + slotConflict
+	slotArray = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint, issuer, alg)
+ SELECT t.cell, t.device, t.slot, t.serial, t.prev, t.not_after, t.spki, t.request, 0, t.grp, t.fingerprint, t.issuer, t.alg
+ FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bytea[], $8::bytea[], $9::text[], $10::bytea[],
+ $11::bytea[], $12::text[]) AS t(cell, device, slot, serial, prev, not_after, spki, request, grp, fingerprint, issuer, alg)` + slotConflict
 	slotConflict = ` ON CONFLICT (cell, device, slot) DO UPDATE SET serial = excluded.serial, prev_serial = excluded.prev_serial,
- not_after = excluded.not_after, spki = excluded.spki, request = excluded.request, revoked = 0, grp = excluded.grp
+ not_after = excluded.not_after, spki = excluded.spki, request = excluded.request, revoked = 0, grp = excluded.grp,
+ issuer = excluded.issuer, alg = excluded.alg
  WHERE slot.serial <> excluded.serial`
 )
 
@@ -181,17 +187,18 @@ func slotStmts(claims []Claim, byRow bool) []*db.Stmt {
 		stmts := make([]*db.Stmt, len(claims))
 		for i := range claims {
 			c := &claims[i]
-			stmts[i] = &db.Stmt{SQL: slotRow, Args: []any{int64(c.Cell), c.ID[:], c.Slot, octets(c.Serial), octets(c.Prev), c.NotAfter, octets(c.SPKI), octets(c.Request), c.Group, none}}
+			stmts[i] = &db.Stmt{SQL: slotRow, Args: []any{int64(c.Cell), c.ID[:], c.Slot, octets(c.Serial), octets(c.Prev), c.NotAfter, octets(c.SPKI), octets(c.Request), c.Group, none, octets(c.Issuer), c.Key}}
 		}
 		return stmts
 	}
 	n := len(claims)
-	cells, slots, ends, groups := make([]int16, n), make([]string, n), make([]int64, n), make([]string, n)
-	ids, serials, prevs, spkis, requests, prints := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n)
+	cells, slots, ends, groups, keys := make([]int16, n), make([]string, n), make([]int64, n), make([]string, n), make([]string, n)
+	ids, serials, prevs, spkis, requests, prints, issuers := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n)
 	for i := range claims {
 		c := &claims[i]
 		cells[i], ids[i], slots[i], serials[i], prevs[i] = int16(c.Cell), c.ID[:], c.Slot, octets(c.Serial), octets(c.Prev)
 		ends[i], spkis[i], requests[i], groups[i], prints[i] = c.NotAfter, octets(c.SPKI), octets(c.Request), c.Group, none
+		issuers[i], keys[i] = octets(c.Issuer), c.Key
 	}
-	return []*db.Stmt{{SQL: slotArray, Args: []any{cells, ids, slots, serials, prevs, ends, spkis, requests, groups, prints}}}
+	return []*db.Stmt{{SQL: slotArray, Args: []any{cells, ids, slots, serials, prevs, ends, spkis, requests, groups, prints, issuers, keys}}}
 }

@@ -66,6 +66,8 @@ type Slot struct {
 	SPKI     []byte // SHA-256 of the certificate's public key
 	Request  []byte // SHA-256 of the request that got it
 	Revoked  int64  // UTC seconds; 0 = not revoked
+	Issuer   []byte // id of the CA that signed the certificate; empty for a foreign birth certificate
+	Key      string // kind of its key, such as "ec-p256"; "" where it is not known
 	// Fingerprint is the SHA-256 of the birth certificate that another authority issued to the device, else empty.
 	Fingerprint []byte
 }

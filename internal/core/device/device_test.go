@@ -9,9 +9,11 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"math/big"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +109,7 @@ func (w *world) enrol(t testing.TB, claims ...Claim) []error {
 			}
 			accepted = append(accepted, c)
 			e := audit.Entry{Action: "cert.issue", Actor: "device:" + c.ID.String(), Device: c.ID.String(), Serial: keyOfSerial(c.Serial).String()}
+			e.Detail = map[string]string{"not_after": strconv.FormatInt(c.NotAfter, 10), "spki": hex.EncodeToString(c.SPKI), "issuer": hex.EncodeToString(c.Issuer)}
 			c.Annotate(&e)
 			entries = append(entries, e)
 		}
@@ -120,7 +123,8 @@ func (w *world) enrol(t testing.TB, claims ...Claim) []error {
 
 func (w *world) claim(d Device, n byte) Claim {
 	return Claim{ID: d.ID, Cell: d.Cell, Policy: d.Policy, Slot: "operational", Serial: bytes.Repeat([]byte{n}, 16), NotAfter: w.now.Unix() + 1000*int64(n),
-		SPKI: bytes.Repeat([]byte{n}, 32), Request: bytes.Repeat([]byte{n + 1}, 32), At: w.now.Unix(), Group: d.Group}
+		SPKI: bytes.Repeat([]byte{n}, 32), Request: bytes.Repeat([]byte{n + 1}, 32), At: w.now.Unix(), Group: d.Group,
+		Issuer: bytes.Repeat([]byte{9}, 8), Key: "ec-p256"}
 }
 
 func (w *world) load(t testing.TB, id ID) Device {

@@ -14,7 +14,8 @@ import (
 const (
 	rowColumns = `d.cell, d.id, d.state, d.policy, d.name, d.names, d.grp, d.tags, d.profile, d.issued, d.token, d.token_until, d.token_used,
  d.created, d.updated, `
-	slotColumns = `, COALESCE(s.slot, ''), s.serial, s.prev_serial, COALESCE(s.not_after, 0), s.spki, s.request, COALESCE(s.revoked, 0), s.fingerprint`
+	slotColumns = `, COALESCE(s.slot, ''), s.serial, s.prev_serial, COALESCE(s.not_after, 0), s.spki, s.request, COALESCE(s.revoked, 0), s.fingerprint,
+ s.issuer, COALESCE(s.alg, '')`
 	joinedSlots = ` LEFT JOIN slot s ON s.cell = d.cell AND s.device = d.id`
 
 	deviceColumns = rowColumns + `COALESCE(l.at, 0)` + slotColumns
@@ -43,9 +44,10 @@ func (g *gather) row(row db.Row) error {
 		state             int64
 		serial, prev      []byte
 		spki, request, fp []byte
+		issuer            []byte
 	)
 	err := row.Scan(&d.Cell, &id, &state, &d.Policy, &d.Name, &names, &d.Group, &tags, &d.Profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used,
-		&d.Created, &d.Updated, &d.LastSeen, &s.Name, &serial, &prev, &s.NotAfter, &spki, &request, &s.Revoked, &fp)
+		&d.Created, &d.Updated, &d.LastSeen, &s.Name, &serial, &prev, &s.NotAfter, &spki, &request, &s.Revoked, &fp, &issuer, &s.Key)
 	if err != nil {
 		return fmt.Errorf("reading a device: %w", err)
 	}
@@ -58,7 +60,7 @@ func (g *gather) row(row db.Row) error {
 		g.found = append(g.found, d)
 	}
 	if s.Name != "" {
-		s.Serial, s.Prev, s.SPKI, s.Request, s.Fingerprint = serial, prev, spki, request, fp
+		s.Serial, s.Prev, s.SPKI, s.Request, s.Fingerprint, s.Issuer = serial, prev, spki, request, fp, issuer
 		last := &g.found[len(g.found)-1]
 		last.Slots = append(last.Slots, s)
 		last.LastSeen = max(last.LastSeen, issuedAt(serial))

@@ -13,6 +13,7 @@ import (
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
+	"mooring/wire/der"
 )
 
 // item is a certificate to be recorded, with the claim on its device.
@@ -32,10 +33,19 @@ func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	id := sub.identity
 	i := &item{device: id.Device.ID, cell: id.Device.Cell, cert: c, approved: sub.approved, entry: c.Entry(id.Actor(sub.req.Protocol))}
 	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: id.token, Slot: c.Slot, Serial: c.Serial[:], Prev: id.presented(c.Slot),
-		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Group: id.Device.Group}
+		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Group: id.Device.Group,
+		Issuer: c.Issuer[:], Key: sub.keyKind()}
 	i.entry.Detail["evidence"] = string(id.Evidence)
 	i.entry.Detail["protocol"] = sub.req.Protocol
 	return i
+}
+
+// keyKind names the kind of the key that is certified.
+func (sub *submission) keyKind() string {
+	if sub.key != nil {
+		return string(sub.profile.ServerKeygen)
+	}
+	return string(der.KindOf(sub.csr.PublicKey))
 }
 
 // presented returns the serial of the certificate that proved the identity, when it stands in the slot: it stays good beside the new one.
