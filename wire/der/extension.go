@@ -113,6 +113,8 @@ const (
 type Asked struct {
 	Names       AltNames
 	CA          bool // basicConstraints with cA TRUE
+	PathLimited bool // … and a path length,
+	PathLen     int  // which is this
 	KeyUsage    KeyUsage
 	ExtKeyUsage []OID
 }
@@ -126,7 +128,7 @@ func ParseAsked(list []Extension) (Asked, error) {
 		case OIDSubjectAltName:
 			asked.Names, err = ParseAltNames(e.Value)
 		case OIDBasicConstraints:
-			asked.CA, err = readBasicConstraints(e.Value)
+			err = asked.readBasicConstraints(e.Value)
 		case OIDKeyUsage:
 			asked.KeyUsage, err = readKeyUsage(e.Value)
 		case OIDExtKeyUsage:
@@ -139,20 +141,24 @@ func ParseAsked(list []Extension) (Asked, error) {
 	return asked, nil
 }
 
-func readBasicConstraints(value []byte) (ca bool, err error) {
+func (a *Asked) readBasicConstraints(value []byte) error {
 	s, err := whole(value, asn1.SEQUENCE, "basicConstraints")
 	if err != nil {
-		return false, err
+		return err
 	}
 	// Explicit FALSE is not DER, but asks for nothing dangerous and is written by clients in the field.
-	if s.PeekASN1Tag(asn1.BOOLEAN) && !s.ReadASN1Boolean(&ca) {
-		return false, malformed("basicConstraints")
+	if s.PeekASN1Tag(asn1.BOOLEAN) && !s.ReadASN1Boolean(&a.CA) {
+		return malformed("basicConstraints")
+	}
+	if s.Empty() {
+		return nil
 	}
 	var pathLen uint16
-	if !s.Empty() && (!s.ReadASN1Integer(&pathLen) || !s.Empty()) {
-		return false, malformed("basicConstraints")
+	if !s.ReadASN1Integer(&pathLen) || !s.Empty() {
+		return malformed("basicConstraints")
 	}
-	return ca, nil
+	a.PathLimited, a.PathLen = true, int(pathLen)
+	return nil
 }
 
 func readKeyUsage(value []byte) (KeyUsage, error) {
