@@ -22,6 +22,9 @@ type CRLSpec struct {
 
 	// DeltaBase makes a delta list: the Number of the full list that it adds to. Nil for full lists.
 	DeltaBase []byte
+
+	// Freshest is where the delta list to this full one is published (section 5.2.6); "" for none.
+	Freshest string
 }
 
 // IssuingPoint is the scope of a list (RFC 5280, section 5.2.5).
@@ -47,17 +50,24 @@ func AppendCRLEntry(dst, serial []byte, at int64, reason int) ([]byte, error) {
 	if reason < 0 || reason > MaxReason || reason == 7 {
 		return nil, fmt.Errorf("no revocation reason has the number %d", reason)
 	}
-	n := elementSize(len(serial)) + timeSize(at)
-	if reason != 0 {
-		n += len(reasonExtension) + 1
-	}
-	dst = AppendHeader(dst, tagSequence, n)
+	dst = AppendHeader(dst, tagSequence, entryContent(len(serial), at, reason))
 	dst = AppendElement(dst, tagInteger, serial)
 	dst, err := AppendTime(dst, at)
 	if err != nil || reason == 0 {
 		return dst, err
 	}
 	return append(append(dst, reasonExtension...), byte(reason)), nil
+}
+
+// CRLEntrySize is how many octets AppendCRLEntry appends for a serial of n content octets.
+func CRLEntrySize(n int, at int64, reason int) int { return elementSize(entryContent(n, at, reason)) }
+
+func entryContent(serial int, at int64, reason int) int {
+	n := elementSize(serial) + timeSize(at)
+	if reason != 0 {
+		n += len(reasonExtension) + 1
+	}
+	return n
 }
 
 // AppendCRLTBS appends the TBSCertList with the entries, which AppendCRLEntry made. For lists too big to hold twice use
@@ -113,6 +123,9 @@ func (spec CRLSpec) check() error {
 		return fmt.Errorf("number of the revocation list: %w", err)
 	}
 	if spec.DeltaBase != nil {
+		if spec.Freshest != "" {
+			return errors.New("delta list that names a delta list")
+		}
 		if err := CheckSerial(spec.DeltaBase); err != nil {
 			return fmt.Errorf("base of the delta list: %w", err)
 		}
@@ -121,7 +134,7 @@ func (spec CRLSpec) check() error {
 }
 
 // AppendCRLTail appends the extensions, which end the TBSCertList: authority key identifier, number, and where they
-// apply the delta indicator and the issuing distribution point, both critical.
+// apply the delta indicator and the issuing distribution point, both critical, and the place of the freshest list.
 func AppendCRLTail(dst []byte, spec CRLSpec) []byte {
 	content := NewAuthorityKeyID(spec.AKI).Append(nil)
 	content = Extension{OIDCRLNumber, false, AppendElement(nil, tagInteger, spec.Number)}.Append(content)
@@ -131,8 +144,26 @@ func AppendCRLTail(dst []byte, spec CRLSpec) []byte {
 	if spec.Point != nil {
 		content = Extension{OIDIssuingPoint, true, spec.Point.value()}.Append(content)
 	}
+	if spec.Freshest != "" {
+		content = NewFreshestCRL(spec.Freshest).Append(content)
+	}
 	dst = AppendHeader(dst, tagConstructed, elementSize(len(content)))
 	return AppendElement(dst, tagSequence, content)
+}
+
+// NewFreshestCRL says where a delta list is published. It is written as the distribution points of a certificate are (RFC 5280, sections
+// 4.2.1.15 and 5.2.6), and is not critical.
+func NewFreshestCRL(url string) Extension {
+	e := NewCRLPoints(url)
+	e.OID = OIDFreshestCRL
+	return e
+}
+
+// Enclose returns what Wrap puts before and after a TBS of n octets, for lists too big to hold.
+func Enclose(n int, algorithm SignatureAlgorithm, signature []byte) (before, after []byte) {
+	after = append(after, algorithm.identifier()...)
+	after = append(append(AppendHeader(after, tagBitString, 1+len(signature)), 0), signature...)
+	return AppendHeader(nil, tagSequence, n+len(after)), after
 }
 
 func (p *IssuingPoint) value() []byte {

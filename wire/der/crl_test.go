@@ -36,6 +36,7 @@ func TestCRLReadByStandardLibrary(t *testing.T) {
 			s.Point = &der.IssuingPoint{URL: "http://crl.example/1/7.crl", OnlyUser: true}
 		}},
 		{name: "delta", entries: []entry{{serial, 1, 8}}, change: func(s *der.CRLSpec) { s.DeltaBase = []byte{0x7f, 0} }},
+		{name: "with a delta list", change: func(s *der.CRLSpec) { s.Freshest = "http://crl.example/1/7.delta.crl" }},
 		{name: "20-octet number after 2050", change: func(s *der.CRLSpec) {
 			s.Number, s.NextUpdate = bytes.Repeat([]byte{0x7f}, 20), 3_000_000_000
 		}},
@@ -109,6 +110,57 @@ func TestCRLBytes(t *testing.T) {
 	if want := unhex(t, "3016 0603551d1c 0101ff 040c 300a a005 a003 860175 8201ff"); !bytes.Contains(tbs, want) {
 		t.Errorf("list %x lacks %x", tbs, want)
 	}
+	spec.Freshest = "v"
+	if tbs, err = der.AppendCRLTBS(nil, spec, nil); err != nil {
+		t.Fatal(err)
+	}
+	// SEQUENCE { freshestCRL, OCTET STRING { SEQUENCE { SEQUENCE { [0] { [0] { [6] "v" } } } } } }
+	if want := unhex(t, "3012 0603551d2e 040b 3009 3007 a005 a003 860176"); !bytes.Contains(tbs, want) {
+		t.Errorf("list %x lacks %x", tbs, want)
+	}
+}
+
+// A list written in pieces is the list that is made at once.
+func TestCRLInPieces(t *testing.T) {
+	ca := newIssuers(t)[1]
+	serial := bytes.Repeat([]byte{0x41}, 16)
+	for _, count := range []int{0, 1, 1000, 5000} {
+		spec, size := ca.crlSpec(t), 0
+		var entries []byte
+		for n := range count {
+			binary.BigEndian.PutUint32(serial[1:], uint32(n))
+			at, reason := int64(1_700_000_000), n%2
+			if n%3 == 0 {
+				at = 3_000_000_000
+			}
+			size += der.CRLEntrySize(len(serial), at, reason)
+			var err error
+			if entries, err = der.AppendCRLEntry(entries, serial, at, reason); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if size != len(entries) {
+			t.Fatalf("%d entries have %d octets, foretold were %d", count, len(entries), size)
+		}
+		tbs, err := der.AppendCRLTBS(nil, spec, entries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := sign(t, tbs, ca.key)
+		head, err := der.AppendCRLHead(nil, spec, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := x509.ParseRevocationList(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pieces := der.AppendCRLTail(append(head, entries...), spec)
+		before, after := der.Enclose(len(pieces), spec.Algorithm, list.Signature)
+		if !bytes.Equal(append(append(before, pieces...), after...), whole) {
+			t.Errorf("%d entries: the pieces make another list", count)
+		}
+	}
 }
 
 func TestCRLEntrySizes(t *testing.T) {
@@ -145,6 +197,7 @@ func TestCRLRefuses(t *testing.T) {
 		{"next update", func(s *der.CRLSpec) { s.NextUpdate = s.ThisUpdate }},
 		{"number", func(s *der.CRLSpec) { s.Number = bytes.Repeat([]byte{1}, 21) }},
 		{"delta", func(s *der.CRLSpec) { s.DeltaBase = []byte{0x80} }},
+		{"names a delta", func(s *der.CRLSpec) { s.DeltaBase, s.Freshest = []byte{1}, "u" }},
 		{"at once", func(s *der.CRLSpec) { s.Point = &der.IssuingPoint{OnlyUser: true, OnlyCA: true} }},
 	} {
 		spec := ca.crlSpec(t)

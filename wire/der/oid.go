@@ -45,6 +45,7 @@ const (
 	OIDCRLPoints         OID = "\x55\x1d\x1f"
 	OIDPolicies          OID = "\x55\x1d\x20"
 	OIDAuthorityKeyID    OID = "\x55\x1d\x23"
+	OIDFreshestCRL       OID = "\x55\x1d\x2e"
 	OIDExtKeyUsage       OID = "\x55\x1d\x25"
 	OIDNoRevAvail        OID = "\x55\x1d\x38"
 	OIDAuthorityInfo     OID = "\x2b\x06\x01\x05\x05\x07\x01\x01"

@@ -16,7 +16,7 @@ func TestOIDConstants(t *testing.T) {
 		"2.5.4.46": der.OIDDNQualifier, "0.9.2342.19200300.100.1.1": der.OIDUserID,
 		"0.9.2342.19200300.100.1.25": der.OIDDomainComponent, "1.2.840.113549.1.9.1": der.OIDEmailAddress,
 		"2.5.29.14": der.OIDSubjectKeyID, "2.5.29.15": der.OIDKeyUsage, "2.5.29.17": der.OIDSubjectAltName,
-		"2.5.29.19": der.OIDBasicConstraints, "2.5.29.20": der.OIDCRLNumber, "2.5.29.27": der.OIDDeltaCRLIndicator,
+		"2.5.29.19": der.OIDBasicConstraints, "2.5.29.20": der.OIDCRLNumber, "2.5.29.27": der.OIDDeltaCRLIndicator, "2.5.29.46": der.OIDFreshestCRL,
 		"2.5.29.28": der.OIDIssuingPoint, "2.5.29.30": der.OIDNameConstraints, "2.5.29.31": der.OIDCRLPoints,
 		"2.5.29.32": der.OIDPolicies, "2.5.29.35": der.OIDAuthorityKeyID, "2.5.29.37": der.OIDExtKeyUsage,
 		"2.5.29.56": der.OIDNoRevAvail, "2.5.29.37.0": der.OIDAnyExtKeyUsage,
