@@ -136,7 +136,7 @@ func newKey(t testing.TB, alg key.Algorithm) crypto.Signer {
 func request(t testing.TB, k crypto.Signer, spec der.RequestSpec) *der.Request {
 	t.Helper()
 	var err error
-	if spec.SPKI, err = x509.MarshalPKIXPublicKey(k.Public()); err != nil {
+	if spec.SPKI, err = der.EncodePublicKey(k.Public()); err != nil {
 		t.Fatal(err)
 	}
 	info, err := der.AppendRequestInfo(nil, spec)

@@ -3,7 +3,6 @@ package ca
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -44,7 +43,7 @@ func (a *Authority) Create(ctx context.Context, actor access.Actor, s Spec) (*Is
 	if err != nil {
 		return nil, fmt.Errorf("making the key of CA %q: %w", s.Name, err)
 	}
-	spki, err := x509.MarshalPKIXPublicKey(pub)
+	spki, err := der.EncodePublicKey(pub)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the key of CA %q: %w", s.Name, err)
 	}

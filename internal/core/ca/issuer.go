@@ -56,7 +56,7 @@ type Issuer struct {
 	created   int64
 	shards    int // of its CRL, see Shards
 
-	check func() error // that the certificate is a CA's and that the parent signed it; worked out once
+	check func() error // that the parent signed the certificate; worked out once, see verify
 }
 
 // ID returns the issuer's id.
@@ -143,19 +143,24 @@ func newIssuer(name string, parent *Issuer, id key.ID, raw []byte, created int64
 	return i, i.check()
 }
 
-// readIssuer makes an Issuer from its row. The signature on its certificate is checked when the CA is used for the first time: an instance
-// may have thousands, and a start waits for none of them.
+// readIssuer makes an Issuer from its row: the certificate must be that of a CA and name the parent. The signature on it is checked when the
+// CA is used for the first time: an instance may have thousands, and a start waits for none of them.
 func readIssuer(name string, parent *Issuer, id key.ID, raw []byte, created int64) (*Issuer, error) {
 	cert, err := x509.ParseCertificate(raw)
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate of CA %q: %w", name, err)
 	}
-	chain := [][]byte{raw}
+	chain, above := [][]byte{raw}, cert
 	if parent != nil {
-		chain = append(chain, parent.chain...)
+		chain, above = append(chain, parent.chain...), parent.cert
 	}
-	if len(chain) > maxDepth {
+	switch {
+	case len(chain) > maxDepth:
 		return nil, fmt.Errorf("the chain of CA %q is longer than %d", name, maxDepth)
+	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return nil, fmt.Errorf("checking the certificate of CA %q: it is not that of a CA", name)
+	case !bytes.Equal(cert.RawIssuer, above.RawSubject):
+		return nil, fmt.Errorf("checking the certificate of CA %q: it names another issuer than its parent", name)
 	}
 	public, err := der.ParsePublicKey(cert.RawSubjectPublicKeyInfo)
 	if err != nil {
@@ -171,7 +176,7 @@ func readIssuer(name string, parent *Issuer, id key.ID, raw []byte, created int6
 	return i, nil
 }
 
-// verify checks the certificate: that it is a CA's, and that the parent, whose own was checked, signed it (RFC 5280, section 6.1.4 (k) to (n)).
+// verify checks that the parent, whose own certificate was checked, signed that of i, or i itself, being a root.
 func (i *Issuer) verify() error {
 	by := i.public
 	if i.parent != nil {
@@ -179,12 +184,6 @@ func (i *Issuer) verify() error {
 			return err
 		}
 		by = i.parent.public
-	}
-	switch {
-	case !i.cert.BasicConstraintsValid || !i.cert.IsCA || i.cert.KeyUsage&x509.KeyUsageCertSign == 0:
-		return fmt.Errorf("checking the certificate of CA %q: it is not that of a CA", i.name)
-	case i.parent != nil && !bytes.Equal(i.cert.RawIssuer, i.parent.cert.RawSubject):
-		return fmt.Errorf("checking the certificate of CA %q: it names another issuer than %q", i.name, i.parent.name)
 	}
 	if err := der.CheckCertificate(i.cert, by); err != nil {
 		return fmt.Errorf("checking the certificate of CA %q: %w", i.name, err)

@@ -186,7 +186,7 @@ func (d *document) extension(p *Profile, n ast.Node) {
 }
 
 func (p *Profile) addKey(s string) error {
-	known := []der.KeyKind{der.ECP256, der.ECP384, der.ECP521, der.KeyEd25519, "rsa-2048", "rsa-3072", "rsa-4096"}
+	known := []der.KeyKind{der.ECP256, der.ECP384, der.ECP521, der.KeyEd25519, "rsa-2048", "rsa-3072", "rsa-4096", der.KeyMLDSA44, der.KeyMLDSA65}
 	if !slices.Contains(known, der.KeyKind(s)) {
 		return fmt.Errorf("unknown key algorithm %q: use one of %v", s, known)
 	}

@@ -71,6 +71,9 @@ func (p *Profile) checkUsage(d *document) {
 	for _, usage := range p.ExtKeyUsage {
 		switch {
 		case usage == der.OIDAnyExtKeyUsage:
+	if p.KeyUsage&der.KeyAgreement != 0 && slices.ContainsFunc(p.Keys, isMLDSA) {
+		d.at("key_usage", "keyAgreement is not for ML-DSA keys, which only sign (RFC 9881, section 5): take it out, or ml-dsa-… out of keys")
+	}
 			d.at("ext_key_usage", "anyExtendedKeyUsage permits everything: list what is meant, or nothing")
 		case isPowerful(usage) && !p.Approval:
 			d.at("ext_key_usage", "OCSPSigning, cmcCA and cmcRA let the holder act for the CA: such a profile needs \"approval: required\"")

@@ -21,6 +21,8 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/mldsa"
+
 	"mooring/internal/base/errs"
 	"mooring/wire/der"
 )
@@ -113,6 +115,10 @@ func samplePublicKey(kind der.KeyKind) (crypto.PublicKey, error) {
 		return raw(elliptic.P521(), 66)
 	case der.KeyEd25519:
 		return ed25519.NewKeyFromSeed(stretch(string(kind), 32)).Public(), nil
+	case der.KeyMLDSA44:
+		return mldsaPublicKey(mldsa.MLDSA44(), kind)
+	case der.KeyMLDSA65:
+		return mldsaPublicKey(mldsa.MLDSA65(), kind)
 	}
 	var bits int
 	if _, err := fmt.Sscanf(string(kind), "rsa-%d", &bits); err != nil {
@@ -122,6 +128,14 @@ func samplePublicKey(kind der.KeyKind) (crypto.PublicKey, error) {
 	modulus[0] |= 0x80
 	modulus[len(modulus)-1] |= 1
 	return &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 65537}, nil
+}
+
+func mldsaPublicKey(set mldsa.Parameters, kind der.KeyKind) (crypto.PublicKey, error) {
+	k, err := mldsa.NewPrivateKey(set, stretch(string(kind), mldsa.PrivateKeySize))
+	if err != nil {
+		return nil, err
+	}
+	return k.PublicKey(), nil
 }
 
 // sampleOrder has registry values for everything the profile may draw on, and asks for one name of each pattern that is required.
@@ -157,7 +171,7 @@ func (s *sample) certificate(kind der.KeyKind) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.order.SPKI, err = x509.MarshalPKIXPublicKey(pub); err != nil {
+	if s.order.SPKI, err = der.EncodePublicKey(pub); err != nil {
 		return nil, err
 	}
 	if err := s.profile.checkKey(&s.order); err != nil {
@@ -179,7 +193,8 @@ func (s *sample) certificate(kind der.KeyKind) ([]byte, error) {
 }
 
 // compare makes a certificate of the same fields with crypto/x509 and compares what both parse to. Extensions must agree octet by octet,
-// except for the order of alternative names, and the subject in its values, since the string types are chosen differently.
+// except for the order of alternative names, and the subject in its values, since the string types are chosen differently. For an ML-DSA
+// key, which crypto/x509 cannot write before Go 1.27, that of the other certificate is a P-256 key, and ours is compared with the order.
 func (s *sample) compare(kind der.KeyKind, raw []byte) error {
 	ours, err := x509.ParseCertificate(raw)
 	if err != nil {
@@ -195,7 +210,7 @@ func (s *sample) compare(kind der.KeyKind, raw []byte) error {
 		"issuer":           bytes.Equal(ours.RawIssuer, theirs.RawIssuer),
 		"validity":         ours.NotBefore.Equal(theirs.NotBefore) && ours.NotAfter.Equal(theirs.NotAfter),
 		"subject":          slices.EqualFunc(ours.Subject.Names, theirs.Subject.Names, sameAttribute),
-		"public key":       bytes.Equal(ours.RawSubjectPublicKeyInfo, theirs.RawSubjectPublicKeyInfo),
+		"public key":       bytes.Equal(ours.RawSubjectPublicKeyInfo, s.order.SPKI) && (isMLDSA(kind) || bytes.Equal(s.order.SPKI, theirs.RawSubjectPublicKeyInfo)),
 		"signature":        ours.SignatureAlgorithm == theirs.SignatureAlgorithm && s.template.issuer.CheckSignature(ours) == nil,
 		"DNS names":        slices.Equal(ours.DNSNames, theirs.DNSNames),
 		"mail addresses":   slices.Equal(ours.EmailAddresses, theirs.EmailAddresses),
@@ -220,6 +235,8 @@ func (s *sample) compare(kind der.KeyKind, raw []byte) error {
 	}
 	return nil
 }
+
+func isMLDSA(kind der.KeyKind) bool { return kind == der.KeyMLDSA44 || kind == der.KeyMLDSA65 }
 
 func sameAttribute(a, b pkix.AttributeTypeAndValue) bool {
 	return a.Type.Equal(b.Type) && a.Value == b.Value
@@ -268,6 +285,9 @@ func (s *sample) standard(kind der.KeyKind) (*x509.Certificate, error) {
 	if p.OCSP {
 		spec.OCSPServer = []string{s.urls.OCSP}
 		spec.IssuingCertificateURL = []string{s.urls.caIssuers(s.template.issuer.id)}
+	}
+	if isMLDSA(kind) {
+		kind = der.ECP256
 	}
 	pub, err := samplePublicKey(kind)
 	if err != nil {
