@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,7 +105,13 @@ func (c *cli) profileShow(ctx context.Context, s *client.Client, name string, so
 		fact(w, "Approval needed", yes(p.Approval))
 		fact(w, "Server makes keys", p.ServerKeygen)
 		fact(w, "Grants role", p.Grants)
-		fact(w, "CRL, OCSP", orNone(strings.Join(nonEmpty(word(p.CRL, "CRL"), word(p.OCSP, "OCSP")), ", ")))
+		fact(w, "CRL, OCSP", orNone(strings.Join(nonEmpty(word(p.CRL, "CRL"), word(p.OCSP, "OCSP"), word(p.NoRevAvail, "none, and says so")), ", ")))
+		fact(w, "Recorded", p.Record)
+		fact(w, "Kept after its end", p.Retention)
+		fact(w, "Also for devices of", strings.Join(p.AlsoFor, ", "))
+		if p.Rescue != nil {
+			fact(w, "Rescue", fmt.Sprintf("up to %s after its end, evidence: %s, approval: %s, for %s", p.Rescue.MaxExpired, p.Rescue.Evidence, p.Rescue.Approval, p.Rescue.Validity))
+		}
 		fact(w, "Lint exceptions", strings.Join(p.LintExceptions, ", "))
 	})
 }
@@ -125,22 +130,6 @@ func nonEmpty(all ...string) (some []string) {
 		}
 	}
 	return some
-}
-
-// only is a directory of which nothing but one file is seen.
-type only struct {
-	fs.FS
-	name string
-}
-
-func (o only) ReadDir(name string) ([]fs.DirEntry, error) {
-	entries, err := fs.ReadDir(o.FS, name)
-	for _, e := range entries {
-		if e.Name() == o.name {
-			return []fs.DirEntry{e}, err
-		}
-	}
-	return nil, err
 }
 
 func (c *cli) profileLint(paths []string) error {
@@ -174,14 +163,17 @@ func lint(path string) (names []string, err error) {
 	if err != nil {
 		return nil, errs.New(errs.NotFound, "there is no such file or directory")
 	}
-	var fsys fs.FS = os.DirFS(path)
 	if !info.IsDir() {
 		if filepath.Ext(path) != ".yaml" {
 			return nil, errs.New(errs.Invalid, "a profile's file is called NAME.yaml")
 		}
-		fsys = only{os.DirFS(filepath.Dir(path)), filepath.Base(path)}
+		p, err := ca.LoadProfile(os.DirFS(filepath.Dir(path)), filepath.Base(path))
+		if err != nil {
+			return nil, err
+		}
+		return []string{p.Name}, nil
 	}
-	profiles, err := ca.LoadProfiles(fsys)
+	profiles, err := ca.LoadProfiles(os.DirFS(path))
 	if err != nil {
 		return nil, err
 	}

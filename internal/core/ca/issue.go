@@ -27,6 +27,7 @@ type Order struct {
 	Request    *der.Request // possession of the key proven by the caller; may be nil when SPKI is set
 	SPKI       []byte       // the public key, DER, when it is not the request's: a key that the platform made
 	PrevSerial []byte       // of the certificate that this one follows in its slot
+	Validity   int64        // seconds, when it is to live shorter than the profile says; 0 = as the profile says
 }
 
 // template holds what all certificates of one CA and one profile version share. It is immutable.
@@ -85,11 +86,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	class := byte(classOrdinary)
-	if v.NotAfter-v.NotBefore > longLife {
-		class = classLong
-	}
-	serial, err := newSerial(class, now, o.Cell, a.deps.Rand)
+	serial, err := newSerial(o.Profile.class(v.NotAfter-v.NotBefore), now, o.Cell, a.deps.Rand)
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +130,12 @@ func (a *Authority) template(ctx context.Context, p *Profile) (*template, error)
 	}
 	stored, _ := a.templates.LoadOrStore(k, t)
 	return stored.(*template), nil
-	if err := i.check(); err != nil {
-		return nil, errs.Wrap(errs.Unavailable, err, "the certificate of CA %q in the database is not valid: restore it from a backup", i.name)
-	}
 }
 
 func newTemplate(i *Issuer, p *Profile, signer crypto.Signer, urls URLs) (*template, error) {
+	if err := i.check(); err != nil {
+		return nil, errs.Wrap(errs.Unavailable, err, "the certificate of CA %q in the database is not valid: restore it from a backup", i.name)
+	}
 	if !i.holds(signer) {
 		return nil, errs.New(errs.Unavailable, "the key of CA %q is not the one in its certificate: restore the right key store", i.name)
 	}
@@ -167,6 +164,9 @@ func (p *Profile) constant(i *Issuer, urls URLs) []der.Extension {
 			issuers = []string{url}
 		}
 		extensions = append(extensions, der.NewAuthorityInfo([]string{urls.OCSP}, issuers))
+	}
+	if p.NoRevAvail {
+		extensions = append(extensions, der.NewNoRevAvail())
 	}
 	return append(extensions, p.Extensions...)
 }
@@ -247,6 +247,9 @@ func (t *template) variable(o *Order, spki []byte, now int64) (v der.Variable, e
 	v.SPKI, v.SKI = spki, ski[:]
 	v.NotBefore = max(now-p.Backdate, t.issuer.cert.NotBefore.Unix())
 	v.NotAfter = v.NotBefore + p.Validity - 1
+	if o.Validity > 0 && o.Validity < p.Validity {
+		v.NotAfter = v.NotBefore + o.Validity - 1
+	}
 	if p.Forever {
 		v.NotAfter = der.NoExpiry
 	}

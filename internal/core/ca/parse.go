@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"regexp"
@@ -29,9 +30,10 @@ var plainName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 func parseProfile(file string, data []byte) (*Profile, *document) {
 	source := strings.ReplaceAll(string(data), "\r\n", "\n")
 	d := &document{file: file}
-	p := &Profile{Source: source, Version: versionOf(source), Slot: "operational", Backdate: -1, RenewBefore: -1, Binding: true}
+	p := &Profile{Source: source, Version: versionOf(source), Slot: "operational", Backdate: -1, RenewBefore: -1, Retention: -1, Binding: true}
 	var challenge, linking, approval, reuse, subject string
-	d.read([]byte(source), fields{
+	var model life
+	table := fields{
 		"name":            d.textInto(&p.Name),
 		"description":     d.textInto(&p.Description),
 		"issuer":          d.plain(&p.Issuer),
@@ -61,11 +63,15 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 		"grants":          d.parsed(func(s string) (err error) { p.Grants, err = access.ParseRole(s); return err }),
 		"extensions":      d.list(func(n ast.Node) { d.extension(p, n) }),
 		"lint_exceptions": d.texts(func(s string) error { p.LintExceptions = append(p.LintExceptions, s); return nil }),
-	})
+	}
+	maps.Copy(table, d.lifeFields(p, &model))
+	d.read([]byte(source), table)
 	p.Approval, p.ReuseKey, p.ignoreSubject = approval == "required", reuse == "allowed", subject == "ignore"
 	p.Binding, p.Linking = challenge != "ignore", linking == "required"
+	p.alsoForLine = max(d.lines["also_for"], 1)
 	if len(d.problems) == 0 {
 		p.complete()
+		p.completeLife(&model)
 		p.check(d, strings.TrimSuffix(path.Base(file), ".yaml"))
 	}
 	return p, d

@@ -54,12 +54,18 @@ type Profile struct {
 	Unwrapped    bool          // EST answers in one line of base64
 	Grants       access.Role   // the role that holders of the certificate have
 	CRL, OCSP    bool          // certificates point to the CRL and the OCSP responder
+	NoRevAvail   bool          // … or say that nobody will tell about their revocation (RFC 9608)
+	Record       Record        // what is kept of each certificate
+	Retention    int64         // how long after its end a certificate is kept, or KeepForever; only with Full
+	Rescue       *Rescue       // nil: who let its certificate expire enrols again
+	AlsoFor      []string      // profiles whose devices may have a certificate of this one, too
 
 	KeyUsage       der.KeyUsage
 	ExtKeyUsage    []der.OID
 	Extensions     []der.Extension // constant extras
 	LintExceptions []string        // names of lints that this profile is known to break
 
+	alsoForLine   int // of the file
 	subject       []subjectPart
 	ignoreSubject bool // the subject in a request is not looked at
 	dns, ip       nameRule
@@ -138,10 +144,36 @@ func LoadProfiles(fsys fs.FS) (*Profiles, error) {
 		}
 		ps.byName[p.Name] = p
 	}
+	if len(wrong) == 0 {
+		wrong = ps.checkReferences()
+	}
 	if err := errors.Join(wrong...); err != nil {
 		return nil, errs.New(errs.Invalid, "%s", err)
 	}
 	return ps, nil
+}
+
+// LoadProfile reads and checks the profile in one file at the root of fsys, as LoadProfiles does, but for what it says about other profiles.
+func LoadProfile(fsys fs.FS, name string) (*Profile, error) {
+	p, err := loadProfile(fsys, name)
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "%s", err)
+	}
+	return p, nil
+}
+
+// checkReferences finds what profiles say about others.
+func (ps *Profiles) checkReferences() (wrong []error) {
+	for _, p := range ps.All() {
+		for _, name := range p.AlsoFor {
+			if other := ps.byName[name]; other == nil {
+				wrong = append(wrong, fmt.Errorf("profiles/%s.yaml:%d: also_for: there is no profile %q", p.Name, p.alsoForLine, name))
+			} else if other.Slot == p.Slot && p.Record != Ephemeral {
+				wrong = append(wrong, fmt.Errorf("profiles/%s.yaml:%d: also_for: certificates of %q have the same slot %s, and one would replace the other: use another slot", p.Name, p.alsoForLine, name, p.Slot))
+			}
+		}
+	}
+	return wrong
 }
 
 func loadProfile(fsys fs.FS, name string) (*Profile, error) {

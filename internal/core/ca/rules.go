@@ -29,6 +29,7 @@ func (p *Profile) check(d *document, stem string) {
 	p.checkNames(d)
 	p.checkRole(d)
 	p.checkExtensions(d)
+	p.checkLife(d)
 	for _, name := range p.LintExceptions {
 		if !knownLint(name) {
 			d.at("lint_exceptions", "there is no lint %q", name)
@@ -49,8 +50,10 @@ func (p *Profile) checkTimes(d *document) {
 	switch {
 	case !p.Forever && p.Validity == 0:
 		d.at("validity", "is missing: use a time such as 90d, or forever")
-	case !p.Forever && p.Validity < 60:
+	case !p.Forever && p.Validity < 60 && p.Record != Ephemeral:
 		d.at("validity", "is less than a minute")
+	case !p.Forever && p.Validity < 10:
+		d.at("validity", "is less than ten seconds: it would be over before it arrives")
 	case !p.Forever && p.Backdate > p.Validity/2:
 		d.at("backdate", "is more than half of the validity")
 	case !p.Forever && p.RenewBefore >= p.Validity:
@@ -68,12 +71,12 @@ func (p *Profile) checkUsage(d *document) {
 	if p.KeyUsage&(der.KeyEncipherment|der.DataEncipherment) != 0 && notRSA {
 		d.at("key_usage", "keyEncipherment and dataEncipherment are for RSA keys only (RFC 8813, section 3): restrict keys to rsa-…")
 	}
-	for _, usage := range p.ExtKeyUsage {
-		switch {
-		case usage == der.OIDAnyExtKeyUsage:
 	if p.KeyUsage&der.KeyAgreement != 0 && slices.ContainsFunc(p.Keys, isMLDSA) {
 		d.at("key_usage", "keyAgreement is not for ML-DSA keys, which only sign (RFC 9881, section 5): take it out, or ml-dsa-… out of keys")
 	}
+	for _, usage := range p.ExtKeyUsage {
+		switch {
+		case usage == der.OIDAnyExtKeyUsage:
 			d.at("ext_key_usage", "anyExtendedKeyUsage permits everything: list what is meant, or nothing")
 		case isPowerful(usage) && !p.Approval:
 			d.at("ext_key_usage", "OCSPSigning, cmcCA and cmcRA let the holder act for the CA: such a profile needs \"approval: required\"")
@@ -186,8 +189,8 @@ func (p *Profile) checkExtensions(d *document) {
 			d.at("extensions", "%s is written from other fields of the profile", e.OID)
 		case slices.ContainsFunc(p.Extensions[:i], func(f der.Extension) bool { return f.OID == e.OID }):
 			d.at("extensions", "%s is listed twice", e.OID)
-		case e.OID == der.OIDNoRevAvail && (p.CRL || p.OCSP):
-			d.at("extensions", "%s says that there is no revocation information (RFC 9608), but crl or ocsp is true", e.OID)
+		case e.OID == der.OIDNoRevAvail:
+			d.at("extensions", "%s is written by \"no_rev_avail: true\"", e.OID)
 		}
 	}
 }

@@ -269,7 +269,19 @@ func shownProfile(p *ca.Profile) v1.Profile {
 		Keys:     each(p.Keys, func(k der.KeyKind) string { return string(k) }),
 		Validity: length(p.Validity), Backdate: length(p.Backdate), RenewBefore: length(p.RenewBefore), ReuseKey: p.ReuseKey,
 		Evidence: each(p.Evidence, func(e ca.Evidence) string { return string(e) }), Approval: p.Approval, ServerKeygen: string(p.ServerKeygen),
-		Grants: string(p.Grants), CRL: p.CRL, OCSP: p.OCSP, LintExceptions: p.LintExceptions}
+		Grants: string(p.Grants), CRL: p.CRL, OCSP: p.OCSP, NoRevAvail: p.NoRevAvail, Record: string(p.Record), Retention: p.RetentionText(),
+		Rescue: shownRescue(p.Rescue), AlsoFor: p.AlsoFor, LintExceptions: p.LintExceptions}
+}
+
+func shownRescue(r *ca.Rescue) *v1.Rescue {
+	if r == nil {
+		return nil
+	}
+	out := &v1.Rescue{MaxExpired: ca.TimeText(r.MaxExpired), Approval: string(r.Approval), Evidence: "certificate", Validity: ca.TimeText(r.Validity)}
+	if r.Token {
+		out.Evidence = "certificate-and-token"
+	}
+	return out
 }
 
 // length writes a number of seconds; 0 is left out.

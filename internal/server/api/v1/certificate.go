@@ -92,8 +92,21 @@ type Profile struct {
 	Grants         string   `json:"grants,omitempty" doc:"The role of whoever holds such a certificate" example:"operator"`
 	CRL            bool     `json:"crl" doc:"Certificates point to the revocation list"`
 	OCSP           bool     `json:"ocsp" doc:"Certificates point to the status responder"`
+	NoRevAvail     bool     `json:"no_rev_avail,omitempty" doc:"Certificates say that nobody will tell about their revocation (RFC 9608)"`
+	Record         string   `json:"record" enum:"full,brief,ephemeral" doc:"What is kept of each certificate" example:"full"`
+	Retention      string   `json:"retention,omitempty" doc:"How long after its end a certificate is kept, or forever; absent when none is kept" example:"1y"`
+	Rescue         *Rescue  `json:"rescue,omitempty" doc:"How a device may renew by a certificate that has expired; absent when it may not"`
+	AlsoFor        []string `json:"also_for,omitempty" doc:"Profiles whose devices may have a certificate of this one, too"`
 	LintExceptions []string `json:"lint_exceptions,omitempty" doc:"Lints that the profile is known to break"`
 	Source         string   `json:"source,omitempty" doc:"The file, YAML; left out of listings"`
+}
+
+// Rescue says how a device may renew by a certificate that has expired.
+type Rescue struct {
+	MaxExpired string `json:"max_expired" doc:"How long after its end a certificate is still forgiven, and how often: once in this time" example:"180d"`
+	Approval   string `json:"approval" enum:"none,once,four-eyes" doc:"Who must agree"`
+	Evidence   string `json:"evidence" enum:"certificate,certificate-and-token" doc:"What the device must show"`
+	Validity   string `json:"validity" doc:"How long the certificate lives that it gets" example:"7d"`
 }
 
 // ProfileList holds all profiles in the order of their names.
