@@ -53,11 +53,13 @@ func (c *cli) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%v: see %s --help", err, cmd.CommandPath())
 	})
-	return group(root,
+	group(root,
 		c.initCommand(), c.serveCommand(), c.statusCommand(), c.whoamiCommand(), c.configCommand(), c.profileCommand(),
 		c.caCommand(), c.deviceCommand(), c.requestCommand(), c.certCommand(), c.auditCommand(),
 		c.agentCommand(), c.demoCommand(), c.benchCommand(), c.versionCommand(), c.docsCommand(),
 	)
+	c.complete(root)
+	return root
 }
 
 // helpCommand is cobra's, except that a command that does not exist is a mistake and not an occasion to show the help of another one.
