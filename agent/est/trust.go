@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"mooring/wire/der"
 )
 
 // Bundle is what a server says about its authorities.
@@ -35,7 +37,11 @@ func newBundle(certs []*x509.Certificate) *Bundle {
 }
 
 func selfSigned(cert *x509.Certificate) bool {
-	return bytes.Equal(cert.RawIssuer, cert.RawSubject) && cert.CheckSignatureFrom(cert) == nil
+	if !bytes.Equal(cert.RawIssuer, cert.RawSubject) || !cert.IsCA {
+		return false
+	}
+	pub, err := der.ParsePublicKey(cert.RawSubjectPublicKeyInfo)
+	return err == nil && der.CheckCertificate(cert, pub) == nil
 }
 
 // Chain checks that a certificate leads to one of the roots at the given time, and returns it followed by the

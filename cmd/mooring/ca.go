@@ -204,7 +204,7 @@ func (c *cli) caCreateCommand() *cobra.Command {
 	flags.SortFlags = false
 	flags.StringVar(&n.Parent, "parent", "", "name of the CA that signs it (default: it is a root)")
 	flags.StringVar(&n.Subject, "subject", "", "its name, such as \"CN=Acme Devices G2,O=Acme\"")
-	flags.StringVar(&n.Algorithm, "algorithm", "ec-p256", "kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096")
+	flags.StringVar(&n.Algorithm, "algorithm", "ec-p256", "kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096, ml-dsa-44, ml-dsa-65")
 	flags.StringVar(&validity, "validity", "", "how long it is valid, such as 3650d")
 	flags.BoolVar(&n.Forever, "forever", false, "no well-defined end, for CAs of birth certificates")
 	flags.IntVar(&n.PathLen, "path-len", 0, "how many tiers of CAs may follow below")

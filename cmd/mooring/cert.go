@@ -18,6 +18,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/server/api/client"
 	"mooring/internal/server/api/v1"
+	"mooring/wire/der"
 )
 
 const certHelp = `The certificates that this installation issued. They are named by their serial numbers, in hex, as openssl x509 -serial prints them.`
@@ -175,6 +176,9 @@ func keyText(x *x509.Certificate) string {
 		return fmt.Sprintf("RSA %d bits", k.N.BitLen())
 	case ed25519.PublicKey:
 		return "Ed25519"
+	}
+	if pub, err := der.ParsePublicKey(x.RawSubjectPublicKeyInfo); err == nil { // kinds that crypto/x509 does not know
+		return strings.ToUpper(string(der.KindOf(pub)))
 	}
 	return x.PublicKeyAlgorithm.String()
 }

@@ -103,7 +103,7 @@ func CSR(t testing.TB, key crypto.Signer, spec der.RequestSpec) []byte {
 	t.Helper()
 	if spec.SPKI == nil {
 		var err error
-		if spec.SPKI, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+		if spec.SPKI, err = der.EncodePublicKey(key.Public()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/x509"
 	"fmt"
 
 	"mooring/internal/core/access"
@@ -46,7 +45,7 @@ func emptyRequest(signer crypto.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	spki, err := x509.MarshalPKIXPublicKey(signer.Public())
+	spki, err := der.EncodePublicKey(signer.Public())
 	if err != nil {
 		return nil, err
 	}

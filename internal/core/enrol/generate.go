@@ -2,11 +2,11 @@ package enrol
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/key"
+	"mooring/wire/der"
 )
 
 // generate makes the key of a Generate request, where the profile allows it. It is kept nowhere: it leaves with the answer or is lost.
@@ -18,10 +18,10 @@ func (s *Service) generate(_ context.Context, sub *submission) error {
 	if err != nil {
 		return fmt.Errorf("generating a key: %w", err)
 	}
-	if sub.key, err = x509.MarshalPKCS8PrivateKey(private); err != nil {
+	if sub.key, err = der.EncodePrivateKey(private); err != nil {
 		return fmt.Errorf("encoding a generated key: %w", err)
 	}
-	if sub.spki, err = x509.MarshalPKIXPublicKey(private.Public()); err != nil {
+	if sub.spki, err = der.EncodePublicKey(private.Public()); err != nil {
 		return fmt.Errorf("encoding a generated public key: %w", err)
 	}
 	return nil

@@ -232,7 +232,7 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 func shownCA(i *ca.Issuer) v1.CA {
 	c := i.Certificate()
 	out := v1.CA{ID: i.ID().String(), Name: i.Name(), Subject: c.Subject.String(), Serial: hex.EncodeToString(c.SerialNumber.Bytes()),
-		Signature: c.SignatureAlgorithm.String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Forever: i.Forever(), Shards: i.Shards(), Created: moment(i.Created())}
+		Signature: i.Algorithm().String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Forever: i.Forever(), Shards: i.Shards(), Created: moment(i.Created())}
 	if p := i.Parent(); p != nil {
 		out.Parent = p.Name()
 	}

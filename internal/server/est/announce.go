@@ -66,6 +66,12 @@ func wantKey(kind der.KeyKind) ([]est.Item, *est.KeySpec, error) {
 	case der.KeyEd25519:
 		ed := asn1.ObjectIdentifier{1, 3, 101, 112}
 		return []est.Item{est.WantOID(ed)}, &est.KeySpec{Algorithm: ed}, nil
+	case der.KeyMLDSA44, der.KeyMLDSA65: // key and signature have one number (RFC 9881, section 2)
+		set := asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 17}
+		if kind == der.KeyMLDSA65 {
+			set[len(set)-1]++
+		}
+		return []est.Item{est.WantOID(set)}, &est.KeySpec{Algorithm: set}, nil
 	}
 	var bits int
 	if _, err := fmt.Sscanf(string(kind), "rsa-%d", &bits); err != nil {

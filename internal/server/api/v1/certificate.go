@@ -47,7 +47,7 @@ type CA struct {
 	Parent    string    `json:"parent,omitempty" doc:"Name of the CA above; absent for a root" example:"root"`
 	Subject   string    `json:"subject" doc:"Distinguished name (RFC 4514)" example:"CN=Devices CA 1,O=Example"`
 	Serial    string    `json:"serial" doc:"Serial number of its certificate"`
-	Signature string    `json:"signature" doc:"The algorithm of what it signs" example:"ECDSA-SHA256"`
+	Signature string    `json:"signature" doc:"The algorithm of what it signs" example:"ecdsa-sha256"`
 	NotBefore time.Time `json:"not_before" doc:"First second of validity"`
 	NotAfter  time.Time `json:"not_after" doc:"Last second of validity"`
 	Forever   bool      `json:"forever,omitempty" doc:"It has no well-defined end"`
@@ -66,7 +66,7 @@ type NewCA struct {
 	Name      string `json:"name" pattern:"^[a-z0-9][a-z0-9-]*$" maxLength:"64" doc:"Unique name: small letters, digits, hyphens" example:"devices-2"`
 	Parent    string `json:"parent,omitempty" doc:"Name of the CA above; absent for a root" example:"root"`
 	Subject   string `json:"subject" minLength:"1" doc:"Distinguished name (RFC 4514), best with O and a CN that names the generation" example:"CN=Devices CA 2,O=Example"`
-	Algorithm string `json:"algorithm,omitempty" doc:"Kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096; ec-p256 when absent" example:"ec-p256"`
+	Algorithm string `json:"algorithm,omitempty" doc:"Kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096, ml-dsa-44, ml-dsa-65; ec-p256 when absent" example:"ec-p256"`
 	Validity  string `json:"validity,omitempty" doc:"How long it is good, in hours; needed unless forever" example:"87600h"`
 	Forever   bool   `json:"forever,omitempty" doc:"No well-defined end, for CAs of birth certificates"`
 	PathLen   int    `json:"path_len,omitempty" minimum:"0" maximum:"8" doc:"How many tiers of CAs may follow below" example:"0"`
