@@ -1,6 +1,15 @@
 package ca
 
-import "mooring/internal/base/errs"
+import (
+	"crypto/x509"
+
+	"mooring/internal/base/errs"
+)
+
+// IDOf returns the id that a CA with this certificate has.
+func IDOf(cert *x509.Certificate) IssuerID {
+	return issuerID(cert.RawSubject, cert.RawSubjectPublicKeyInfo)
+}
 
 // Offline reports whether the CA's key is not here: a root on a machine of its own, or a parent that somebody else runs. It has no Key, signs
 // nothing here, and its revocation lists are imported.
