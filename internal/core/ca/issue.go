@@ -67,8 +67,12 @@ type Prepared struct {
 	tbs       []byte
 }
 
-// maxCertificate bounds a certificate; TLS stacks and our own columns are made for less.
-const maxCertificate = 16 << 10
+// maxCertificate bounds a certificate; TLS stacks and our own columns are made for less. One for an ML-DSA-65 key by an ML-DSA-65 CA has
+// some 6 kB. maxSignature is what is kept free for the signature and what is around it: ML-DSA-65 takes 3,309 octets of it.
+const (
+	maxCertificate = 16 << 10
+	maxSignature   = 4 << 10
+)
 
 // Prepare decides what the certificate will say. Errors of kind Invalid and Denied say what is wrong with the request and may be shown to
 // the sender; Unavailable means that the CA, not the request, is the obstacle.
@@ -98,7 +102,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "the certificate cannot be written: %v", err)
 	}
-	if len(tbs) > maxCertificate-1024 {
+	if len(tbs) > maxCertificate-maxSignature {
 		return nil, errs.New(errs.Invalid, "the certificate would be larger than %d octets", maxCertificate)
 	}
 	return &Prepared{authority: a, template: t, tbs: tbs, cert: Certificate{
