@@ -1,0 +1,243 @@
+package job
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/approve"
+)
+
+// Spec is a job to be made.
+type Spec struct {
+	Kind     Kind
+	Title    string // what it does, for people; it is kept, so it names nobody
+	Params   any    // becomes JSON
+	Items    [][]byte
+	Sample   []string
+	AskAbove int64         // a second person must agree when there are more items; negative: never
+	Undo     time.Duration // between start and first deed
+	Start    bool          // as soon as its items are known; else it stays a draft, to be looked at
+}
+
+// Create makes a job: with spec.Items when its worker finds none by itself. It needs the permission of its worker. The error is Limited when too
+// many jobs have not ended.
+func (s *Service) Create(ctx context.Context, actor access.Actor, spec Spec) (Job, error) {
+	w, err := s.worker(spec.Kind)
+	if err != nil {
+		return Job{}, err
+	}
+	if err := s.Access.Require(ctx, actor, w.Needs, "job of the kind "+string(spec.Kind)); err != nil {
+		return Job{}, err
+	}
+	j, err := spec.job(w, actor, s.Now())
+	if err != nil {
+		return Job{}, err
+	}
+	made := j
+	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		made = j
+		if err := s.makeRoom(ctx, tx); err != nil {
+			return err
+		}
+		for items := range slices.Chunk(spec.Items, ChunkMost) {
+			if err := s.addChunk(ctx, tx, &made, items); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.Exec(ctx, insertJob, made.all()...); err != nil {
+			return fmt.Errorf("keeping a job: %w", err)
+		}
+		tx.OnCommit(s.nudge)
+		return s.Audit.Append(ctx, tx, made.entry("job.create", actor, made.Created))
+	})
+	return made, err
+}
+
+func (spec *Spec) job(w Worker, actor access.Actor, now time.Time) (Job, error) {
+	params, err := json.Marshal(spec.Params)
+	switch {
+	case err != nil:
+		return Job{}, fmt.Errorf("encoding what a job is to do: %w", err)
+	case len(params) > paramsMost:
+		return Job{}, errs.New(errs.Limited, "what the job is to do takes more than %d octets to say", paramsMost)
+	case len(spec.Items) == 0 && w.Fill == nil:
+		return Job{}, errs.New(errs.Invalid, "there is nothing to do: no %s were named", w.Unit)
+	case spec.Undo < 0 || spec.Undo > undoMost:
+		return Job{}, errs.New(errs.Invalid, "undo: the time to think better of it is 0s to %d days", undoMost/(24*time.Hour))
+	}
+	spec.Title = clean(spec.Title)
+	for _, i := range spec.Items {
+		if len(i) > itemMost {
+			return Job{}, errs.New(errs.Limited, "one of the %s takes more than %d octets", w.Unit, itemMost)
+		}
+	}
+	j := Job{Kind: spec.Kind, State: Draft, Title: spec.Title, Params: string(params), Ready: len(spec.Items) > 0, Auto: spec.Start,
+		Maker: actor, AskAbove: spec.AskAbove, Undo: spec.Undo.Truncate(time.Second), Created: now.Unix(), kept: true, turn: 1}
+	for _, text := range spec.Sample[:min(len(spec.Sample), SampleMost)] {
+		j.Sample = append(j.Sample, clean(text))
+	}
+	rand.Read(j.ID[:])
+	return j, nil
+}
+
+// makeRoom refuses when too many jobs have not ended.
+func (s *Service) makeRoom(ctx context.Context, tx *db.Tx) error {
+	var open int64
+	_, err := tx.Get(ctx, []any{&open}, `SELECT count(*) FROM job WHERE cell = 0 AND state < 6`)
+	if err == nil && open >= openMost {
+		err = errs.WithRetry(errs.New(errs.Limited, "%d jobs have not ended yet: wait for some, or cancel them", open), time.Minute)
+	}
+	return err
+}
+
+// Start ends the look at a draft: it goes on to a second person, or to the time to think better of it. Whoever made it starts it, and needs the
+// permission of its worker. While its items are still looked for the error is Conflict.
+func (s *Service) Start(ctx context.Context, actor access.Actor, id ID) (Job, error) {
+	return s.change(ctx, actor, id, func(ctx context.Context, tx *db.Tx, j *Job) error {
+		if j.Maker.String() != actor.String() {
+			return errs.New(errs.Denied, "only whoever made the job can start it")
+		}
+		if !j.Ready && j.State == Draft {
+			return errs.New(errs.Conflict, "the %s are still being looked for, %d so far: start it when that has ended", s.Unit(j.Kind), j.Total)
+		}
+		return s.startTx(ctx, tx, j)
+	})
+}
+
+// startTx moves a draft on.
+func (s *Service) startTx(ctx context.Context, tx *db.Tx, j *Job) (err error) {
+	if j.Total == 0 && j.State == Draft {
+		return errs.New(errs.Conflict, "there is nothing to do: nothing fits")
+	}
+	m := moveStart
+	if j.AskAbove >= 0 && j.Total > j.AskAbove {
+		m = moveAsk
+	}
+	if j.State, err = j.State.after(m); err != nil {
+		return err
+	}
+	if m == moveStart {
+		j.schedule(s.Now())
+		return nil
+	}
+	a, err := s.Approve.Request(ctx, tx, j.Maker, s.act(j), 0)
+	if err != nil {
+		return err
+	}
+	j.Note = fmt.Sprintf("more than %d %s need a second person: approval %s waits", j.AskAbove, s.Unit(j.Kind), a.ID)
+	return nil
+}
+
+// schedule sets when the first deed may be done.
+func (j *Job) schedule(now time.Time) {
+	j.NotBefore, j.Note = now.Add(j.Undo).Unix(), ""
+}
+
+// act describes the job for the second person: with all its items, and nothing that changes afterwards.
+func (s *Service) act(j *Job) approve.Act {
+	h := sha256.New()
+	for _, text := range []string{string(j.ID[:]), string(j.Kind), j.Params, string(j.Digest[:]), fmt.Sprint(j.Total), fmt.Sprint(int64(j.Undo / time.Second))} {
+		fmt.Fprintf(h, "%d:%s", len(text), text)
+	}
+	return approve.Act{Kind: approve.Kind(j.Kind), Object: j.object(), Digest: [32]byte(h.Sum(nil)), Needs: s.workers[j.Kind].Needs,
+		Summary: fmt.Sprintf("%s: %d %s", j.Title, j.Total, s.Unit(j.Kind))}
+}
+
+// Pause stops a job before its next step. It needs job.manage.
+func (s *Service) Pause(ctx context.Context, actor access.Actor, id ID) (Job, error) {
+	return s.manage(ctx, actor, id, movePause, "paused by "+actor.String())
+}
+
+// Cancel ends a job before its next step. What was done stays done. It needs job.manage.
+func (s *Service) Cancel(ctx context.Context, actor access.Actor, id ID) (Job, error) {
+	return s.manage(ctx, actor, id, moveCancel, "cancelled by "+actor.String())
+}
+
+// Resume lets a paused or failed job go on. It needs job.manage and the permission of its worker.
+func (s *Service) Resume(ctx context.Context, actor access.Actor, id ID) (Job, error) {
+	return s.manage(ctx, actor, id, moveResume, "")
+}
+
+func (s *Service) manage(ctx context.Context, actor access.Actor, id ID, m move, note string) (Job, error) {
+	if err := s.Access.Require(ctx, actor, access.JobManage, "job "+id.String()); err != nil {
+		return Job{}, err
+	}
+	need := s.change
+	if m != moveResume {
+		need = s.alter // to stop something takes no right to do it
+	}
+	return need(ctx, actor, id, func(_ context.Context, _ *db.Tx, j *Job) (err error) {
+		if j.State, err = j.State.after(m); err != nil {
+			return err
+		}
+		j.Note = note
+		s.close(j)
+		return nil
+	})
+}
+
+// close sets what goes with the end of a job.
+func (s *Service) close(j *Job) {
+	j.Ended = 0
+	if j.State.Ended() {
+		j.Ended = s.Now().Unix()
+	}
+	if j.State == Done || j.State == Aborted {
+		j.kept = false // a failed one may be resumed
+	}
+}
+
+// change alters a job for an actor who must have the permission of its worker.
+func (s *Service) change(ctx context.Context, actor access.Actor, id ID, fn func(ctx context.Context, tx *db.Tx, j *Job) error) (Job, error) {
+	j, err := s.find(ctx, id)
+	if err != nil {
+		return Job{}, err
+	}
+	w, err := s.worker(j.Kind)
+	if err != nil {
+		return Job{}, err
+	}
+	if err := s.Access.Require(ctx, actor, w.Needs, j.object()); err != nil {
+		return Job{}, err
+	}
+	return s.alter(ctx, actor, id, fn)
+}
+
+// alter writes what fn makes of a job, in one transaction.
+func (s *Service) alter(ctx context.Context, actor access.Actor, id ID, fn func(ctx context.Context, tx *db.Tx, j *Job) error) (j Job, err error) {
+	for range 20 { // a job that runs is written at every step
+		err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+			if j, err = readTx(ctx, tx, id); err != nil {
+				return err
+			}
+			if err := fn(ctx, tx, &j); err != nil {
+				return err
+			}
+			tx.OnCommit(s.nudge)
+			return s.write(ctx, tx, &j, "job.move", actor)
+		})
+		if err != errMoved {
+			break
+		}
+	}
+	if err != nil {
+		return Job{}, err
+	}
+	return j, nil
+}
+
+// nudge tells this process's runner, if it has the lease, that there may be something to do.
+func (s *Service) nudge() {
+	select {
+	case s.work <- struct{}{}:
+	default:
+	}
+}
