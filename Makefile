@@ -1,11 +1,12 @@
-# What a developer runs; .ci/run runs the same on a fresh machine. Only `interop` and `test-postgres` need more than Go.
+# What a developer runs; .ci/run runs the same on a fresh machine. `vet`, `staticcheck` and `test-pkcs11` need a C compiler besides Go,
+# `test-pkcs11`, `interop` and `test-postgres` other people's programs.
 
 GO          ?= go
 FUZZTIME    ?= 10s
 BENCH       ?= .
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all fmt vet staticcheck test race fuzz bench interop test-postgres gen pgo build
+.PHONY: all fmt vet staticcheck test test-pkcs11 race fuzz bench interop test-postgres gen pgo build
 
 all: fmt vet test
 
@@ -14,12 +15,18 @@ fmt:
 
 vet:
 	$(GO) vet -tags interop ./...
+	CGO_ENABLED=1 $(GO) vet -tags pkcs11 ./internal/provider/... ./cmd/mooring
 
 staticcheck:
 	$(GO) run $(STATICCHECK) -tags interop ./...
+	CGO_ENABLED=1 $(GO) run $(STATICCHECK) -tags pkcs11 ./internal/provider/...
 
 test:
 	$(GO) test ./...
+
+# Keys in a token, against SoftHSM: needs a C compiler and the package softhsm2.
+test-pkcs11:
+	CGO_ENABLED=1 $(GO) test -tags pkcs11 ./internal/provider/...
 
 race:
 	$(GO) test -race ./...
