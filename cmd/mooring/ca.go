@@ -42,7 +42,7 @@ func (c *cli) caCommand() *cobra.Command {
 		Example: "  mooring ca show devices",
 		Args:    needs("NAME"),
 		RunE:    c.online(c.caShow),
-	}, c.caExportCommand(), c.caCreateCommand())
+	}, c.caExportCommand(), c.caCreateCommand(), c.caRootCommand())
 }
 
 func (c *cli) caList(ctx context.Context, s *client.Client, _ []string) error {

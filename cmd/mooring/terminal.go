@@ -17,8 +17,10 @@ import (
 func (c *cli) prompt() ([]byte, error) { return c.ask("Passphrase of the key store: ") }
 
 // promptTwice asks for a new secret, twice, so that a slip of the fingers does not lock the keys away for ever.
-func (c *cli) promptTwice() ([]byte, error) {
-	first, err := c.ask("New passphrase of the key store: ")
+func (c *cli) promptTwice() ([]byte, error) { return c.askTwice("New passphrase of the key store: ") }
+
+func (c *cli) askTwice(question string) ([]byte, error) {
+	first, err := c.ask(question)
 	if err != nil {
 		return nil, err
 	}
