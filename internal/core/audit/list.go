@@ -26,6 +26,9 @@ type Query struct {
 	Device string
 	Serial string
 	Action string
+	// Near, UTC seconds, restricts the search to what was recorded about this time: from five minutes before to an hour after. Where a serial
+	// number says when its certificate was made, that saves reading the rest. 0 does not restrict.
+	Near int64
 }
 
 func (q *Query) matches(e *Entry) bool {
@@ -91,6 +94,11 @@ func (s *search) step(ctx context.Context, tx *db.Tx) (stepResult, error) {
 			return stepResult{}, err
 		}
 		lo, hi = s.bounds(tree.N)
+		if s.q.Near > 0 {
+			if lo, hi, err = near(ctx, tx, lo, hi, s.q.Near); err != nil {
+				return stepResult{}, err
+			}
+		}
 	}
 	from, to := s.span(lo, hi)
 	found, err := s.look(ctx, tx, from, to)
@@ -115,6 +123,40 @@ func (s *search) bounds(size int64) (lo, hi int64) {
 		return 0, min(s.q.After, size)
 	}
 	return 0, size
+}
+
+// near narrows [lo, hi) to the entries that were recorded about a time.
+func near(ctx context.Context, tx *db.Tx, lo, hi, at int64) (from, to int64, err error) {
+	if from, err = indexAt(ctx, tx, lo, hi, (at-300)*microseconds); err == nil {
+		to, err = indexAt(ctx, tx, from, hi, (at+3600)*microseconds)
+	}
+	return from, to, err
+}
+
+// indexAt returns the index of the first entry in [lo, hi) that was not recorded before stamp, as far as the record is in the order of time:
+// by halves, which is a few dozen point reads however long the record is.
+func indexAt(ctx context.Context, tx *db.Tx, lo, hi, stamp int64) (int64, error) {
+	for lo < hi {
+		var first, n, ts int64
+		found, err := tx.Get(ctx, []any{&first, &n, &ts}, `SELECT p.idx, p.n, b.ts FROM audit_pos p
+				JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part
+			WHERE p.cell = 0 AND p.idx <= $1 ORDER BY p.idx DESC LIMIT 1`, lo+(hi-lo)/2)
+		if err != nil {
+			return 0, fmt.Errorf("finding entries by time: %w", err)
+		}
+		switch {
+		case !found:
+			return lo, nil
+		case ts < stamp:
+			lo = first + n
+		default:
+			hi = max(first, lo)
+			if first < lo {
+				return lo, nil
+			}
+		}
+	}
+	return lo, nil
 }
 
 // span returns the entries that one step covers.

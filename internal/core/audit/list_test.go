@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
@@ -90,5 +91,43 @@ func TestListIsForThoseWhoMay(t *testing.T) {
 	}
 	if got, err := l.List(t.Context(), auditor, Query{After: 99}); err != nil || len(got) != 0 {
 		t.Errorf("beyond the end: %v, %v", got, err)
+	}
+}
+
+// TestListNear: entries of a day, one batch a minute, searched by the time about which they were made.
+func TestListNear(t *testing.T) {
+	l := openLog(t)
+	at := time.Unix(1_700_000_000, 0)
+	l.now = func() time.Time { return at }
+	const total = 1440
+	for n := range total {
+		at = at.Add(time.Minute)
+		if err := l.Record(t.Context(), sample(n), sample(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sequence(t, l)
+	for _, near := range []int64{1, 1_700_000_000, 1_700_040_030, 1_700_086_400, 1_800_000_000} {
+		got, err := l.List(t.Context(), auditor, Query{Near: near, Limit: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []int64
+		for n := range int64(total) {
+			if made := 1_700_000_060 + 60*n; made >= near-300 && made < near+3600 {
+				want = append(want, 2*n, 2*n+1)
+			}
+		}
+		var have []int64
+		for _, e := range got {
+			have = append(have, e.Index)
+		}
+		if !slices.Equal(have, want) {
+			t.Errorf("near %d: got %d entries, want %d", near, len(have), len(want))
+		}
+	}
+	newest, err := l.List(t.Context(), auditor, Query{Near: 1_700_040_030, Newest: true, Limit: 1, Action: "cert.issue"})
+	if err != nil || len(newest) != 1 || newest[0].Index/2 > 1_440 || (1_700_000_060+60*(newest[0].Index/2))-1_700_040_030 > 3600 {
+		t.Errorf("newest first: %v, %v", newest, err)
 	}
 }

@@ -94,6 +94,7 @@ type Authority struct {
 	mu      sync.RWMutex // guards the maps; what they hold never changes
 	byID    map[IssuerID]*Issuer
 	byName  map[string]*Issuer
+	byKey   map[issuerKey]*Issuer
 	caSPKIs map[[32]byte]bool // keys that no leaf may have
 }
 
@@ -102,7 +103,7 @@ func New(d Deps) *Authority {
 	if d.Rand == nil {
 		d.Rand = rand.Reader
 	}
-	return &Authority{deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
+	return &Authority{deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, byKey: map[issuerKey]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
 }
 
 // Load reads the CAs and records profile versions that were not there before. It may be called again, to learn of CAs that another node
@@ -195,6 +196,7 @@ func (a *Authority) add(i *Issuer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.byID[i.id], a.byName[i.name] = i, i
+	a.byKey[issuerKey{string(i.cert.RawSubject), string(i.cert.SubjectKeyId)}] = i
 	a.caSPKIs[sha256.Sum256(i.cert.RawSubjectPublicKeyInfo)] = true
 }
 
@@ -265,6 +267,9 @@ func (a *Authority) Chain(id IssuerID) [][]byte {
 
 // Profile returns a profile, or an error of kind NotFound.
 func (a *Authority) Profile(name string) (*Profile, error) { return a.deps.Profiles.Get(name) }
+
+// Profiles returns all profiles in the order of their names.
+func (a *Authority) Profiles() []*Profile { return a.deps.Profiles.All() }
 
 // recordProfiles keeps the text of every profile version that is in use, with an audit entry for each new one, so that a certificate can
 // be explained long after its profile was edited.

@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -316,9 +317,50 @@ func (t *template) verify(c *Certificate) error {
 // Entry is the audit entry of the issue, which goes into the same transaction as the row.
 func (c *Certificate) Entry(actor access.Actor) audit.Entry {
 	sum := sha256.Sum256(c.DER)
-	return audit.Entry{Action: "cert.issue", Actor: actor.String(), Device: hex.EncodeToString(c.Device[:]), Serial: hex.EncodeToString(c.Serial[:]),
+	e := audit.Entry{Action: "cert.issue", Actor: actor.String(), Device: hex.EncodeToString(c.Device[:]), Serial: hex.EncodeToString(c.Serial[:]),
 		Detail: map[string]string{
 			"sha256": hex.EncodeToString(sum[:]), "issuer": c.Issuer.String(), "profile": c.Profile, "version": c.Version, "slot": c.Slot,
 			"prev": hex.EncodeToString(c.PrevSerial), "not_before": strconv.FormatInt(c.NotBefore, 10), "not_after": strconv.FormatInt(c.NotAfter, 10), "spki": hex.EncodeToString(c.SPKIHash[:]),
 		}}
+	if c.Device == [16]byte{} { // of the platform itself: an OCSP responder's
+		e.Device = ""
+	}
+	if KeptAs(c.Serial[:]) == Brief { // the entries of the device tell what came before
+		delete(e.Detail, "prev")
+	}
+	return e
+}
+
+// digestsInEntry is how many digests one entry holds: base64 of more would be longer than a text of an entry may be.
+const digestsInEntry = 90
+
+// EphemeralEntries returns what the record keeps of certificates of one profile that are kept nowhere else: their digests, many in one entry.
+// Whoever holds such a certificate can find its digest there and so prove that it was issued, and when; the entry names no device.
+func EphemeralEntries(certs []*Certificate) (entries []audit.Entry) {
+	for part := range slices.Chunk(certs, digestsInEntry) {
+		digests := make([]byte, 0, len(part)*sha256.Size)
+		for _, c := range part {
+			sum := sha256.Sum256(c.DER)
+			digests = append(digests, sum[:]...)
+		}
+		entries = append(entries, audit.Entry{Action: ActionEphemeral, Actor: access.System("enrol").String(), Object: part[0].Profile, Detail: map[string]string{
+			"n": strconv.Itoa(len(part)), "version": part[0].Version, "sha256": base64.RawStdEncoding.EncodeToString(digests)}})
+	}
+	return entries
+}
+
+// ActionEphemeral is the action of the entries about certificates that are kept nowhere else.
+const ActionEphemeral = "cert.ephemeral"
+
+// Digests returns the digests of the certificates that an entry of EphemeralEntries tells of.
+func Digests(e *audit.Entry) ([][sha256.Size]byte, error) {
+	raw, err := base64.RawStdEncoding.DecodeString(e.Detail["sha256"])
+	if err != nil || len(raw) == 0 || len(raw)%sha256.Size != 0 || e.Detail["n"] != strconv.Itoa(len(raw)/sha256.Size) {
+		return nil, errors.New("its digests cannot be read")
+	}
+	var all [][sha256.Size]byte
+	for part := range slices.Chunk(raw, sha256.Size) {
+		all = append(all, [sha256.Size]byte(part))
+	}
+	return all, nil
 }

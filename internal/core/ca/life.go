@@ -223,6 +223,9 @@ func (p *Profile) namesDevice() bool {
 	return slices.ContainsFunc(p.uri.fixed, id)
 }
 
+// For reports whether devices that are registered for the profile called name may have a certificate of p.
+func (p *Profile) For(name string) bool { return name == p.Name || slices.Contains(p.AlsoFor, name) }
+
 // keptLong reports whether rows of the profile's certificates are kept apart from those that leave by the month.
 func (p *Profile) keptLong() bool {
 	return p.Forever || p.Retention == KeepForever || p.Validity+p.Retention > keptLong

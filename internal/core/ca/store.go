@@ -99,6 +99,9 @@ func (a *Authority) GetTx(ctx context.Context, tx *db.Tx, serial []byte) (*Certi
 	if err != nil {
 		return nil, err
 	}
+	if KeptAs(serial) != Full {
+		return nil, errs.New(errs.NotFound, "the certificate with the serial number %x is not kept", serial)
+	}
 	var c *Certificate
 	err = tx.Each(ctx, func(row db.Row) (err error) {
 		c, err = scanCert(row)
@@ -116,7 +119,8 @@ func (a *Authority) GetTx(ctx context.Context, tx *db.Tx, serial []byte) (*Certi
 // maxHistory bounds how far History goes back.
 const maxHistory = 1000
 
-// History returns the certificate with the serial number and those it followed in its slot, newest first, at most limit (1000 when 0).
+// History returns the certificate with the serial number and those it followed in its slot, newest first, at most limit (1000 when 0). It
+// ends where a certificate is not kept; of the first one then only what the record knows is returned, see Known.
 func (a *Authority) History(ctx context.Context, serial []byte, limit int) ([]*Certificate, error) {
 	if limit <= 0 || limit > maxHistory {
 		limit = maxHistory
@@ -126,6 +130,9 @@ func (a *Authority) History(ctx context.Context, serial []byte, limit int) ([]*C
 		list = nil
 		for next := serial; len(next) > 0 && len(list) < limit; {
 			c, err := a.GetTx(ctx, tx, next)
+			if errs.Is(err, errs.NotFound) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -134,6 +141,13 @@ func (a *Authority) History(ctx context.Context, serial []byte, limit int) ([]*C
 		}
 		return nil
 	})
+	if err == nil && len(list) == 0 {
+		first, err := a.Known(ctx, serial)
+		if err != nil {
+			return nil, err
+		}
+		list = []*Certificate{first}
+	}
 	return list, err
 }
 

@@ -45,7 +45,7 @@ type replayed struct {
 	row, token              mark
 	policy, tokenPolicy     uint32
 	until, used, usedPolicy uint32
-	issued                  uint32
+	issued, rescued         uint32
 	slot                    uint32 // index + 1 of the first slot
 	met                     bool
 }
@@ -171,7 +171,8 @@ func (c *replay) issued(e *audit.Entry) error {
 	n, err3 := number(e, "n")
 	used, err4 := number(e, "token_at")
 	policy, err5 := number(e, "policy")
-	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
+	rescued, err6 := number(e, "rescued_at")
+	if err := errors.Join(err, err2, err3, err4, err5, err6); err != nil {
 		return fmt.Errorf("it cannot be read: %w", err)
 	}
 	d := &c.devices[i]
@@ -179,6 +180,7 @@ func (c *replay) issued(e *audit.Entry) error {
 		n = d.issued + 1
 	}
 	d.issued = max(d.issued, n)
+	d.rescued = max(d.rescued, rescued)
 	if used > 0 && policy >= d.usedPolicy {
 		d.used, d.usedPolicy = used, policy
 	}
@@ -245,7 +247,7 @@ const checkPage = 1000
 
 // Slots without a device are found too: each page takes the slots from behind the last device before to its own last one.
 const (
-	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_until, token_used
+	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_until, token_used, rescued
  FROM device WHERE (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3`
 	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, grp, fingerprint, issuer, alg
  FROM slot WHERE (cell, device) > ($1, $2) AND (cell, device) <= ($3, $4) ORDER BY cell, device, slot`
@@ -306,7 +308,7 @@ func (c *replay) readPage(ctx context.Context, tx *db.Tx, cell int64, id []byte)
 	err = tx.Each(ctx, func(row db.Row) error {
 		var d checkedDevice
 		var state int64
-		err := row.Scan(&d.Cell, &d.key, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used)
+		err := row.Scan(&d.Cell, &d.key, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used, &d.Rescued)
 		if len(d.key) == 0 {
 			return fmt.Errorf("a row without a key: %w", err)
 		}
@@ -377,6 +379,9 @@ func (c *replay) compare(d *checkedDevice) {
 	}
 	if d.Issued != int64(want.issued) {
 		c.find("device %s: the row counts %d certificates, the record %d", d.ID, d.Issued, want.issued)
+	}
+	if d.Rescued != int64(want.rescued) {
+		c.find("device %s: the time of its last rescue was changed outside the platform: %d, recorded is %d", d.ID, d.Rescued, want.rescued)
 	}
 	if d.State.Active() && (d.State == Enrolled) != (want.issued > 0) {
 		c.find("device %s: the row says %s, but the record knows %d certificates", d.ID, d.State, want.issued)

@@ -27,6 +27,8 @@ type Claim struct {
 	Group    string // the device's group
 	Issuer   []byte // the id of the CA that signed it
 	Key      string // the kind of its key, such as "ec-p256"
+	// Rescue is set when the device asked by a certificate that has expired: the second that its last such rescue must lie before. 0 = it did not.
+	Rescue int64
 
 	Issued int64 // set by ClaimTx for an accepted claim: the number of this certificate among the device's, from 1
 }
@@ -49,21 +51,28 @@ func (c *Claim) Annotate(e *audit.Entry) {
 		e.Detail["token_at"] = strconv.FormatInt(c.At, 10)
 		e.Detail["policy"] = strconv.FormatInt(c.Policy, 10)
 	}
+	if c.Rescue > 0 {
+		e.Detail["rescued_at"] = strconv.FormatInt(c.At, 10)
+	}
 }
 
 // The claim is lock and authorisation in one statement: the conditions sit on the row that it locks, so nothing can come between looking
 // and acting. A read before it, or a condition on a joined table, would be a race. The array text serves PostgreSQL, the row text SQLite and
 // small batches; a test holds them equal.
 const (
-	claimRow = `UPDATE device SET state = 2, issued = issued + 1, updated = $4, token_used = CASE WHEN $5 = 1 THEN $4 ELSE token_used END
+	claimRow = `UPDATE device SET state = 2, issued = issued + 1, updated = $4, token_used = CASE WHEN $5 = 1 THEN $4 ELSE token_used END,
+ rescued = CASE WHEN $7 > 0 THEN $4 ELSE rescued END
  WHERE cell = $1 AND id = $2 AND state IN (1, 2) AND policy = $3
- AND ($5 = 0 OR token = $6 AND token_used = 0 AND token_until > $4)
+ AND ($5 = 0 OR token = $6 AND token_used = 0 AND token_until > $4) AND ($7 = 0 OR rescued < $7)
 RETURNING cell, id, issued`
 	claimArray = `UPDATE device AS d SET state = 2, issued = d.issued + 1, updated = t.at,
- token_used = CASE WHEN t.bytoken = 1 THEN t.at ELSE d.token_used END
- FROM unnest($1::smallint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[]) AS t(cell, id, policy, at, bytoken, token)
+ token_used = CASE WHEN t.bytoken = 1 THEN t.at ELSE d.token_used END,
+ rescued = CASE WHEN t.rescue > 0 THEN t.at ELSE d.rescued END
+ FROM unnest($1::smallint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[], $7::bigint[])
+ AS t(cell, id, policy, at, bytoken, token, rescue)
  WHERE d.cell = t.cell AND d.id = t.id AND d.state IN (1, 2) AND d.policy = t.policy
  AND (t.bytoken = 0 OR d.token = t.token AND d.token_used = 0 AND d.token_until > t.at)
+ AND (t.rescue = 0 OR d.rescued < t.rescue)
 RETURNING d.cell, d.id, d.issued`
 
 	// The last condition makes a repetition harmless: prev_serial would else become the serial itself.
@@ -132,17 +141,17 @@ func claimStmts(claims []Claim, byRow bool) []*db.Stmt {
 		stmts := make([]*db.Stmt, len(claims))
 		for i := range claims {
 			c := &claims[i]
-			stmts[i] = &db.Stmt{SQL: claimRow, Args: []any{int64(c.Cell), c.ID[:], c.Policy, c.At, c.byToken(), octets(c.Token)}}
+			stmts[i] = &db.Stmt{SQL: claimRow, Args: []any{int64(c.Cell), c.ID[:], c.Policy, c.At, c.byToken(), octets(c.Token), c.Rescue}}
 		}
 		return stmts
 	}
 	n := len(claims)
-	cells, ids, policies, ats, flags, tokens := make([]int16, n), make([][]byte, n), make([]int64, n), make([]int64, n), make([]int64, n), make([][]byte, n)
+	cells, ids, policies, ats, flags, tokens, rescues := make([]int16, n), make([][]byte, n), make([]int64, n), make([]int64, n), make([]int64, n), make([][]byte, n), make([]int64, n)
 	for i := range claims {
 		c := &claims[i]
-		cells[i], ids[i], policies[i], ats[i], flags[i], tokens[i] = int16(c.Cell), c.ID[:], c.Policy, c.At, c.byToken(), octets(c.Token)
+		cells[i], ids[i], policies[i], ats[i], flags[i], tokens[i], rescues[i] = int16(c.Cell), c.ID[:], c.Policy, c.At, c.byToken(), octets(c.Token), c.Rescue
 	}
-	return []*db.Stmt{{SQL: claimArray, Args: []any{cells, ids, policies, ats, flags, tokens}}}
+	return []*db.Stmt{{SQL: claimArray, Args: []any{cells, ids, policies, ats, flags, tokens, rescues}}}
 }
 
 func (c *Claim) byToken() int64 { return int64(min(len(c.Token), 1)) }

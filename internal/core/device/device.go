@@ -51,6 +51,8 @@ type Device struct {
 	Issued  int64 // certificates issued so far
 	Created int64 // UTC seconds
 	Updated int64 // UTC seconds
+	// Rescued is when it last got a certificate by one that had expired, in UTC seconds, or 0.
+	Rescued int64
 	// LastSeen is when the device was last heard of, in UTC seconds, or 0. It lags by up to half a minute.
 	LastSeen int64
 	Slots    []Slot // by name

@@ -13,7 +13,7 @@ import (
 // A device comes with its slots in one statement: one row per slot, or one with an empty slot name.
 const (
 	rowColumns = `d.cell, d.id, d.state, d.policy, d.name, d.names, d.grp, d.tags, d.profile, d.issued, d.token, d.token_until, d.token_used,
- d.created, d.updated, `
+ d.created, d.updated, d.rescued, `
 	slotColumns = `, COALESCE(s.slot, ''), s.serial, s.prev_serial, COALESCE(s.not_after, 0), s.spki, s.request, COALESCE(s.revoked, 0), s.fingerprint,
  s.issuer, COALESCE(s.alg, '')`
 	joinedSlots = ` LEFT JOIN slot s ON s.cell = d.cell AND s.device = d.id`
@@ -47,7 +47,7 @@ func (g *gather) row(row db.Row) error {
 		issuer            []byte
 	)
 	err := row.Scan(&d.Cell, &id, &state, &d.Policy, &d.Name, &names, &d.Group, &tags, &d.Profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used,
-		&d.Created, &d.Updated, &d.LastSeen, &s.Name, &serial, &prev, &s.NotAfter, &spki, &request, &s.Revoked, &fp, &issuer, &s.Key)
+		&d.Created, &d.Updated, &d.Rescued, &d.LastSeen, &s.Name, &serial, &prev, &s.NotAfter, &spki, &request, &s.Revoked, &fp, &issuer, &s.Key)
 	if err != nil {
 		return fmt.Errorf("reading a device: %w", err)
 	}
@@ -71,7 +71,7 @@ func (g *gather) row(row db.Row) error {
 // issuedAt returns when a certificate with this serial number was issued, in UTC seconds, or 0 if the number does not tell. A device was here
 // when it got a certificate, so that issuing need not write the sighting down as well.
 func issuedAt(serial []byte) int64 {
-	if len(serial) != serialSize || serial[0] != classOrdinary && serial[0] != classLong {
+	if len(serial) != serialSize || serial[0] != classOrdinary && serial[0] != classLong && serial[0] != classBrief {
 		return 0
 	}
 	return int64(binary.BigEndian.Uint32(serial[1:]))
@@ -82,6 +82,7 @@ const (
 	serialSize    = 16
 	classOrdinary = 0x41
 	classLong     = 0x42
+	classBrief    = 0x44
 )
 
 func noSuchDevice() error { return errs.New(errs.NotFound, "there is no such device") }

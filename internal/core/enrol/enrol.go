@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"mooring/internal/base/db"
@@ -129,6 +130,33 @@ type Service struct {
 	Deps
 	group *db.Group[*item]
 	pace  pace
+
+	counts counts
+}
+
+// counts are certificates issued since the start of this process, by what is kept of them.
+type counts struct{ full, brief, ephemeral, rescued atomic.Int64 }
+
+func (c *counts) add(r ca.Record) {
+	switch r {
+	case ca.Full:
+		c.full.Add(1)
+	case ca.Brief:
+		c.brief.Add(1)
+	case ca.Ephemeral:
+		c.ephemeral.Add(1)
+	}
+}
+
+// Issued are certificates issued since the start of this process.
+type Issued struct {
+	Records map[ca.Record]int64 // by what is kept of them
+	Rescued int64               // of these, to devices whose certificate had expired
+}
+
+// Issued returns the counts.
+func (s *Service) Issued() Issued {
+	return Issued{Rescued: s.counts.rescued.Load(), Records: map[ca.Record]int64{ca.Full: s.counts.full.Load(), ca.Brief: s.counts.brief.Load(), ca.Ephemeral: s.counts.ephemeral.Load()}}
 }
 
 // New returns the service. Nothing is issued until Run runs.

@@ -70,6 +70,9 @@ func (s *Service) Authenticate(ctx context.Context, chain [][]byte) (*Identity, 
 	if err != nil {
 		return nil, err
 	}
+	if own == nil && ca.KeptAs(leaf.SerialNumber.Bytes()) == ca.Ephemeral {
+		return nil, unauthenticated("the client certificate is for one transaction with others, and nothing is known about it here; present the device's own")
+	}
 	if own == nil {
 		return s.byBirth(ctx, leaf)
 	}
@@ -99,6 +102,9 @@ func (s *Service) fit(leaf *x509.Certificate) error {
 
 // recorded returns the record of a certificate, or nil. That it was issued here is the record's word, which byOwn does not take.
 func (s *Service) recorded(ctx context.Context, leaf *x509.Certificate) (*ca.Certificate, error) {
+	if ca.KeptAs(leaf.SerialNumber.Bytes()) == ca.Brief {
+		return s.inSlot(ctx, leaf)
+	}
 	own, err := s.CA.Get(ctx, leaf.SerialNumber.Bytes())
 	if errs.Is(err, errs.NotFound) {
 		return nil, nil

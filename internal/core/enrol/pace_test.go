@@ -13,7 +13,7 @@ import (
 func (p *pace) take(id device.ID, now time.Time) error {
 	err := p.check(id, now)
 	if err == nil {
-		p.count(id, now)
+		p.count(id, now, paceEvery)
 	}
 	return err
 }

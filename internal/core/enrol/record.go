@@ -5,7 +5,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	"mooring/internal/base/db"
@@ -18,11 +21,12 @@ import (
 
 // item is a certificate to be recorded, with the claim on its device.
 type item struct {
-	device device.ID
-	cell   uint8
-	entry  audit.Entry
-	claim  device.Claim
-	cert   *ca.Certificate
+	device  device.ID
+	cell    uint8
+	entry   audit.Entry
+	claim   device.Claim
+	cert    *ca.Certificate
+	expired int64 // when the certificate ended by which it was asked for, in a rescue
 	// approved is set when a person's approval is used up by this certificate.
 	approved bool
 }
@@ -31,8 +35,12 @@ func (i *item) key() db.Key { return db.Key{Cell: i.cell, ID: i.device} }
 
 func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	id := sub.identity
+	token := id.token
+	if id.Device.Token.Used != 0 { // it is spent, and this is the very request that spent it
+		token = nil
+	}
 	i := &item{device: id.Device.ID, cell: id.Device.Cell, cert: c, approved: sub.approved, entry: c.Entry(id.Actor(sub.req.Protocol))}
-	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: id.token, Slot: c.Slot, Serial: c.Serial[:], Prev: id.presented(c.Slot),
+	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: token, Slot: c.Slot, Serial: c.Serial[:], Prev: id.presented(c.Slot),
 		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Group: id.Device.Group,
 		Issuer: c.Issuer[:], Key: sub.keyKind()}
 	i.entry.Detail["evidence"] = string(id.Evidence)
@@ -67,50 +75,102 @@ func isRecorded(err error) bool {
 }
 
 // apply records a batch. The claims come first: each is the lock on its device's row and the authorisation in one statement. Only what it
-// accepted is written; what it refused leaves an entry with the serial that was signed for nothing.
+// accepted is written; what it refused leaves an entry with the serial that was signed for nothing. What the registry does not keep is only
+// looked up there.
 func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error, error) {
-	claims := make([]device.Claim, len(batch))
+	var kept, passing []int // places in the batch
 	for k, i := range batch {
-		claims[k] = i.claim
-	}
-	refused, err := s.Devices.ClaimTx(ctx, tx, claims)
-	if err != nil {
-		return nil, fmt.Errorf("claiming the devices: %w", err)
-	}
-	for k, err := range refused {
-		batch[k].claim.Issued = claims[k].Issued
-		if err != nil {
-			refused[k] = recordedError{err}
+		if ca.KeptAs(i.cert.Serial[:]) == ca.Ephemeral {
+			passing = append(passing, k)
+		} else {
+			kept = append(kept, k)
 		}
 	}
+	refused := make([]error, len(batch))
+	if err := claim(ctx, tx, batch, kept, refused, s.Devices.ClaimTx); err != nil {
+		return nil, fmt.Errorf("claiming the devices: %w", err)
+	}
+	if err := claim(ctx, tx, batch, passing, refused, s.Devices.AllowTx); err != nil {
+		return nil, fmt.Errorf("looking the devices up: %w", err)
+	}
 	return refused, tx.Send(ctx, s.statements(tx, batch, refused)...)
+}
+
+// claim puts the claims at the given places of the batch before ask and its refusals into refused.
+func claim(ctx context.Context, tx *db.Tx, batch []*item, places []int, refused []error, ask func(context.Context, *db.Tx, []device.Claim) ([]error, error)) error {
+	if len(places) == 0 {
+		return nil
+	}
+	claims := make([]device.Claim, len(places))
+	for n, k := range places {
+		claims[n] = batch[k].claim
+	}
+	answers, err := ask(ctx, tx, claims)
+	if err != nil {
+		return err
+	}
+	for n, k := range places {
+		batch[k].claim.Issued = claims[n].Issued
+		if answers[n] != nil {
+			refused[k] = recordedError{answers[n]}
+		}
+	}
+	return nil
 }
 
 // statements returns what is written for the batch after the claims.
 func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.Stmt {
 	claims, certs, entries := make([]device.Claim, 0, len(batch)), make([]*ca.Certificate, 0, len(batch)), make([]audit.Entry, 0, len(batch))
+	passing := map[string][]*ca.Certificate{} // by profile and version
 	var stmts []*db.Stmt
 	for k, i := range batch {
-		e := i.entry
-		if refused[k] != nil {
-			e.Action, e.Refused = "enrol.refuse", unquoted(errs.Public(refused[k]))
-			e.Detail = map[string]string{"protocol": i.entry.Detail["protocol"], "evidence": i.entry.Detail["evidence"], "burnt": hex.EncodeToString(i.cert.Serial[:])}
-			e.Serial = ""
-		} else {
-			claims, certs = append(claims, i.claim), append(certs, i.cert)
-			i.claim.Annotate(&e)
-			if i.approved {
-				e.Detail["approved"] = "yes"
-				stmts = append(stmts, &db.Stmt{SQL: deleteRequest, Args: []any{int64(i.cell), i.device[:]}})
-			}
+		record := ca.KeptAs(i.cert.Serial[:])
+		switch {
+		case refused[k] != nil:
+			entries = append(entries, i.refusal(refused[k]))
+			continue
+		case record == ca.Ephemeral:
+			kind := i.cert.Profile + " " + i.cert.Version
+			passing[kind] = append(passing[kind], i.cert)
+			continue
+		case record == ca.Full:
+			certs = append(certs, i.cert)
 		}
-		entries = append(entries, e)
+		claims = append(claims, i.claim)
+		entries = append(entries, i.issued()...)
+		if i.approved {
+			stmts = append(stmts, &db.Stmt{SQL: deleteRequest, Args: []any{int64(i.cell), i.device[:]}})
+		}
 	}
-	if len(certs) > 0 {
-		stmts = append(stmts, s.Devices.SlotStmts(tx, claims)...)
-		stmts = append(stmts, s.CA.InsertStmts(tx, certs)...)
+	for _, kind := range slices.Sorted(maps.Keys(passing)) {
+		entries = append(entries, ca.EphemeralEntries(passing[kind])...)
 	}
+	stmts = append(stmts, s.Devices.SlotStmts(tx, claims)...)
+	stmts = append(stmts, s.CA.InsertStmts(tx, certs)...)
 	return append(stmts, s.Audit.Stmt(tx, entries...))
+}
+
+// issued returns the entries about an accepted item.
+func (i *item) issued() []audit.Entry {
+	e := i.entry
+	e.Detail = maps.Clone(e.Detail) // the transaction may run again
+	i.claim.Annotate(&e)
+	if i.approved {
+		e.Detail["approved"] = "yes"
+	}
+	if i.claim.Rescue == 0 {
+		return []audit.Entry{e}
+	}
+	return []audit.Entry{e, {Action: "device.rescue", Actor: e.Actor, Device: e.Device, Serial: hex.EncodeToString(i.claim.Prev), Detail: map[string]string{
+		"new": e.Serial, "expired": strconv.FormatInt(i.expired, 10), "profile": i.cert.Profile}}}
+}
+
+// refusal returns the entry about an item that was turned away.
+func (i *item) refusal(why error) audit.Entry {
+	e := i.entry
+	e.Action, e.Refused, e.Serial = "enrol.refuse", unquoted(errs.Public(why)), ""
+	e.Detail = map[string]string{"protocol": i.entry.Detail["protocol"], "evidence": i.entry.Detail["evidence"], "burnt": hex.EncodeToString(i.cert.Serial[:])}
+	return e
 }
 
 // values returns what the registry says about a device, for the profile's templates.

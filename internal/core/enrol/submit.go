@@ -41,7 +41,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
 		if overtaken(err) && n < attempts {
 			continue // the device was changed meanwhile: decide again
 		}
-		if sub.identity != nil && !sub.issued { // the new certificate says by itself when the device was here
+		if sub.identity != nil && (!sub.issued || sub.profile.Record == ca.Ephemeral) { // a certificate in its slot says by itself when the device was here
 			s.Devices.Seen(sub.identity.Device.ID, s.Now().Unix())
 		}
 		if err != nil {
@@ -128,7 +128,7 @@ func (s *Service) chooseProfile(_ context.Context, sub *submission) (err error) 
 	if sub.profile, err = s.profile(name); err != nil {
 		return err
 	}
-	if name != sub.identity.Device.Profile {
+	if !sub.profile.For(sub.identity.Device.Profile) {
 		return errs.New(errs.Denied, "this device is registered for another profile than %q", name)
 	}
 	return nil
@@ -143,8 +143,9 @@ func (s *Service) checkDevice(_ context.Context, sub *submission) error {
 	if sub.identity.token == nil || d.Token.Used == 0 {
 		return nil
 	}
-	// A used token is good for the very request that used it: a device whose answer was lost asks again and gets the same certificate.
-	if _, ok := s.answered(sub); ok {
+	// A used token is good for the very request that used it: a device whose answer was lost asks again and gets the same certificate. One that
+	// is not kept cannot be given again, and then it gets another one for the same key, as long as the first would live.
+	if _, ok := s.answered(sub); ok && (sub.profile.Record == ca.Full || s.Now().Unix() < d.Token.Used+sub.profile.Validity) {
 		return nil
 	}
 	return unauthenticated("%s", errs.Public(device.ErrTokenUsed))
@@ -265,10 +266,13 @@ func (s *Service) answered(sub *submission) (device.Slot, bool) {
 // repeated returns that certificate, or nil.
 func (s *Service) repeated(ctx context.Context, sub *submission) (*ca.Certificate, error) {
 	slot, ok := s.answered(sub)
-	if !ok {
+	if !ok || ca.KeptAs(slot.Serial) != ca.Full {
 		return nil, nil
 	}
 	c, err := s.CA.Get(ctx, slot.Serial)
+	if errs.Is(err, errs.NotFound) { // its time here is over
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for the certificate that this request got before: %w", err)
 	}
@@ -287,7 +291,7 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	}
 	order := ca.Order{Profile: sub.profile, Device: d.ID, Cell: d.Cell, Registry: known, Request: sub.csr, SPKI: sub.spki}
 	// The certificate follows the newest one in its slot, whichever of the two good ones proved the device: so the history has no gaps.
-	if slot, ok := d.Slot(sub.profile.Slot); ok {
+	if slot, ok := d.Slot(sub.profile.Slot); ok && sub.profile.Record != ca.Ephemeral {
 		order.PrevSerial = slot.Serial
 	}
 	prepared, err := s.CA.Prepare(ctx, order)
@@ -303,7 +307,8 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 		err = recordedError{err} // whoever has no room for the certificate has none for the entry
 	}
 	if sub.issued = err == nil; sub.issued {
-		s.pace.count(d.ID, s.Now())
+		s.pace.count(d.ID, s.Now(), paceOf(sub.profile.Record))
+		s.counts.add(sub.profile.Record)
 	}
 	return cert, err
 }
