@@ -87,6 +87,7 @@ func (r *Registry) Add(ctx context.Context, actor access.Actor, n Spec) (Device,
 		if err := r.setBirth(ctx, tx, &Device{ID: d.ID, Cell: d.Cell}, &d); err != nil {
 			return err
 		}
+		tx.OnCommit(func() { r.inv.touch(d.ID) })
 		return r.audit.Append(ctx, tx, r.rowEntry("device.add", actor, &d))
 	})
 	if db.IsConflict(err) {
@@ -249,6 +250,7 @@ func (r *Registry) Change(ctx context.Context, actor access.Actor, id ID, c Chan
 				return err
 			}
 		}
+		tx.OnCommit(func() { r.inv.touch(id) })
 		e := r.rowEntry("device.change", actor, &d)
 		e.Detail["changed"] = c.fields()
 		return r.audit.Append(ctx, tx, e)

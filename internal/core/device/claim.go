@@ -133,6 +133,7 @@ func (r *Registry) claimTx(ctx context.Context, tx *db.Tx, claims []Claim, byRow
 			return nil, err
 		}
 	}
+	tx.OnCommit(func() { r.inv.claimed(claims) })
 	return refused, nil
 }
 

@@ -120,6 +120,8 @@ type Deps struct {
 	Log    *slog.Logger // of Run; nil = silent
 	// ProfileGrants tells whether there is a profile of this name, and which role its certificates grant.
 	ProfileGrants func(profile string) (exists bool, grants access.Role)
+	// Renewal tells when certificates of a profile are to be renewed: so many seconds before their end, give or take spread. Optional.
+	Renewal func(profile string) (before, spread int64, ok bool)
 	// Own are the names of the platform's own listeners, "dns:…" and "ip:…". Whoever else had a certificate for them could be the server to
 	// devices that enrol, so they are for those only who may give roles.
 	Own []string
@@ -137,6 +139,8 @@ type Registry struct {
 	own      map[string]bool
 	seen     sightings
 	loads    *db.Lookup[ID, Device]
+	inv      inventory
+	renewal  func(profile string) (before, spread int64, ok bool)
 }
 
 // New returns the registry over d. It starts nothing; Run writes down what Seen was told.
@@ -148,7 +152,10 @@ func New(d Deps) *Registry {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, own: map[string]bool{}, seen: newSightings()}
+	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, own: map[string]bool{}, seen: newSightings(), inv: newInventory(), renewal: d.Renewal}
+	if r.renewal == nil {
+		r.renewal = func(string) (int64, int64, bool) { return 0, 0, false }
+	}
 	for _, name := range d.Own {
 		if clean, err := cleanName(name); err == nil { // what is no name for the registry cannot stand in it either
 			r.own[clean] = true

@@ -4,27 +4,34 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
-	"strings"
+	"errors"
+	"log/slog"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 )
 
-// Filter selects devices. Fields that are set must all fit; the zero Filter selects every device.
+// Filter selects devices. Fields that are set must all fit, those about certificates by one and the same certificate, which is not revoked. The
+// zero Filter selects every device.
 type Filter struct {
 	Group   string
 	State   State
 	Profile string
 	Tag     string // "key" or "key=value"
-	// ExpiresBefore selects devices that hold a certificate which is not revoked and ends before this time (UTC seconds), also one that
-	// ended already. The page is then in order of the end.
-	ExpiresBefore int64
-	Cursor        string // what the previous page returned as next
-	Limit         int    // devices a page; 0 = 100, at most 1,000
+	Issuer  []byte // holding a certificate of the CA with this id
+	Key     string // holding a certificate for a key of this kind, such as "ec-p256"
+	// ExpiresAfter and ExpiresBefore select devices that hold a certificate which ends at or after the one and before the other (UTC
+	// seconds), also one that ended already. The page is then in order of the end.
+	ExpiresAfter, ExpiresBefore int64
+	// SeenAfter and SeenBefore select devices that were last heard of at or after the one and before the other. A device that was never heard of
+	// counts as heard of before everything.
+	SeenAfter, SeenBefore int64
+	Cursor                string // what the previous page returned as next
+	Limit                 int    // devices a page; 0 = 100, at most 1,000
 }
 
-// The bounds of one page. A filter that few devices pass would otherwise read the whole registry for it.
+// The bounds of one page.
 const (
 	pageDefault  = 100
 	pageMost     = 1000
@@ -34,78 +41,144 @@ const (
 	cursorExpiry = 2
 )
 
-// List returns the devices that pass f, in a stable order, and the cursor of the next page, "" at the end. One call looks at a bounded
-// number of rows: while next is set, a page may hold fewer devices than the limit, even none, and the listing goes on.
+// List returns the devices that pass f, in a stable order, and the cursor of the next page, "" at the end. What the registry's own indexes
+// answer is read there, everything else is found in the inventory and looked up in the registry, so that a page never shows what is not so.
+// It can miss what was changed within the last seconds elsewhere than in this process. While next is set there are more, also behind a page
+// that is short or, as long as the inventory is still being made, empty.
 func (r *Registry) List(ctx context.Context, actor access.Actor, f Filter) (page []Device, next string, err error) {
 	if err := r.access.Require(ctx, actor, access.DeviceRead, "device"); err != nil {
 		return nil, "", err
 	}
-	if err := checkGroup(f.Group); err != nil {
+	if err := f.check(); err != nil {
 		return nil, "", err
 	}
-	at, err := f.position()
+	byInventory := f.residual() && r.fresh(ctx)
+	at, err := f.position(byInventory)
 	if err != nil {
 		return nil, "", err
 	}
-	limit := f.limit()
 	err = r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		page, next = nil, ""
-		from, step := at, limit+1
-		if f.residual() {
-			step = max(scanStep, step)
+		var further *position
+		if byInventory {
+			page, further, err = r.search(ctx, tx, &f, at, f.limit())
+		} else {
+			page, further, err = f.browse(ctx, tx, at, f.limit())
 		}
-		for scanned := 0; ; scanned += step {
-			found, err := f.candidates(ctx, tx, from, step)
-			if err != nil {
-				return err
-			}
-			for i := range found {
-				if f.passes(&found[i]) {
-					page = append(page, found[i])
-				}
-				from = f.after(&found[i])
-				if len(page) == limit && (i < len(found)-1 || len(found) == step) {
-					next = from.encode()
-					return nil
-				}
-			}
-			if len(found) < step {
-				return nil
-			}
-			if scanned+step >= scanMost {
-				next = from.encode()
-				return nil
-			}
+		if next = ""; further != nil {
+			further.kind = at.kind
+			next = further.encode()
 		}
+		return err
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, "", r.damage(err)
 	}
 	return page, next, nil
 }
 
-func (f Filter) limit() int {
+// Count returns how many devices pass f. It is exact, as of a moment that lies no further back than what List can miss. The error is
+// Unavailable while the inventory is being made.
+func (r *Registry) Count(ctx context.Context, actor access.Actor, f Filter) (n int64, err error) {
+	if err := r.access.Require(ctx, actor, access.DeviceRead, "device"); err != nil {
+		return 0, err
+	}
+	if err := f.check(); err != nil {
+		return 0, err
+	}
+	if !r.fresh(ctx) {
+		return 0, errs.New(errs.Unavailable, "the inventory is still being made, so nobody can count yet; ask again in a minute")
+	}
+	var m marks
+	err = r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		n = 0
+		return eachBlock(ctx, tx, 0, f.columnsFor(), func(b *raw) (bool, error) {
+			k, err := f.match(b, &m)
+			n += int64(k)
+			return true, err
+		})
+	})
+	return n, r.damage(err)
+}
+
+// fresh flushes the notes of this process when they are few, and reports whether the inventory is whole.
+func (r *Registry) fresh(ctx context.Context) bool {
+	built, err := r.inventoryBuilt(ctx)
+	if err != nil || !built {
+		return false
+	}
+	if n := r.inv.pending(); n > 0 && n <= notesAtOnce {
+		if err := r.flushInventory(ctx); err != nil { // what is there is still worth a look
+			r.log.LogAttrs(ctx, slog.LevelWarn, "bringing the inventory up to date failed; it is tried again", slog.Any("cause", err))
+		}
+	}
+	return true
+}
+
+// damage has the inventory made anew when it cannot be read.
+func (r *Registry) damage(err error) error {
+	if !errors.Is(err, errDamaged) {
+		return err
+	}
+	r.inv.mu.Lock()
+	r.inv.lost = true
+	r.inv.mu.Unlock()
+	return errs.Wrap(errs.Unavailable, err, "the inventory is damaged and is being made anew; ask again in a minute")
+}
+
+// browse returns a page by the registry's own indexes. One call looks at a bounded number of rows.
+func (f *Filter) browse(ctx context.Context, tx *db.Tx, at position, limit int) (page []Device, next *position, err error) {
+	from, step := at, limit+1
+	if f.residual() {
+		step = max(scanStep, step)
+	}
+	for scanned := 0; ; scanned += step {
+		found, err := f.candidates(ctx, tx, from, step)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range found {
+			if f.passes(&found[i]) {
+				page = append(page, found[i])
+			}
+			from = f.after(&found[i])
+			from.kind = at.kind
+			if len(page) == limit && (i < len(found)-1 || len(found) == step) {
+				return page, &from, nil
+			}
+		}
+		if len(found) < step {
+			return page, nil, nil
+		}
+		if scanned+step >= scanMost {
+			return page, &from, nil
+		}
+	}
+}
+
+// check refuses what can fit nothing.
+func (f *Filter) check() error {
+	if err := checkGroup(f.Group); err != nil {
+		return err
+	}
+	if f.ExpiresBefore > 0 && f.ExpiresAfter >= f.ExpiresBefore {
+		return errs.New(errs.Invalid, "expires_after: it is not before expires_before, so nothing can fit")
+	}
+	if f.SeenBefore > 0 && f.SeenAfter >= f.SeenBefore {
+		return errs.New(errs.Invalid, "seen_after: it is not before seen_before, so nothing can fit")
+	}
+	return nil
+}
+
+func (f *Filter) limit() int {
 	if f.Limit <= 0 {
 		return pageDefault
 	}
 	return min(f.Limit, pageMost)
 }
 
-// residual reports whether f holds conditions that no index answers.
-func (f Filter) residual() bool {
-	return f.State != 0 || f.Profile != "" || f.Tag != ""
-}
-
-func (f Filter) passes(d *Device) bool {
-	if f.State != 0 && d.State != f.State || f.Profile != "" && d.Profile != f.Profile {
-		return false
-	}
-	if f.Tag == "" {
-		return true
-	}
-	k, want, exact := strings.Cut(f.Tag, "=")
-	v, ok := d.Tags[k]
-	return ok && (!exact || v == want)
+// residual reports whether f holds conditions that no index of the registry answers.
+func (f *Filter) residual() bool {
+	return f.State != 0 || f.Profile != "" || f.Tag != "" || len(f.Issuer) > 0 || f.Key != "" || f.ExpiresAfter > 0 || f.SeenAfter > 0 || f.SeenBefore > 0
 }
 
 // The order of a page is that of one index: (cell, id), the same within a group, or (not_after, cell, device) with or without one. A device
@@ -127,11 +200,11 @@ const (
  AND (x.not_after, x.cell, x.device) > ($1, $2, $3) AND x.not_after < $5` + earliest
 )
 
-func (f Filter) candidates(ctx context.Context, tx *db.Tx, from position, limit int) ([]Device, error) {
+func (f *Filter) candidates(ctx context.Context, tx *db.Tx, from position, limit int) ([]Device, error) {
 	var text string
 	var args []any
 	switch {
-	case f.ExpiresBefore > 0:
+	case from.kind == cursorExpiry:
 		text, args = selectExpiry, []any{from.notAfter, int64(from.cell), from.id, int64(limit), f.ExpiresBefore}
 		if f.Group != "" {
 			text, args = selectGroupExpiry, append(args, f.Group)
@@ -161,10 +234,11 @@ func (p position) encode() string {
 	return base64.RawURLEncoding.EncodeToString(append(b, p.id...))
 }
 
-// position returns where f goes on.
-func (f Filter) position() (position, error) {
+// position returns where f goes on. The order by the end of certificates is that of the inventory, or of the registry's index for the earliest
+// certificate of each device.
+func (f *Filter) position(byInventory bool) (position, error) {
 	p := position{kind: cursorPlain, id: []byte{}}
-	if f.ExpiresBefore > 0 {
+	if f.byEnd() && (byInventory || f.ExpiresAfter == 0 && len(f.Issuer) == 0 && f.Key == "") {
 		// After every slot whose end is not known.
 		p = position{kind: cursorExpiry, cell: 255, id: maxID()}
 	}
@@ -187,15 +261,10 @@ func maxID() []byte {
 }
 
 // after is the position of d in the order of f.
-func (f Filter) after(d *Device) position {
+func (f *Filter) after(d *Device) position {
 	p := position{kind: cursorPlain, cell: d.Cell, id: d.ID[:]}
-	if f.ExpiresBefore > 0 {
-		p.kind = cursorExpiry
-		for _, s := range d.Slots {
-			if s.Revoked == 0 && s.NotAfter > 0 && (p.notAfter == 0 || s.NotAfter < p.notAfter) {
-				p.notAfter = s.NotAfter
-			}
-		}
+	if f.byEnd() {
+		p.kind, p.notAfter = cursorExpiry, f.end(d)
 	}
 	return p
 }

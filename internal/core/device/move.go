@@ -68,6 +68,7 @@ func (r *Registry) MoveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id
 		return Device{}, err
 	}
 	d.Policy++
+	tx.OnCommit(func() { r.inv.touch(id) })
 	e := r.rowEntry("device.state", actor, &d)
 	e.Detail["from"], e.Detail["to"] = from.String(), d.State.String()
 	if reason != "" {
@@ -86,6 +87,7 @@ func (r *Registry) SlotRevokedTx(ctx context.Context, tx *db.Tx, id ID, slot str
 	} else if n == 0 {
 		return errs.New(errs.NotFound, "there is no such device")
 	}
+	tx.OnCommit(func() { r.inv.touch(id) })
 	_, err := tx.Exec(ctx, revokeSlot, cell, id[:], slot, octets(serial), at)
 	return err
 }

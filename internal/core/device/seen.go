@@ -46,8 +46,11 @@ func (r *Registry) Seen(id ID, at int64) {
 	}
 }
 
-// Run writes down what Seen was told, every half minute and when ctx ends.
+// Run writes down what Seen was told, every half minute and when ctx ends, and keeps the inventory.
 func (r *Registry) Run(ctx context.Context) error {
+	var beside sync.WaitGroup
+	beside.Go(func() { r.keepInventory(ctx) })
+	defer beside.Wait()
 	tick := time.NewTicker(seenEvery)
 	defer tick.Stop()
 	for {
@@ -100,6 +103,7 @@ func (r *Registry) flushSeen(ctx context.Context) error {
 			}
 			return err
 		}
+		r.inv.saw(batch, at)
 	}
 	return nil
 }

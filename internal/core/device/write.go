@@ -120,6 +120,11 @@ func (w *importWriter) devices(ctx context.Context, places []place) error {
 	if err := write(ctx, places, records, tokens); err != nil {
 		return err
 	}
+	w.tx.OnCommit(func() {
+		for i := range places {
+			w.r.inv.touch(places[i].id)
+		}
+	})
 	return w.r.audit.Append(ctx, w.tx, entries...)
 }
 

@@ -1,0 +1,466 @@
+package device
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"mooring/internal/base/db"
+)
+
+// The inventory is a second form of the registry, by columns (block.go), that answers any combination of filters (search.go) without an index
+// that every enrolment would have to pay for. It is written behind the changes, by the process that made them:
+//
+//	commit of a change → note in memory → flush, a second later, many notes at once → block
+//
+// What a listing finds in the inventory it looks up in the registry before it shows it, so a listing never shows what is not so; it can miss
+// what was changed within the last seconds. A listing first flushes the notes of its own process when they are few, so whoever changes a
+// device and looks sees the change. The registry itself, its states and its rules never depend on the inventory.
+//
+// Notes are lost when a process is killed. Each process has a row in inventory_node while it runs; a row without its process, or more notes
+// than can be remembered, has the whole inventory compared with the registry again (walk.go), in the background, block by block.
+type inventory struct {
+	mu    sync.Mutex
+	notes map[ID]news // guarded by mu
+	lost  bool        // guarded by mu: there were more notes than can be remembered
+	wake  chan struct{}
+	node  []byte
+	beat  int64 // UTC seconds; owned by keepInventory
+}
+
+// news is what is to be said about a device in the inventory.
+type news struct {
+	reload bool  // read its row
+	seen   int64 // it was heard of
+	cert   held  // it got this certificate; slot "" = it got none
+}
+
+const (
+	notesMost   = 1 << 18 // devices noted between two flushes
+	notesEarly  = notesMost / 4
+	notesAtOnce = 500 // notes that a listing flushes before it looks
+	flushEvery  = time.Second
+	flushShare  = 50 // rest at least so many times as long as the flush before took
+	flushRest   = time.Minute
+	flushCells  = 16 // cells in one transaction, so that none holds others up
+	beatEvery   = 60 // seconds between two signs of life
+	deadAfter   = 5 * beatEvery
+)
+
+func newInventory() inventory {
+	node := make([]byte, 8)
+	rand.Read(node)
+	return inventory{notes: map[ID]news{}, wake: make(chan struct{}, 1), node: node}
+}
+
+// add merges n into what is noted about the device.
+func (v *inventory) add(id ID, n news) {
+	old, known := v.notes[id]
+	switch {
+	case !known && len(v.notes) >= notesMost:
+		v.lost = true
+		return
+	case known:
+		n.reload = n.reload || old.reload || old.cert.slot != "" && n.cert.slot != "" && old.cert.slot != n.cert.slot
+		n.seen = max(n.seen, old.seen)
+		if n.cert.slot == "" {
+			n.cert = old.cert
+		}
+	}
+	v.notes[id] = n
+}
+
+// touch notes that the rows of these devices were changed.
+func (v *inventory) touch(ids ...ID) {
+	v.mu.Lock()
+	for _, id := range ids {
+		v.add(id, news{reload: true})
+	}
+	early := v.lost || len(v.notes) > notesEarly
+	v.mu.Unlock()
+	if early {
+		select {
+		case v.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// claimed notes the certificates of accepted claims.
+func (v *inventory) claimed(claims []Claim) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range claims {
+		if c := &claims[i]; c.Issued > 0 {
+			v.add(c.ID, news{seen: issuedAt(c.Serial), cert: held{c.Slot, string(c.Issuer), c.Key, c.NotAfter}})
+		}
+	}
+}
+
+// saw notes when devices were last heard of.
+func (v *inventory) saw(ids []ID, at map[ID]int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, id := range ids {
+		v.add(id, news{seen: at[id]})
+	}
+}
+
+// take empties the notes.
+func (v *inventory) take() map[ID]news {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	taken := v.notes
+	v.notes = map[ID]news{}
+	return taken
+}
+
+// pending returns how many devices are noted.
+func (v *inventory) pending() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.notes)
+}
+
+// keepInventory flushes the notes until ctx ends, and reads the registry anew where notes may have been lost.
+func (r *Registry) keepInventory(ctx context.Context) {
+	walk := r.joinInventory(ctx)
+	for rest := flushEvery; ; {
+		if walk != nil && r.walk(ctx, walk) {
+			walk = nil
+		}
+		select {
+		case <-time.After(rest):
+		case <-r.inv.wake:
+		case <-ctx.Done():
+			return
+		}
+		began := r.now()
+		if err := r.flushInventory(ctx); err != nil && ctx.Err() == nil {
+			r.log.LogAttrs(ctx, slog.LevelWarn, "bringing the inventory up to date failed; it is tried again", slog.Any("cause", err))
+		}
+		rest = min(max(flushEvery, flushShare*r.now().Sub(began)), flushRest)
+		if dead := r.beat(ctx); dead || r.inv.forgot() {
+			walk = &walkAt{}
+		}
+	}
+}
+
+const (
+	selectBuilt   = `SELECT built, epoch FROM inventory_state WHERE cell = 0`
+	lockInventory = `UPDATE inventory_state SET epoch = epoch + 1 WHERE cell = 0`
+	setBuilt      = `UPDATE inventory_state SET epoch = epoch + 1, built = $1 WHERE cell = 0`
+
+	forgetEnded = `DELETE FROM inventory_node WHERE cell = 0 AND node <> $1 AND at = 0`
+	forgetDead  = `DELETE FROM inventory_node WHERE cell = 0 AND node <> $1 AND at < $2`
+	beatNode    = `INSERT INTO inventory_node (cell, node, at) VALUES (0, $1, $2) ON CONFLICT (cell, node) DO UPDATE SET at = excluded.at`
+)
+
+// joinInventory writes this process's row and returns where to begin to read the registry anew, or nil when that is not needed.
+func (r *Registry) joinInventory(ctx context.Context) *walkAt {
+	dead := r.beat(ctx)
+	built, err := r.inventoryBuilt(ctx)
+	if err != nil || !built || dead || r.inv.forgot() {
+		return &walkAt{}
+	}
+	return nil
+}
+
+func (r *Registry) inventoryBuilt(ctx context.Context) (bool, error) {
+	var built, epoch int64
+	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Get(ctx, []any{&built, &epoch}, selectBuilt)
+		return err
+	})
+	return built == 1, err
+}
+
+// beat gives a sign of life when one is due, and reports whether another process ended without its last notes.
+func (r *Registry) beat(ctx context.Context) (dead bool) {
+	now := r.now().Unix()
+	if r.inv.beat != 0 && now < r.inv.beat+beatEvery {
+		return false
+	}
+	limit := now - deadAfter
+	if !r.db.Arrays() {
+		limit = now + 1<<40 // the file has one process, and this is it
+	}
+	err := r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, forgetEnded, r.inv.node); err != nil {
+			return err
+		}
+		n, err := tx.Exec(ctx, forgetDead, r.inv.node, limit)
+		if err != nil {
+			return err
+		}
+		dead = n > 0
+		_, err = tx.Exec(ctx, beatNode, r.inv.node, now)
+		return err
+	})
+	if err != nil {
+		return false // the next beat comes when the database is back
+	}
+	r.inv.beat = now
+	return dead
+}
+
+// forgot reports once whether notes were dropped.
+func (v *inventory) forgot() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	lost := v.lost
+	v.lost = false
+	return lost
+}
+
+// Settle writes the last notes of the inventory, after Run and everything else that changes devices has ended and before the database is
+// closed. What it cannot write is found by the next process.
+func (r *Registry) Settle(ctx context.Context) error {
+	if r.inv.forgot() {
+		return r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+			_, err := tx.Exec(ctx, setBuilt, int64(0))
+			return err
+		})
+	}
+	if err := r.flushInventory(ctx); err != nil {
+		return err
+	}
+	if r.inv.beat == 0 {
+		return nil
+	}
+	r.inv.beat = 0
+	return r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, beatNode, r.inv.node, int64(0))
+		return err
+	})
+}
+
+// flushInventory writes what is noted into the blocks.
+func (r *Registry) flushInventory(ctx context.Context) error {
+	notes := r.inv.take()
+	if len(notes) == 0 {
+		return nil
+	}
+	ids := make([]ID, 0, len(notes))
+	cells := make(map[ID]uint8, len(notes))
+	for id := range notes {
+		ids = append(ids, id)
+		cells[id] = r.CellOf(id)
+	}
+	slices.SortFunc(ids, func(a, b ID) int {
+		return cmp.Or(int(cells[a])-int(cells[b]), bytes.Compare(a[:], b[:]))
+	})
+	for len(ids) > 0 {
+		n := 1
+		for n < min(len(ids), blockStep) && cells[ids[n]]/flushCells == cells[ids[0]]/flushCells {
+			n++
+		}
+		part := ids[:n]
+		err := r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error { return r.flushPart(ctx, tx, part, cells, notes) })
+		if err != nil {
+			r.inv.putBack(ids, notes)
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+func (v *inventory) putBack(ids []ID, notes map[ID]news) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, id := range ids {
+		n := notes[id]
+		if later, known := v.notes[id]; known && later.cert.slot != "" {
+			n.cert = held{} // the later one counts
+		}
+		v.add(id, n)
+	}
+}
+
+// flushPart writes the notes about ids, which are sorted by cell.
+func (r *Registry) flushPart(ctx context.Context, tx *db.Tx, ids []ID, cells map[ID]uint8, notes map[ID]news) error {
+	if _, err := tx.Exec(ctx, lockInventory); err != nil {
+		return err
+	}
+	for len(ids) > 0 {
+		n, cell := 1, cells[ids[0]]
+		for n < len(ids) && cells[ids[n]] == cell {
+			n++
+		}
+		blocks, err := readCell(ctx, tx, cell)
+		if err != nil {
+			return err
+		}
+		if len(blocks) > 0 { // else the walk has not come here yet, and will find the devices as they are
+			if err := r.flushCell(ctx, tx, blocks, ids[:n], notes); err != nil {
+				return err
+			}
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+const selectCell = `SELECT kind, first, data FROM inventory WHERE cell = $1 ORDER BY kind, first`
+
+// readCell returns the blocks of a cell in order.
+func readCell(ctx context.Context, tx *db.Tx, cell uint8) ([]*raw, error) {
+	var blocks []*raw
+	at := map[string]*raw{}
+	err := tx.Each(ctx, func(row db.Row) error {
+		var kind int64
+		var first, data []byte
+		if err := row.Scan(&kind, &first, &data); err != nil {
+			return err
+		}
+		b := at[string(first)]
+		if b == nil {
+			b = &raw{cell: cell, first: first}
+			at[string(first)], blocks = b, append(blocks, b)
+		}
+		if kind < 1 || kind >= columns {
+			return errDamaged
+		}
+		b.col[kind] = data
+		return nil
+	}, selectCell, int64(cell))
+	return blocks, err
+}
+
+// flushCell applies the notes about ids, in order, to the blocks of their cell.
+func (r *Registry) flushCell(ctx context.Context, tx *db.Tx, blocks []*raw, ids []ID, notes map[ID]news) error {
+	for k, b := range blocks {
+		n := len(ids)
+		if k+1 < len(blocks) {
+			for n = 0; n < len(ids) && blocks[k+1].after(ids[n][:]); n++ {
+			}
+		}
+		if n == 0 {
+			continue
+		}
+		entries, err := b.unpack()
+		if errors.Is(err, errDamaged) {
+			// The walk writes it anew from the registry.
+			r.inv.mu.Lock()
+			r.inv.lost = true
+			r.inv.mu.Unlock()
+			err, ids = nil, ids[n:]
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if entries, err = r.applyNotes(ctx, tx, entries, ids[:n], notes); err != nil {
+			return err
+		}
+		if err := writeBlock(ctx, tx, b, entries); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+// applyNotes brings entries to what the notes say, or, where those do not suffice, to what the registry says.
+func (r *Registry) applyNotes(ctx context.Context, tx *db.Tx, entries []entry, ids []ID, notes map[ID]news) ([]entry, error) {
+	var stale []ID
+	for _, id := range ids {
+		i, known := find(entries, id)
+		n := notes[id]
+		if !known || n.reload {
+			stale = append(stale, id)
+			continue
+		}
+		entries[i].apply(n)
+	}
+	live, err := r.readDevices(ctx, tx, stale)
+	if err != nil {
+		return nil, err
+	}
+	for i := range live {
+		e := entryOf(&live[i])
+		e.seen = max(e.seen, notes[e.id].seen)
+		if at, known := find(entries, e.id); known {
+			entries[at] = e
+		} else {
+			entries = slices.Insert(entries, at, e)
+		}
+	}
+	return entries, nil
+}
+
+// apply changes e by what a note says beside "reload".
+func (e *entry) apply(n news) {
+	e.seen = max(e.seen, n.seen)
+	if n.cert.slot == "" {
+		return
+	}
+	if e.state == Registered {
+		e.state = Enrolled
+	}
+	for i := range e.certs {
+		if e.certs[i].slot == n.cert.slot {
+			e.certs[i] = n.cert
+			return
+		}
+	}
+	e.certs = append(e.certs, n.cert)
+}
+
+const upsertBlock = `INSERT INTO inventory (cell, kind, first, data) VALUES ($1, $2, $3, $4)
+ ON CONFLICT (cell, kind, first) DO UPDATE SET data = excluded.data`
+
+// writeBlock writes the columns of old that became others with entries. What has grown too large becomes several blocks.
+func writeBlock(ctx context.Context, tx *db.Tx, old *raw, entries []entry) error {
+	var stmts []*db.Stmt
+	for first, was := old.first, old; ; was = new(raw) {
+		n := len(entries)
+		if n > blockMost {
+			n = blockMost / 2
+		}
+		b := pack(old.cell, first, entries[:n])
+		for kind := 1; kind < columns; kind++ {
+			if was.col[kind] == nil || !bytes.Equal(was.col[kind], b.col[kind]) {
+				stmts = append(stmts, &db.Stmt{SQL: upsertBlock, Args: []any{int64(old.cell), int64(kind), first, b.col[kind]}})
+			}
+		}
+		if entries = entries[n:]; len(entries) == 0 {
+			return tx.Send(ctx, stmts...)
+		}
+		first = slices.Clone(entries[0].id[:])
+	}
+}
+
+const (
+	selectAll = `SELECT ` + deviceColumns + ` FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, id) JOIN device d ON d.cell = t.cell AND d.id = t.id` +
+		joinedTables + ` ORDER BY d.cell, d.id, s.slot`
+)
+
+// readDevices returns the devices with these ids that there are, with their last sightings, in no particular order.
+func (r *Registry) readDevices(ctx context.Context, tx *db.Tx, ids []ID) ([]Device, error) {
+	var g gather
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	if tx.Arrays() {
+		cells, keys := make([]int16, len(ids)), make([][]byte, len(ids))
+		for i := range ids {
+			cells[i], keys[i] = int16(r.CellOf(ids[i])), ids[i][:]
+		}
+		err := tx.Each(ctx, g.row, selectAll, cells, keys)
+		return g.found, err
+	}
+	for i := range ids {
+		if err := tx.Each(ctx, g.row, selectByID, int64(r.CellOf(ids[i])), ids[i][:]); err != nil {
+			return nil, err
+		}
+	}
+	return g.found, nil
+}

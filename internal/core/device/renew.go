@@ -1,0 +1,29 @@
+package device
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math/bits"
+)
+
+// Spread is where in its window a device renews, as a fraction of 2^64: the first eight octets of SHA-256 over its external name. It is the same
+// at every renewal and as good as random among devices, so a fleet that was enrolled in one night does not renew in one. An agent that
+// asks nobody computes the same, since a device knows its name.
+func Spread(name string) uint64 {
+	sum := sha256.Sum256([]byte(name))
+	return binary.BigEndian.Uint64(sum[:8])
+}
+
+// RenewAt is when the device called name renews a certificate that ends at notAfter (UTC seconds): before seconds earlier, give or take
+// spread. The instant lies in [notAfter-before-spread, notAfter-before+spread). It is 0 when the certificate need not be renewed.
+func RenewAt(name string, notAfter, before, spread int64) int64 {
+	return renewAt(Spread(name), notAfter, before, spread)
+}
+
+func renewAt(fraction uint64, notAfter, before, spread int64) int64 {
+	if before <= 0 || notAfter <= 0 {
+		return 0
+	}
+	offset, _ := bits.Mul64(fraction, 2*uint64(max(spread, 0)))
+	return notAfter - before - max(spread, 0) + int64(offset)
+}
