@@ -30,7 +30,7 @@ var plainName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 func parseProfile(file string, data []byte) (*Profile, *document) {
 	source := strings.ReplaceAll(string(data), "\r\n", "\n")
 	d := &document{file: file}
-	p := &Profile{Source: source, Version: versionOf(source), Slot: "operational", Backdate: -1, RenewBefore: -1, Retention: -1, Binding: true}
+	p := &Profile{Source: source, Version: versionOf(source), Slot: "operational", Backdate: -1, RenewBefore: -1, RenewSpread: -1, Retention: -1, Binding: true}
 	var challenge, linking, approval, reuse, subject string
 	var model life
 	table := fields{
@@ -51,6 +51,7 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 		"validity":        d.parsed(p.setValidity),
 		"backdate":        d.parsed(func(s string) (err error) { p.Backdate, err = seconds(s); return err }),
 		"renew_before":    d.parsed(func(s string) (err error) { p.RenewBefore, err = seconds(s); return err }),
+		"renew_spread":    d.parsed(func(s string) (err error) { p.RenewSpread, err = seconds(s); return err }),
 		"reuse_key":       d.choice("allowed", "forbidden")(&reuse),
 		"evidence":        d.texts(p.addEvidence),
 		"approval":        d.choice("none", "required")(&approval),
@@ -91,8 +92,11 @@ func (p *Profile) complete() {
 	if p.RenewBefore < 0 {
 		p.RenewBefore = p.Validity / 3
 	}
+	if p.RenewSpread < 0 {
+		p.RenewSpread = min(p.Validity/10, p.RenewBefore, p.Validity-p.RenewBefore)
+	}
 	if p.Forever {
-		p.RenewBefore = 0
+		p.RenewBefore, p.RenewSpread = 0, 0
 	}
 	if len(p.Keys) == 0 {
 		p.Keys = []der.KeyKind{der.ECP256}

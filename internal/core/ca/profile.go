@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"net/netip"
 	"path"
 	"slices"
@@ -44,7 +43,8 @@ type Profile struct {
 	Validity     int64         // notAfter - notBefore + 1; 0 when Forever
 	Forever      bool          // ends 99991231235959Z
 	Backdate     int64         // how far before the present a certificate begins
-	RenewBefore  int64         // how long before its end a certificate may be renewed; 0 when Forever
+	RenewBefore  int64         // how long before its end a certificate is to be renewed, in the middle; 0 when Forever
+	RenewSpread  int64         // by how much more or less devices do, each at its own instant
 	ReuseKey     bool          // a renewal may keep its key
 	Evidence     []Evidence
 	Approval     bool          // an operator must approve each issue but renewals
@@ -86,14 +86,6 @@ type nameRule struct {
 	max      int  // how many names the request may choose
 	require  bool // at least one name of the kind must result
 	wildcard bool // DNS only: chosen names may begin with "*."
-}
-
-// RenewFrom returns the Unix second from which a certificate that ends at notAfter may be renewed, or MaxInt64 when it never needs to be.
-func (p *Profile) RenewFrom(notAfter int64) int64 {
-	if p.Forever {
-		return math.MaxInt64
-	}
-	return notAfter - p.RenewBefore
 }
 
 // Accepts reports whether e is one of the profile's kinds of evidence.

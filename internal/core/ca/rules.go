@@ -58,6 +58,10 @@ func (p *Profile) checkTimes(d *document) {
 		d.at("backdate", "is more than half of the validity")
 	case !p.Forever && p.RenewBefore >= p.Validity:
 		d.at("renew_before", "is not less than the validity: each certificate would be renewed at once")
+	case p.RenewSpread > p.RenewBefore:
+		d.at("renew_spread", "is more than renew_before: some devices would come after their certificate's end")
+	case !p.Forever && p.RenewSpread > p.Validity-p.RenewBefore:
+		d.at("renew_spread", "is more than validity without renew_before: some devices would renew at once")
 	case p.Backdate > 30*86400:
 		d.at("backdate", "is more than 30 days")
 	}
