@@ -44,13 +44,13 @@ bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 # Tests named TestInterop... have the build tag interop and talk to other people's programs (curl, openssl, GnuTLS). A program that
-# is missing is a failure. Which packages have such tests is looked up, so that a new one is not forgotten; that there are any is
+# is missing is a failure; an OpenSSL that knows ML-DSA is fetched where the machine's own is older. Which packages have such tests is looked up, so that a new one is not forgotten; that there are any is
 # checked, so that the target cannot pass empty.
 INTEROP = $(shell grep -rl '^func TestInterop' --include='*_test.go' . | xargs -r -n1 dirname | sort -u)
 
 interop:
 	@[ -n "$(INTEROP)" ] || { echo 'no test is named TestInterop...'; exit 1; }
-	$(GO) test -tags interop -count=1 -run '^TestInterop' $(INTEROP)
+	openssl35=$$(.ci/openssl35) && OPENSSL35=$$openssl35 $(GO) test -tags interop -count=1 -run '^TestInterop' $(INTEROP)
 
 # The packages that use a database, on a PostgreSQL that is started for the purpose.
 DBPACKAGES = $(shell grep -rlE '"mooring/internal/(base/db/dbtest|app/apptest)"|MOORING_TEST_DB' --include='*_test.go' . | xargs -r -n1 dirname | sort -u)

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-const pagePath = "../doc/enrol-est.md"
+const enrolPage = "../doc/enrol-est.md"
 
 // block is one block of commands of the page, and what its reader is told to expect.
 type block struct {
@@ -18,10 +18,10 @@ type block struct {
 	expect       []string // lines, with "…" for anything
 }
 
-// readPage returns the blocks of the page in their order, and the variables that its settings set.
-func readPage(t *testing.T) (blocks []block, settings []string) {
+// readPage returns the blocks of a page in their order, at least so many, and the variables that its settings set.
+func readPage(t *testing.T, path string, least int) (blocks []block, settings []string) {
 	t.Helper()
-	page, err := os.ReadFile(pagePath)
+	page, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,36 +41,39 @@ func readPage(t *testing.T) (blocks []block, settings []string) {
 		}
 		blocks = append(blocks, b)
 	}
-	if all := strings.Count(string(page), fence+"sh\n"); all != len(parts) || all < 15 {
-		t.Fatalf("%s has %d blocks of commands, of which %d are marked to be run", pagePath, all, len(parts))
+	if all := strings.Count(string(page), fence+"sh\n"); all != len(parts) || all < least {
+		t.Fatalf("%s has %d blocks of commands, of which %d are marked to be run", path, all, len(parts))
 	}
 	return blocks, settings
 }
 
 // TestInteropPage does what doc/enrol-est.md says, block by block as one would paste them, and compares what it says with what happens.
 func TestInteropPage(t *testing.T) {
-	blocks, settings := readPage(t)
-	engines(t, func(t *testing.T, database string) {
-		s := newSite(t)
-		s.env["STATE"] = filepath.Join(t.TempDir(), "state")
-		for _, b := range blocks {
-			script := b.script
-			if b.name == "install" {
-				script = strings.Replace(script, "mooring init", "mooring init "+s.initFlags(database), 1)
-			}
-			if !t.Run(b.name, func(t *testing.T) { b.check(t, s.paste(t, script)) }) {
-				t.FailNow() // each block builds on those before it
-			}
-			if b.name == "install" {
-				s.serve(t)
-			}
+	engines(t, func(t *testing.T, database string) { newSite(t).follow(t, database, enrolPage, 15) })
+}
+
+// follow does what a page says.
+func (s *site) follow(t *testing.T, database, page string, least int) {
+	t.Helper()
+	blocks, settings := readPage(t, page, least)
+	s.env["STATE"] = filepath.Join(t.TempDir(), "state")
+	for _, b := range blocks {
+		script := b.script
+		if b.name == "install" {
+			script = strings.Replace(script, "mooring init", "mooring init "+s.initFlags(database), 1)
 		}
-		for _, name := range settings {
-			if s.env[name] == "" {
-				t.Errorf("the page sets %s, which the test does not", name)
-			}
+		if !t.Run(b.name, func(t *testing.T) { b.check(t, s.paste(t, script)) }) {
+			t.FailNow() // each block builds on those before it
 		}
-	})
+		if b.name == "install" {
+			s.serve(t)
+		}
+	}
+	for _, name := range settings {
+		if s.env[name] == "" {
+			t.Errorf("the page sets %s, which the test does not", name)
+		}
+	}
 }
 
 // paste runs a script in the shell that ran those before it: variables and functions live on.

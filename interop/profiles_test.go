@@ -104,7 +104,7 @@ openssl verify -x509_strict -CAfile root.pem -untrusted cas.pem next.pem`)
 // TestInteropKeygen has keys made by the server and encrypted for keys of every kind, and opens them with OpenSSL by the commands of the
 // page.
 func TestInteropKeygen(t *testing.T) {
-	blocks, _ := readPage(t)
+	blocks, _ := readPage(t, enrolPage, 15)
 	script := map[string]string{}
 	for _, b := range blocks {
 		script[b.name] = b.script

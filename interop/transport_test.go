@@ -131,7 +131,7 @@ func TestInteropTLS(t *testing.T) {
 
 // TestInteropErrors provokes refusals and looks for each in the table of doc/enrol-est.md.
 func TestInteropErrors(t *testing.T) {
-	page, err := os.ReadFile(pagePath)
+	page, err := os.ReadFile(enrolPage)
 	if err != nil {
 		t.Fatal(err)
 	}
