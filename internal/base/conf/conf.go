@@ -11,6 +11,7 @@ package conf
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -45,8 +46,12 @@ type Config struct {
 	CRL        CRL
 	OCSP       OCSP
 	Enrol      Enrol
+	Jobs       Jobs
+	Approve    Approve
 	Log        Log
 	Audit      Audit
+
+	lines map[string]int // on which line a key stands; set by Load, see Place
 }
 
 // Database says where the records are kept. Use Config.DatabaseURL, which resolves both fields.
@@ -110,8 +115,26 @@ type CRL struct {
 	Refresh  time.Duration
 }
 
-// OCSP holds how long a status answer is valid.
-type OCSP struct{ Validity time.Duration }
+// OCSP holds who answers about the status of certificates, and how.
+type OCSP struct {
+	Validity          time.Duration
+	Responder         string   // "ca", "delegated" or "off"
+	Issuers           []string // "NAME=RESPONDER" for CAs for which it is another one. Use ResponderOf
+	ResponderValidity time.Duration
+	Cache             int // octets
+	LivePerSecond     int
+	NeverIssued       string // "unknown" or "revoked"
+}
+
+// ResponderOf returns who answers for the CA with this name.
+func (o *OCSP) ResponderOf(issuer string) string {
+	for _, entry := range o.Issuers {
+		if name, responder, _ := strings.Cut(entry, "="); name == issuer {
+			return responder
+		}
+	}
+	return o.Responder
+}
 
 // Enrol holds what the registration authority lets wait, and how long.
 type Enrol struct {
@@ -119,6 +142,12 @@ type Enrol struct {
 	TokenTTL   time.Duration
 	MaxPending int
 }
+
+// Jobs holds how long one can think better of work on many things at once, before it begins.
+type Jobs struct{ Undo time.Duration }
+
+// Approve holds above how many certificates or devices a second person must agree; -1: never.
+type Approve struct{ RevokeAbove int }
 
 // Log holds the log's level ("debug", "info", "warn", "error") and format ("text", "json").
 type Log struct {
@@ -157,11 +186,11 @@ func Load(dir string) (*Config, error) {
 	if err != nil {
 		return nil, errs.Wrap(errs.Unavailable, err, "the configuration %s cannot be read", path)
 	}
-	c, err := Parse(FileName, data)
+	c, lines, err := parse(FileName, data)
 	if err != nil {
 		return nil, err
 	}
-	c.Dir = abs
+	c.Dir, c.lines = abs, lines
 	return c, nil
 }
 
@@ -173,6 +202,16 @@ func readBounded(path string) ([]byte, error) {
 	}
 	defer f.Close() // read only: nothing to lose
 	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
+
+// Place returns file and line of the first of keys that the file has, as "mooring.yaml:7", or the file alone.
+func (c *Config) Place(keys ...string) string {
+	for _, k := range keys {
+		if n := c.lines[k]; n > 0 {
+			return fmt.Sprintf("%s:%d", FileName, n)
+		}
+	}
+	return FileName
 }
 
 // Path resolves p against the data directory.

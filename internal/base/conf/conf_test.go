@@ -31,7 +31,7 @@ func TestTableBindsEveryField(t *testing.T) {
 		for i := range typ.NumField() {
 			if f := typ.Field(i).Type; f.Kind() == reflect.Struct {
 				walk(f)
-			} else {
+			} else if typ.Field(i).IsExported() {
 				leaves++
 			}
 		}
@@ -82,6 +82,8 @@ func TestWrittenFileIsReadBack(t *testing.T) {
 	c.TLS.Hybrid = false
 	c.TLS.SessionLifetime = 0
 	c.CRL.Refresh = 90 * time.Minute
+	c.OCSP.Responder = "off"
+	c.OCSP.Issuers = []string{"devices=delegated", "services=ca"}
 	text := c.Write()
 	got, err := Parse("m.yaml", text)
 	if err != nil {
@@ -114,6 +116,9 @@ func TestErrorsNameLineAndRemedy(t *testing.T) {
 		{"names: []", `m.yaml:1: names is empty: give at least one DNS name or IP address`},
 		{"names: [a_b]", `m.yaml:1: names has "a_b", which is neither a DNS name nor an IP address`},
 		{"names: pki", `m.yaml:1: names wants a list of DNS names and IP addresses, such as ["pki.example.com", "192.0.2.7"], not a text`},
+		{"ocsp:\n  issuers: [devices=maybe]", `m.yaml:2: ocsp.issuers has "devices=maybe", which is not the name of a CA, "=" and one of ca, delegated, off`},
+		{"ocsp:\n  issuers: [a=off, a=ca]", `m.yaml:2: ocsp.issuers has the CA "a" twice`},
+		{"ocsp:\n  responder_validity: 31d", `m.yaml:2: ocsp.responder_validity 31d is not between 7d and 30d`},
 		{"crl:\n  validity: 7", `m.yaml:2: crl.validity wants a duration, such as 3d, not the number 7`},
 		{"crl:\n  validity: 7w", `m.yaml:2: crl.validity "7w" is not a duration such as 90d, 12h, 30m or 10s`},
 		{"crl:\n  refresh: 8d", `m.yaml:2: crl.refresh (8d) must be shorter than crl.validity (7d), or lists expire before the next is there`},
@@ -288,5 +293,24 @@ func TestDefaultsAreCommentedOut(t *testing.T) {
 	}
 	if text := string(c.Write()); !strings.Contains(text, "\n  # est: \"https://localhost:9000\"\n") {
 		t.Errorf("the derived address is not shown:\n%s", text)
+	}
+}
+
+func TestResponderOf(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, FileName), []byte("ocsp:\n  responder: off\n  issuers: [devices=delegated]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.OCSP.ResponderOf("devices") + " " + c.OCSP.ResponderOf("services"); got != "delegated off" {
+		t.Errorf("responders %q, want delegated and off", got)
+	}
+	for want, keys := range map[string][]string{"mooring.yaml:3": {"ocsp.issuers", "ocsp.responder"}, "mooring.yaml:2": {"ocsp.responder"}, "mooring.yaml": {"listen.est"}} {
+		if got := c.Place(keys...); got != want {
+			t.Errorf("Place(%v) = %q, want %q", keys, got, want)
+		}
 	}
 }

@@ -20,6 +20,12 @@ import (
 // Parse reads a configuration file's content; name stands in the messages. The error is of kind Invalid and holds every problem found,
 // one a line, as "mooring.yaml:7: unknown key …".
 func Parse(name string, data []byte) (*Config, error) {
+	c, _, err := parse(name, data)
+	return c, err
+}
+
+// parse is Parse, and says on which line each key stands.
+func parse(name string, data []byte) (*Config, map[string]int, error) {
 	r := &reader{file: name, config: Default(), lines: map[string]int{}}
 	r.entries = r.config.table()
 	r.groups = groups()
@@ -28,9 +34,9 @@ func Parse(name string, data []byte) (*Config, error) {
 		r.crossCheck()
 	}
 	if err := r.err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return r.config, nil
+	return r.config, r.lines, nil
 }
 
 type reader struct {

@@ -24,6 +24,8 @@ func groups() map[string]string {
 		"crl":         "Certificate revocation lists.",
 		"ocsp":        "Answers about single certificates.",
 		"enrol":       "What waits before it becomes a certificate.",
+		"jobs":        "Work on many things at once.",
+		"approve":     "What needs a second person.",
 		"log":         "What the server says about its own running, on standard error.",
 		"audit":       "The tamper-evident record.",
 	}
@@ -76,11 +78,21 @@ func (c *Config) table() []entry {
 		{"crl.validity", "7d", "How long a list is valid.", "3d", duration(&c.CRL.Validity, time.Minute, 400*day)},
 		{"crl.refresh", "12h", "A list is signed anew at least this often; after a revocation at once.", "1h", duration(&c.CRL.Refresh, time.Second, 400*day)},
 
-		{"ocsp.validity", "12h", "How long an answer is valid.", "1h", duration(&c.OCSP.Validity, time.Minute, 30*day)},
+		{"ocsp.validity", "12h", "How long an answer is valid. Caches outside keep it for half of that, also after a revocation.", "1h", duration(&c.OCSP.Validity, time.Minute, 30*day)},
+		{"ocsp.responder", "ca", "Who signs answers: ca (the CA's own key), delegated (a key that each server makes for itself and the CA certifies for this alone), or off (questions are answered with unauthorized).", "delegated", oneOf(&c.OCSP.Responder, "ca", "delegated", "off")},
+		{"ocsp.issuers", "", "CAs for which somebody else answers, each as NAME=RESPONDER.", "devices-g1=delegated,services=off", responders(&c.OCSP.Issuers)},
+		{"ocsp.responder_validity", "14d", "How long the certificate of a delegated responder is valid; the next one comes at half of that.", "30d", duration(&c.OCSP.ResponderValidity, 7*day, 30*day)},
+		{"ocsp.cache", "67108864", "Octets of memory for answers that may be asked for again, about 1000 each.", "268435456", whole(&c.OCSP.Cache, 1<<20, 1<<40)},
+		{"ocsp.live_per_second", "1000", "Answers per second that are signed for one question alone: with a nonce, for several certificates, for an unknown one. Others are told to try later.", "200", whole(&c.OCSP.LivePerSecond, 1, 1<<20)},
+		{"ocsp.never_issued", "unknown", "The answer for a serial number that the CA never gave out: unknown, or revoked (since 1970, on hold: RFC 6960, section 2.2).", "revoked", oneOf(&c.OCSP.NeverIssued, "unknown", "revoked")},
 
 		{"enrol.retry_after", "1m", "When a device whose request waits for approval is told to ask again.", "10m", duration(&c.Enrol.RetryAfter, time.Second, day)},
 		{"enrol.token_ttl", "7d", "How long an enrolment token can be used if nothing else is said.", "1h", duration(&c.Enrol.TokenTTL, time.Minute, 400*day)},
 		{"enrol.max_pending", "10000", "Requests that may wait for approval.", "500", whole(&c.Enrol.MaxPending, 1, 1<<20)},
+
+		{"jobs.undo", "10m", "How long a revocation by a filter waits, visibly, before anything of it is done, if nothing else is said.", "1h", duration(&c.Jobs.Undo, 0, 30*day)},
+
+		{"approve.revoke_above", "100", "Revoking or moving more than so many certificates or devices at once takes a second person; -1 means never.", "1000", whole(&c.Approve.RevokeAbove, -1, 1<<30)},
 
 		{"log.level", "info", "The least serious message written: debug, info, warn or error.", "debug", oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
 		{"log.format", "text", "text for people, json for machines.", "json", oneOf(&c.Log.Format, "text", "json")},

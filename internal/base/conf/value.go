@@ -185,6 +185,30 @@ func hosts(p *[]string) value {
 		}}
 }
 
+// responders is a list of CAs, each with who answers OCSP for it. The names of CAs are not known here.
+func responders(p *[]string) value {
+	return value{kind: "list of NAME=ca, NAME=delegated or NAME=off", form: asList, format: func() string { return strings.Join(*p, ",") },
+		parse: func(s string) error {
+			*p = nil
+			if s == "" {
+				return nil
+			}
+			seen := map[string]bool{}
+			for _, entry := range strings.Split(s, ",") {
+				name, responder, _ := strings.Cut(entry, "=")
+				if name == "" || !slices.Contains([]string{"ca", "delegated", "off"}, responder) {
+					return fmt.Errorf("has %q, which is not the name of a CA, \"=\" and one of ca, delegated, off", entry)
+				}
+				if seen[name] {
+					return fmt.Errorf("has the CA %q twice", name)
+				}
+				seen[name] = true
+				*p = append(*p, entry)
+			}
+			return nil
+		}}
+}
+
 func whole(p *int, low, high int) value {
 	return value{kind: "whole number", form: asNumber, format: func() string { return strconv.Itoa(*p) }, parse: func(s string) error {
 		n, err := strconv.Atoi(s)

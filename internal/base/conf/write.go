@@ -64,6 +64,9 @@ func (v value) write(text string) string {
 	case asText:
 		return strconv.Quote(text)
 	case asList:
+		if text == "" {
+			return "[]"
+		}
 		items := strings.Split(text, ",")
 		for i, item := range items {
 			items[i] = strconv.Quote(item)

@@ -148,8 +148,9 @@ type Worker struct {
 
 // Part is what one look for items found.
 type Part struct {
-	Items  [][]byte // at most ChunkMost
+	Items  [][]byte
 	Sample []string // of these, for people; the first SampleMost of a job are kept
+	Note   string   // what is to be known about the items; "" leaves the one there is
 	Place  string   // where to go on
 	End    bool     // there are no more
 }

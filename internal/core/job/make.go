@@ -22,6 +22,7 @@ type Spec struct {
 	Params   any    // becomes JSON
 	Items    [][]byte
 	Sample   []string
+	Note     string        // what is to be known about the items
 	AskAbove int64         // a second person must agree when there are more items; negative: never
 	Undo     time.Duration // between start and first deed
 	Start    bool          // as soon as its items are known; else it stays a draft, to be looked at
@@ -80,7 +81,7 @@ func (spec *Spec) job(w Worker, actor access.Actor, now time.Time) (Job, error) 
 		}
 	}
 	j := Job{Kind: spec.Kind, State: Draft, Title: spec.Title, Params: string(params), Ready: len(spec.Items) > 0, Auto: spec.Start,
-		Maker: actor, AskAbove: spec.AskAbove, Undo: spec.Undo.Truncate(time.Second), Created: now.Unix(), kept: true, turn: 1}
+		Maker: actor, AskAbove: spec.AskAbove, Undo: spec.Undo.Truncate(time.Second), Created: now.Unix(), Note: clean(spec.Note), kept: true, turn: 1}
 	for _, text := range spec.Sample[:min(len(spec.Sample), SampleMost)] {
 		j.Sample = append(j.Sample, clean(text))
 	}

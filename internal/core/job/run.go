@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -242,21 +243,26 @@ func (r *runner) prepare(ctx context.Context, w Worker, j *Job) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if len(part.Items) > ChunkMost {
-		return false, fmt.Errorf("a worker found %d items at once, which is more than %d", len(part.Items), ChunkMost)
-	}
 	return true, r.write1(ctx, j, "job.fill", func(ctx context.Context, tx *db.Tx, j *Job) error {
 		for _, text := range part.Sample {
 			if len(j.Sample) < SampleMost {
 				j.Sample = append(j.Sample, clean(text))
 			}
 		}
-		j.Place, j.Ready, j.Note = part.Place, part.End, ""
+		j.Place, j.Ready = part.Place, part.End
+		if part.Note != "" {
+			j.Note = clean(part.Note)
+		}
 		j.Busy += r.since(began)
 		if part.End {
 			j.Busy = 0 // from now on it counts the work itself
 		}
-		return r.addChunk(ctx, tx, j, part.Items)
+		for items := range slices.Chunk(part.Items, ChunkMost) {
+			if err := r.addChunk(ctx, tx, j, items); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
