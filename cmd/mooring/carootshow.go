@@ -16,6 +16,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/ceremony"
+	"mooring/internal/core/ceremony/minutes"
 )
 
 const rootShowHelp = `Shows the root, what it signed, and when its newest list ends. The whole record is verified for that.`
@@ -67,7 +68,7 @@ func (c *cli) rootShow(r *ceremony.Root, _ []string) error {
 		s.ListUntil = &end
 	}
 	for _, e := range r.Certificates() {
-		one := shownRootCAs{Serial: e.Fact("serial"), Subject: e.Fact("subject"), Cross: e.Act == "cross.sign", Until: e.Fact("not_after")}
+		one := shownRootCAs{Serial: e.Fact("serial"), Subject: e.Fact("subject"), Cross: e.Act == minutes.Cross, Until: e.Fact("not_after")}
 		if gone := r.Revocation(one.Serial); gone != nil {
 			one.Revoked = gone.Fact("reason")
 		}
@@ -148,7 +149,7 @@ func (c *cli) rootRecordCommand(f *rootFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				record, err := ceremony.ParseRecord(text)
+				record, err := minutes.Parse(text)
 				if err != nil {
 					return err
 				}
@@ -171,7 +172,7 @@ func (c *cli) rootRecordCommand(f *rootFlags) *cobra.Command {
 	return cmd
 }
 
-func (c *cli) recordWrite(r *ceremony.Record, file string) error {
+func (c *cli) recordWrite(r *minutes.Record, file string) error {
 	text := r.Text()
 	if c.json && file == "" {
 		return c.show(map[string]string{"record": string(text)}, nil)
@@ -188,7 +189,7 @@ func (c *cli) recordWrite(r *ceremony.Record, file string) error {
 }
 
 // recordVerified tells about a record that ParseRecord found whole.
-func (c *cli) recordVerified(r *ceremony.Record, known string) error {
+func (c *cli) recordVerified(r *minutes.Record, known string) error {
 	sum := sha256.Sum256(r.Root.Raw)
 	if known != "" {
 		want, err := est.ParseFingerprint(known)

@@ -5,14 +5,14 @@ import (
 	"crypto/x509"
 
 	"mooring/internal/base/errs"
-	"mooring/wire/der"
+	"mooring/internal/core/ceremony/minutes"
 )
 
 // NewCross decides what the cross certificate says by which the root issuer vouches for the root subject: NewWithOld when issuer is the older
 // one, OldWithNew when it is the newer (RFC 4210, section 4.4). It ends when the first of the two ends.
 func NewCross(issuer, subject *x509.Certificate, now int64) (CACertificate, error) {
 	for _, root := range []*x509.Certificate{issuer, subject} {
-		if err := CheckRoot(root); err != nil {
+		if err := minutes.CheckRoot(root); err != nil {
 			return CACertificate{}, err
 		}
 	}
@@ -39,22 +39,6 @@ func NewCross(issuer, subject *x509.Certificate, now int64) (CACertificate, erro
 			issuer.Subject, PathLen(issuer), subject.Subject)
 	}
 	return c, nil
-}
-
-// CheckRoot refuses what is not the certificate of a CA that is signed by itself.
-func CheckRoot(cert *x509.Certificate) error {
-	pub, err := der.ParsePublicKey(cert.RawSubjectPublicKeyInfo)
-	switch {
-	case err != nil:
-		return errs.New(errs.Invalid, "the key of %s cannot be read: %v", cert.Subject, err)
-	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
-		return errs.New(errs.Invalid, "%s is not a CA", cert.Subject)
-	case len(cert.SubjectKeyId) == 0:
-		return errs.New(errs.Invalid, "the certificate of %s has no subject key identifier, without which no list of it can be made", cert.Subject)
-	case !bytes.Equal(cert.RawIssuer, cert.RawSubject) || der.CheckCertificate(cert, pub) != nil:
-		return errs.New(errs.Invalid, "the certificate of %s is not that of a root: it is not signed by itself", cert.Subject)
-	}
-	return nil
 }
 
 // crossMargin is by how many octets a cross certificate should be shorter than the self-signed one of the same key.

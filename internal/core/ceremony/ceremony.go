@@ -7,7 +7,7 @@
 //
 // The directory holds the key (in a custody of package key: an encrypted store in keys/, or a token), record.txt and root.json. The record is
 // the state: which CAs were certified and which revoked is read from it and from nowhere else, so that nothing can disagree with it. Each of
-// its entries is chained to the one before by SHA-256 and signed by the root's key (see Record), so that whoever has the root's certificate
+// its entries is chained to the one before by SHA-256 and signed by the root's key (package minutes), so that whoever has the root's certificate
 // can verify it, the online side first of all, which imports it into its audit record. root.json says how far the record reached, so that one
 // that was cut short is noticed, and the number of the last revocation list, which is reserved before the list is signed.
 //
@@ -27,14 +27,17 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"time"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/ca"
+	"mooring/internal/core/ceremony/minutes"
 	"mooring/internal/core/key"
 	"mooring/wire/der"
 )
@@ -63,7 +66,7 @@ type Root struct {
 	dir     string
 	custody key.Custody // nil: nothing can be signed
 	state   state
-	record  *Record
+	record  *minutes.Record
 	cert    *x509.Certificate
 	unlock  func() error
 }
@@ -111,16 +114,16 @@ func Create(ctx context.Context, dir string, custody key.Custody, s Spec, d Deps
 	if r.cert, err = x509.ParseCertificate(raw); err != nil {
 		return nil, fmt.Errorf("reading the certificate of the root: %w", err)
 	}
-	r.record, r.state = &Record{Root: r.cert}, state{Version: 1, Key: string(id), Custody: s.Custody}
+	r.record, r.state = &minutes.Record{Root: r.cert}, state{Version: 1, Key: string(id), Custody: s.Custody}
 	if err := r.storeState(); err != nil { // where the key is must be known before the record counts
 		return nil, err
 	}
-	facts := []Fact{{"subject", der.FormatName(s.Subject)}, {"algorithm", string(s.Algorithm)}, {"spki", digest(spki)}, {"not_after", stamp(r.cert.NotAfter.Unix())},
-		{"sha256", digest(raw)}, {"certificate", base64.StdEncoding.EncodeToString(raw)}}
+	facts := minutes.Facts("subject", der.FormatName(s.Subject), "algorithm", string(s.Algorithm), "spki", digest(spki), "not_after", stamp(r.cert.NotAfter.Unix()),
+		"sha256", digest(raw), "certificate", base64.StdEncoding.EncodeToString(raw))
 	if s.Status != "" {
-		facts = append(facts, Fact{"status", s.Status})
+		facts = append(facts, minutes.Fact{Name: "status", Value: s.Status})
 	}
-	if err := r.append(ctx, actCreate, facts); err != nil {
+	if err := r.append(ctx, minutes.Create, facts); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -158,7 +161,7 @@ func Open(dir string, custody key.Custody, d Deps) (_ *Root, err error) {
 	if err := r.load(); err != nil {
 		return nil, err
 	}
-	if now, last := r.deps.Now().Unix(), r.record.last().At; now < last {
+	if now, last := r.deps.Now().Unix(), r.record.Last().At; now < last {
 		return nil, errs.New(errs.Unavailable, "the clock says %s, but the record of the root reaches to %s: set the clock of this machine, then start again", stamp(now), stamp(last))
 	}
 	return r, nil
@@ -183,7 +186,7 @@ func (r *Root) closeUnless(err *error) {
 func (r *Root) Certificate() *x509.Certificate { return r.cert }
 
 // Record returns the record so far. Do not change it.
-func (r *Root) Record() *Record { return r.record }
+func (r *Root) Record() *minutes.Record { return r.record }
 
 // signer fetches the root's key and makes sure that it is the one in the certificate.
 func (r *Root) signer(ctx context.Context) (crypto.Signer, error) {
@@ -223,4 +226,35 @@ func (r *Root) sign(ctx context.Context, message []byte) ([]byte, der.SignatureA
 		return nil, 0, errs.Wrap(errs.Unavailable, err, "the root's key made a wrong signature: nothing was recorded")
 	}
 	return signature, algorithm, nil
+}
+
+// append adds an entry to the record and stores it.
+func (r *Root) append(ctx context.Context, act string, facts []minutes.Fact) error {
+	n := len(r.record.Entries)
+	e := minutes.Entry{At: r.deps.Now().Unix(), By: r.deps.By, With: r.deps.With, Act: act, Facts: facts}
+	err := r.record.Append(e, func(message []byte) ([]byte, error) {
+		signature, _, err := r.sign(ctx, message)
+		return signature, err
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.store(); err != nil {
+		r.record.Entries = r.record.Entries[:n]
+		return err
+	}
+	return nil
+}
+
+// Note adds a remark, such as who holds which part of the passphrase, or what went wrong.
+func (r *Root) Note(ctx context.Context, text string) error {
+	return r.append(ctx, minutes.Note, []minutes.Fact{{Name: "text", Value: text}})
+}
+
+// stamp writes a time as records do.
+func stamp(at int64) string { return time.Unix(at, 0).UTC().Format(time.RFC3339) }
+
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }

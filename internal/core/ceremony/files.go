@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"mooring/internal/base/errs"
+	"mooring/internal/core/ceremony/minutes"
 )
 
 // The files of a root.
@@ -76,7 +77,7 @@ func (r *Root) load() error {
 	if err != nil {
 		return err
 	}
-	if r.record, err = ParseRecord(text); err != nil {
+	if r.record, err = minutes.Parse(text); err != nil {
 		return errs.Wrap(errs.Unavailable, err, "%s is damaged: restore the directory of the root from a backup", r.path(recordFile))
 	}
 	r.cert = r.record.Root
@@ -114,7 +115,7 @@ func readFile(path string) ([]byte, error) {
 		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read: check that it exists and is yours, or restore it from a backup", path)
 	}
 	defer f.Close() // read only: nothing to lose
-	data, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	data, err := io.ReadAll(io.LimitReader(f, minutes.MaxRecord+1))
 	if err != nil {
 		return nil, errs.Wrap(errs.Unavailable, err, "%s cannot be read", path)
 	}

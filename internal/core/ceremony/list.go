@@ -1,7 +1,6 @@
 package ceremony
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"mooring/internal/base/errs"
+	"mooring/internal/core/ceremony/minutes"
 	"mooring/wire/der"
 )
 
@@ -31,10 +31,10 @@ func reasonNumber(name string) (int, error) {
 }
 
 // Certificates returns the entries about certificates that the root signed for others.
-func (r *Root) Certificates() []*Entry {
-	var all []*Entry
+func (r *Root) Certificates() []*minutes.Entry {
+	var all []*minutes.Entry
 	for i := range r.record.Entries {
-		if e := &r.record.Entries[i]; e.Act == actSign || e.Act == actCross {
+		if e := &r.record.Entries[i]; e.Act == minutes.Sign || e.Act == minutes.Cross {
 			all = append(all, e)
 		}
 	}
@@ -42,13 +42,13 @@ func (r *Root) Certificates() []*Entry {
 }
 
 // Revocation returns the entry that revoked a certificate, or nil.
-func (r *Root) Revocation(serial string) *Entry { return r.revoked()[serial] }
+func (r *Root) Revocation(serial string) *minutes.Entry { return r.revoked()[serial] }
 
 // revoked are the entries that revoked something, by serial number.
-func (r *Root) revoked() map[string]*Entry {
-	all := map[string]*Entry{}
+func (r *Root) revoked() map[string]*minutes.Entry {
+	all := map[string]*minutes.Entry{}
 	for i := range r.record.Entries {
-		if e := &r.record.Entries[i]; e.Act == actRevoke {
+		if e := &r.record.Entries[i]; e.Act == minutes.Revoke {
 			all[e.Fact("serial")] = e
 		}
 	}
@@ -77,7 +77,7 @@ func (r *Root) Revoke(ctx context.Context, serial, reason string) error {
 	case r.Revocation(serial) != nil:
 		return errs.New(errs.Conflict, "the certificate %s was revoked at %s already", serial, stamp(r.Revocation(serial).At))
 	}
-	return r.append(ctx, actRevoke, []Fact{{"serial", serial}, {"subject", subject}, {"reason", reason}})
+	return r.append(ctx, minutes.Revoke, minutes.Facts("serial", serial, "subject", subject, "reason", reason))
 }
 
 // List is a signed revocation list.
@@ -113,15 +113,15 @@ func (r *Root) SignCRL(ctx context.Context, validity int64) (List, error) {
 	if err := r.seal(ctx, &l, entries); err != nil {
 		return l, err
 	}
-	return l, r.append(ctx, actCRL, []Fact{{"number", strconv.FormatInt(l.Number, 10)}, {"this_update", stamp(l.ThisUpdate)}, {"next_update", stamp(l.NextUpdate)},
-		{"revoked", strconv.Itoa(n)}, {"sha256", hex.EncodeToString(l.Digest[:])}})
+	return l, r.append(ctx, minutes.List, minutes.Facts("number", strconv.FormatInt(l.Number, 10), "this_update", stamp(l.ThisUpdate), "next_update", stamp(l.NextUpdate),
+		"revoked", strconv.Itoa(n), "sha256", hex.EncodeToString(l.Digest[:])))
 }
 
 // listed encodes the entries of a list. A CA's stays for ever: there are few of them.
 func (r *Root) listed() (entries []byte, n int, err error) {
 	for i := range r.record.Entries {
 		e := &r.record.Entries[i]
-		if e.Act != actRevoke {
+		if e.Act != minutes.Revoke {
 			continue
 		}
 		serial, err := hex.DecodeString(e.Fact("serial"))
@@ -169,7 +169,7 @@ func (r *Root) seal(ctx context.Context, l *List, entries []byte) error {
 // LastCRL returns when the newest list that was signed ends; the zero time when there is none.
 func (r *Root) LastCRL() time.Time {
 	for i := len(r.record.Entries) - 1; i >= 0; i-- {
-		if e := &r.record.Entries[i]; e.Act == actCRL {
+		if e := &r.record.Entries[i]; e.Act == minutes.List {
 			at, err := time.Parse(time.RFC3339, e.Fact("next_update"))
 			if err != nil {
 				return time.Time{}
@@ -178,19 +178,4 @@ func (r *Root) LastCRL() time.Time {
 		}
 	}
 	return time.Time{}
-}
-
-// Since returns the entries that a record has beyond one that ended with the given hash after n entries. A record that does not continue that
-// one is an error of kind Conflict: it was forked.
-func (r *Record) Since(n int, head [32]byte) ([]Entry, error) {
-	if n == 0 {
-		return r.Entries, nil
-	}
-	if n > len(r.Entries) {
-		return nil, nil // an older copy: nothing new
-	}
-	if !bytes.Equal(r.Entries[n-1].Hash[:], head[:]) {
-		return nil, errs.New(errs.Conflict, "this ceremony record does not continue the one that was imported before: there are two versions of entry %d. Find out how that came about", n)
-	}
-	return r.Entries[n:], nil
 }

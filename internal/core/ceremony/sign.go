@@ -12,6 +12,7 @@ import (
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/ca"
+	"mooring/internal/core/ceremony/minutes"
 	"mooring/wire/der"
 )
 
@@ -68,7 +69,7 @@ func (r *Root) Review(csr []byte, o Order) (*Request, error) {
 		c.CRL, c.CAIssuers = status+"/crl/"+id.String()+".crl", status+"/ca/"+id.String()+".cer"
 	}
 	return &Request{Subject: subject, Key: der.KindOf(request.PublicKey), SPKI: request.HashSPKI(), NotBefore: begin, NotAfter: end,
-		PathLen: o.PathLen, act: actSign, cert: c, csr: csr}, nil
+		PathLen: o.PathLen, act: minutes.Sign, cert: c, csr: csr}, nil
 }
 
 // unknown refuses a key or a name that was certified before: verifiers take the first certificate that fits, and would mix them up.
@@ -81,7 +82,7 @@ func (r *Root) unknown(request *der.Request, subject string) error {
 		e := &r.record.Entries[i]
 		sum := request.HashSPKI()
 		switch same := e.Fact("spki") == hex.EncodeToString(sum[:]); {
-		case e.Act != actSign && e.Act != actCross:
+		case e.Act != minutes.Sign && e.Act != minutes.Cross:
 		case same && e.Fact("subject") != subject:
 			return errs.New(errs.Invalid, "the key of the request was certified before, in entry %d, under the name %s: a CA with another name needs a key of its own", i+1, e.Fact("subject"))
 		case same && revoked[e.Fact("serial")] != nil:
@@ -112,7 +113,7 @@ func (r *Root) ReviewRoot(raw []byte) (*Request, error) {
 		return nil, errs.New(errs.Invalid, "the name of the other root cannot be read: %v", err)
 	}
 	return &Request{Subject: der.FormatName(subject), Key: der.KindOf(pub), SPKI: der.HashSPKI(other.RawSubjectPublicKeyInfo), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
-		PathLen: c.PathLen, act: actCross, cert: c, csr: raw}, nil
+		PathLen: c.PathLen, act: minutes.Cross, cert: c, csr: raw}, nil
 }
 
 // Sign makes the certificate of a reviewed request and records it.
@@ -129,9 +130,9 @@ func (r *Root) Sign(ctx context.Context, q *Request) (Made, error) {
 	if err != nil {
 		return Made{}, fmt.Errorf("reading the certificate of %s: %w", q.Subject, err)
 	}
-	facts := []Fact{{"subject", q.Subject}, {"serial", hex.EncodeToString(cert.SerialNumber.Bytes())}, {"spki", hex.EncodeToString(q.SPKI[:])},
-		{"not_after", stamp(q.NotAfter)}, {"path_length", strconv.Itoa(q.PathLen)}, {"request", digest(q.csr)}, {"sha256", digest(raw)},
-		{"certificate", base64.StdEncoding.EncodeToString(raw)}}
+	facts := minutes.Facts("subject", q.Subject, "serial", hex.EncodeToString(cert.SerialNumber.Bytes()), "spki", hex.EncodeToString(q.SPKI[:]),
+		"not_after", stamp(q.NotAfter), "path_length", strconv.Itoa(q.PathLen), "request", digest(q.csr), "sha256", digest(raw),
+		"certificate", base64.StdEncoding.EncodeToString(raw))
 	if err := r.append(ctx, q.act, facts); err != nil {
 		return Made{}, err
 	}
@@ -139,4 +140,6 @@ func (r *Root) Sign(ctx context.Context, q *Request) (Made, error) {
 }
 
 // Shadowed reports whether the cross certificate made of q comes after the self-signed one in a sorted set; see ca.ComesFirst.
-func (q *Request) Shadowed(m Made) bool { return q.act == actCross && !ca.ComesFirst(m.DER, q.csr) }
+func (q *Request) Shadowed(m Made) bool {
+	return q.act == minutes.Cross && !ca.ComesFirst(m.DER, q.csr)
+}

@@ -1,8 +1,9 @@
-package ceremony
+// Package minutes is the record of an offline root's ceremonies: a text, chained and signed, that the root's side writes and anybody verifies,
+// the online side first of all. It deliberately knows nothing of files, keys or databases.
+package minutes
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -15,7 +16,6 @@ import (
 	"unicode"
 
 	"mooring/internal/base/errs"
-	"mooring/internal/core/ca"
 	"mooring/wire/der"
 )
 
@@ -62,19 +62,28 @@ type Entry struct {
 // Fact is one thing that an entry says.
 type Fact struct{ Name, Value string }
 
+// Facts makes facts of names and values in turn.
+func Facts(pairs ...string) []Fact {
+	facts := make([]Fact, 0, len(pairs)/2)
+	for ; len(pairs) > 1; pairs = pairs[2:] {
+		facts = append(facts, Fact{pairs[0], pairs[1]})
+	}
+	return facts
+}
+
 // The acts.
 const (
-	actCreate = "root.create"
-	actSign   = "ca.sign"
-	actCross  = "cross.sign"
-	actRevoke = "ca.revoke"
-	actCRL    = "crl.sign"
-	actNote   = "note"
+	Create = "root.create"
+	Sign   = "ca.sign"
+	Cross  = "cross.sign"
+	Revoke = "ca.revoke"
+	List   = "crl.sign"
+	Note   = "note"
 )
 
 const (
 	preamble   = "mooring ceremony record, version 1\n"
-	maxRecord  = 16 << 20
+	MaxRecord  = 16 << 20
 	maxEntries = 10000
 	maxLine    = 64 << 10
 )
@@ -89,8 +98,8 @@ func (e *Entry) Fact(name string) string {
 	return ""
 }
 
-// last returns the newest entry; there always is one.
-func (r *Record) last() *Entry { return &r.Entries[len(r.Entries)-1] }
+// Last returns the newest entry; there always is one.
+func (r *Record) Last() *Entry { return &r.Entries[len(r.Entries)-1] }
 
 // message is what is hashed and signed of entry n (from 1).
 func (e *Entry) message(n int) []byte {
@@ -123,11 +132,11 @@ func (r *Record) Text() []byte {
 	return b.Bytes()
 }
 
-// ParseRecord reads a record and verifies it by the certificate of the root that stands in it: every hash, every link, every signature. Who
+// Parse reads a record and verifies it by the certificate of the root that stands in it: every hash, every link, every signature. Who
 // does not know that certificate compares its fingerprint with what was read aloud.
-func ParseRecord(text []byte) (*Record, error) {
-	if len(text) > maxRecord {
-		return nil, errs.New(errs.Invalid, "the ceremony record has more than %d octets", maxRecord)
+func Parse(text []byte) (*Record, error) {
+	if len(text) > MaxRecord {
+		return nil, errs.New(errs.Invalid, "the ceremony record has more than %d octets", MaxRecord)
 	}
 	blocks := strings.Split(string(text), "\n\n")
 	if blocks[0]+"\n" != preamble || len(blocks) < 2 || len(blocks) > maxEntries || !strings.HasSuffix(string(text), "\n") {
@@ -204,16 +213,16 @@ func plainField(name string) bool {
 func (r *Record) admit(e *Entry) error {
 	if len(r.Entries) == 0 {
 		root, err := e.certificate()
-		if err != nil || e.Act != actCreate {
+		if err != nil || e.Act != Create {
 			return fmt.Errorf("the first entry must make the root: %w", err)
 		}
-		if err := ca.CheckRoot(root); err != nil {
+		if err := CheckRoot(root); err != nil {
 			return err
 		}
 		r.Root = root
-	} else if e.Previous != r.last().Hash {
+	} else if e.Previous != r.Last().Hash {
 		return fmt.Errorf("it does not follow the entry before it: something was taken out, put in or changed")
-	} else if e.At < r.last().At {
+	} else if e.At < r.Last().At {
 		return fmt.Errorf("it is older than the entry before it")
 	}
 	message := e.message(len(r.Entries) + 1)
@@ -253,27 +262,21 @@ func (e *Entry) Certificate() []byte {
 	return raw
 }
 
-// append signs an entry, adds it and stores the record.
-func (r *Root) append(ctx context.Context, act string, facts []Fact) error {
-	e := Entry{At: r.deps.Now().Unix(), By: r.deps.By, With: r.deps.With, Act: act, Facts: facts}
-	if len(r.record.Entries) > 0 {
-		e.Previous = r.record.last().Hash
+// Append adds an entry, whose Previous, Hash and signature are made here. sign signs a message with the root's key.
+func (r *Record) Append(e Entry, sign func(message []byte) ([]byte, error)) error {
+	if len(r.Entries) > 0 {
+		e.Previous = r.Last().Hash
 	}
 	if err := e.printable(); err != nil {
 		return err
 	}
-	n := len(r.record.Entries) + 1
-	message := e.message(n)
+	message := e.message(len(r.Entries) + 1)
 	e.Hash = sha256.Sum256(message)
 	var err error
-	if e.signature, _, err = r.sign(ctx, message); err != nil {
+	if e.signature, err = sign(message); err != nil {
 		return err
 	}
-	r.record.Entries = append(r.record.Entries, e)
-	if err := r.store(); err != nil {
-		r.record.Entries = r.record.Entries[:n-1]
-		return err
-	}
+	r.Entries = append(r.Entries, e)
 	return nil
 }
 
@@ -291,15 +294,33 @@ func (e *Entry) printable() error {
 	return nil
 }
 
-// Note adds a remark, such as who holds which part of the passphrase, or what went wrong.
-func (r *Root) Note(ctx context.Context, text string) error {
-	return r.append(ctx, actNote, []Fact{{"text", text}})
+// Since returns the entries that a record has beyond one that ended with the given hash after n entries. A record that does not continue that
+// one is an error of kind Conflict: it was forked.
+func (r *Record) Since(n int, head [32]byte) ([]Entry, error) {
+	if n > len(r.Entries) {
+		return nil, nil // an older copy: nothing new
+	}
+	if n > 0 && r.Entries[n-1].Hash != head {
+		return nil, errs.New(errs.Conflict, "this ceremony record does not continue the one that was imported before: there are two versions of entry %d. Find out how that came about", n)
+	}
+	return r.Entries[n:], nil
+}
+
+// CheckRoot refuses what is not the certificate of a CA that is signed by itself.
+func CheckRoot(cert *x509.Certificate) error {
+	pub, err := der.ParsePublicKey(cert.RawSubjectPublicKeyInfo)
+	switch {
+	case err != nil:
+		return errs.New(errs.Invalid, "the key of %s cannot be read: %v", cert.Subject, err)
+	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return errs.New(errs.Invalid, "%s is not a CA", cert.Subject)
+	case len(cert.SubjectKeyId) == 0:
+		return errs.New(errs.Invalid, "the certificate of %s has no subject key identifier, without which no list of it can be made", cert.Subject)
+	case !bytes.Equal(cert.RawIssuer, cert.RawSubject) || der.CheckCertificate(cert, pub) != nil:
+		return errs.New(errs.Invalid, "the certificate of %s is not that of a root: it is not signed by itself", cert.Subject)
+	}
+	return nil
 }
 
 // stamp writes a time as records do.
 func stamp(at int64) string { return time.Unix(at, 0).UTC().Format(time.RFC3339) }
-
-func digest(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
