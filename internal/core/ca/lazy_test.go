@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"testing/fstest"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -42,5 +44,20 @@ func TestCAWithWrongSignatureDoesNotIssue(t *testing.T) {
 	order = f.order(t, "birth", request(t, newKey(t, key.P256), der.RequestSpec{}))
 	if _, err := again.Prepare(t.Context(), order); err != nil {
 		t.Errorf("another CA: %v", err)
+	}
+}
+
+// One sample stands for profiles that differ in name and CA alone, and what it shows is told of each; one that differs in more has its own.
+func TestAlikeProfilesAreAllToldOf(t *testing.T) {
+	wrong := strings.Replace(sound, "{device.name}", strings.Repeat("x", 65), 1) // longer than a CN may be, which only the sample shows
+	named := func(text, name string) *fstest.MapFile {
+		text = strings.Replace(text, "name: device", "name: "+name, 1)
+		return &fstest.MapFile{Data: []byte(strings.Replace(text, "issuer: devices", "issuer: "+name+"-ca", 1))}
+	}
+	_, err := ca.LoadProfiles(fstest.MapFS{"a.yaml": named(wrong, "a"), "b.yaml": named(wrong, "b"), "c.yaml": named(sound, "c")})
+	for name, complained := range map[string]bool{"a": true, "b": true, "c": false} {
+		if strings.Contains(errs.Public(err), "profiles/"+name+".yaml:1: the sample certificate") != complained {
+			t.Errorf("complaints about %s: %v in %q", name, !complained, errs.Public(err))
+		}
 	}
 }

@@ -128,13 +128,22 @@ func LoadProfiles(fsys fs.FS) (*Profiles, error) {
 	}
 	ps := &Profiles{byName: map[string]*Profile{}}
 	var wrong []error
+	var read []reading
 	for _, name := range names {
-		p, err := loadProfile(fsys, name)
+		r, err := readProfile(fsys, name)
 		if err != nil {
 			wrong = append(wrong, err)
 			continue
 		}
-		ps.byName[p.Name] = p
+		read = append(read, r)
+	}
+	lintAll(read)
+	for _, r := range read {
+		if err := r.document.err(); err != nil {
+			wrong = append(wrong, err)
+			continue
+		}
+		ps.byName[r.profile.Name] = r.profile
 	}
 	if len(wrong) == 0 {
 		wrong = ps.checkReferences()
@@ -147,11 +156,15 @@ func LoadProfiles(fsys fs.FS) (*Profiles, error) {
 
 // LoadProfile reads and checks the profile in one file at the root of fsys, as LoadProfiles does, but for what it says about other profiles.
 func LoadProfile(fsys fs.FS, name string) (*Profile, error) {
-	p, err := loadProfile(fsys, name)
+	r, err := readProfile(fsys, name)
+	if err == nil {
+		lintAll([]reading{r})
+		err = r.document.err()
+	}
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "%s", err)
 	}
-	return p, nil
+	return r.profile, nil
 }
 
 // checkReferences finds what profiles say about others.
@@ -168,20 +181,23 @@ func (ps *Profiles) checkReferences() (wrong []error) {
 	return wrong
 }
 
-func loadProfile(fsys fs.FS, name string) (*Profile, error) {
+// reading is a profile that was read and not yet linted, with what is to be said of its file.
+type reading struct {
+	profile  *Profile
+	document *document
+}
+
+func readProfile(fsys fs.FS, name string) (reading, error) {
 	file := path.Join("profiles", name)
 	data, err := fs.ReadFile(fsys, name)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", file, err)
+		return reading{}, fmt.Errorf("reading %s: %w", file, err)
 	}
 	if len(data) > maxProfile {
-		return nil, fmt.Errorf("%s:1: the file is larger than %d octets", file, maxProfile)
+		return reading{}, fmt.Errorf("%s:1: the file is larger than %d octets", file, maxProfile)
 	}
 	p, d := parseProfile(file, data)
-	if len(d.problems) == 0 {
-		p.lint(d)
-	}
-	return p, d.err()
+	return reading{p, d}, nil
 }
 
 // versionOf names the contents of a profile's file.
