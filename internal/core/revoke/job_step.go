@@ -1,0 +1,243 @@
+package revoke
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/internal/core/job"
+)
+
+// stepRevoke revokes some hundred certificates in the transaction that moves the job on.
+func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
+	var what params
+	if err := what.read(&batch.Job); err != nil {
+		return err
+	}
+	var changed []Revocation
+	err := batch.Commit(ctx, func(ctx context.Context, tx *db.Tx) (o job.Outcome, err error) {
+		changed = nil
+		certs, err := b.CA.GetManyTx(ctx, tx, batch.Items)
+		if err != nil {
+			return o, err
+		}
+		there := make([]*ca.Certificate, 0, len(certs))
+		for i, c := range certs {
+			if c == nil {
+				o.Results = append(o.Results, job.Result{Item: hex.EncodeToString(batch.Items[i]), Text: "the certificate is not kept any more"})
+				continue
+			}
+			there = append(there, c)
+		}
+		outcomes, err := b.changeManyTx(ctx, tx, batch.Job.Maker, there, what.Reason, false)
+		if err != nil {
+			return o, err
+		}
+		changed = only(outcomes)
+		o.Done, o.Skipped = int64(len(changed)), int64(len(there)-len(changed))
+		return o, nil
+	})
+	if err != nil {
+		return err
+	}
+	b.note(batch.Job.ID, changed)
+	return nil
+}
+
+// only returns what was changed.
+func only(outcomes []outcome) (changed []Revocation) {
+	for _, o := range outcomes {
+		if o.changed {
+			changed = append(changed, o.Revocation)
+		}
+	}
+	return changed
+}
+
+// changeManyTx is changeTx for certificates of many devices: the devices are locked in the order in which enrolment locks them, then the
+// lists, and the entries are recorded together.
+func (b *Bulk) changeManyTx(ctx context.Context, tx *db.Tx, actor access.Actor, certs []*ca.Certificate, to Reason, byDevice bool) ([]outcome, error) {
+	slices.SortStableFunc(certs, func(x, y *ca.Certificate) int {
+		return cmp.Or(cmp.Compare(x.Cell, y.Cell), bytes.Compare(x.Device[:], y.Device[:]))
+	})
+	rows, err := readManyTx(ctx, tx, certs)
+	if err != nil {
+		return nil, err
+	}
+	list, now := make([]outcome, len(certs)), b.Now().Unix()
+	for i, c := range certs {
+		if list[i], err = next(rows[i], c, to, byDevice, now); err != nil {
+			return nil, err
+		}
+		if list[i].changed {
+			if err := b.markDevice(ctx, tx, c, to, list[i].At); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := numberTx(ctx, tx, list); err != nil {
+		return nil, fmt.Errorf("numbering the changes of a list: %w", err)
+	}
+	var entries []audit.Entry
+	for i := range list {
+		if !list[i].changed {
+			continue
+		}
+		if err := writeTx(ctx, tx, certs[i].Cell, &list[i].Revocation); err != nil {
+			return nil, err
+		}
+		entries = append(entries, list[i].entry(actor))
+	}
+	b.countOnCommit(tx, list)
+	return list, b.Audit.Append(ctx, tx, entries...)
+}
+
+// stepMove moves some hundred devices, and does to their certificates what goes with it, in the transaction that moves the job on.
+func (b *Bulk) stepMove(ctx context.Context, batch *job.Batch) error {
+	var what params
+	if err := what.read(&batch.Job); err != nil {
+		return err
+	}
+	move := device.Move(what.Move)
+	to, err := forMove(move, what.Reason)
+	if err != nil {
+		return err
+	}
+	page, refused, err := b.movable(ctx, batch, move)
+	if err != nil {
+		return err
+	}
+	found, err := b.held(ctx, batch.Job.Maker, page)
+	if err != nil {
+		return err
+	}
+	var changed []Revocation
+	err = batch.Commit(ctx, func(ctx context.Context, tx *db.Tx) (job.Outcome, error) {
+		o := job.Outcome{Results: slices.Clone(refused)}
+		var certs []*ca.Certificate
+		for i := range page {
+			held, err := b.moveTx(ctx, tx, batch.Job.Maker, page[i].ID, move, to, found[page[i].ID])
+			if errs.Is(err, errs.Conflict) || errs.Is(err, errs.NotFound) {
+				o.Results = append(o.Results, job.Result{Item: page[i].ID.String(), Text: errs.Public(err)})
+				continue
+			}
+			if err != nil {
+				return o, err
+			}
+			o.Done++
+			certs = append(certs, held...)
+		}
+		outcomes, err := b.changeManyTx(ctx, tx, batch.Job.Maker, certs, to, true)
+		changed = only(outcomes)
+		return o, err
+	})
+	if err != nil {
+		return err
+	}
+	b.note(batch.Job.ID, changed)
+	return nil
+}
+
+// movable returns the devices of the batch as they are now, and those of which it is clear that they will not be moved.
+func (b *Bulk) movable(ctx context.Context, batch *job.Batch, move device.Move) (page []device.Device, refused []job.Result, err error) {
+	for _, item := range batch.Items {
+		if len(item) != len(device.ID{}) {
+			return nil, nil, fmt.Errorf("an item of a job is no id of a device: %x", item)
+		}
+		id := device.ID(item)
+		d, err := b.Devices.Load(ctx, id)
+		if err == nil {
+			err = b.Devices.AllowMove(ctx, batch.Job.Maker, id, move)
+		}
+		switch {
+		case errs.Is(err, errs.NotFound), errs.Is(err, errs.Denied):
+			refused = append(refused, job.Result{Item: id.String(), Text: errs.Public(err)})
+		case err != nil:
+			return nil, nil, err
+		default:
+			page = append(page, d)
+		}
+	}
+	return page, refused, nil
+}
+
+// moveTx moves one device and returns its certificates. A move that its state does not allow leaves nothing but a raised policy number, which
+// does no harm.
+func (b *Bulk) moveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id device.ID, move device.Move, to Reason, found []*ca.Certificate) ([]*ca.Certificate, error) {
+	if err := b.Devices.SlotRevokedTx(ctx, tx, id, "", nil, b.Now().Unix()); err != nil { // the lock, as in moveAll
+		return nil, err
+	}
+	d, err := b.Devices.MoveTx(ctx, tx, actor, id, move, to.forPeople())
+	if err != nil {
+		return nil, err
+	}
+	certs, err := b.certificatesTx(ctx, tx, &d, found)
+	if err != nil {
+		return nil, err
+	}
+	return b.live(certs), nil
+}
+
+// note remembers what the lists do not show yet, and lets nobody be told "good" any more.
+func (b *Bulk) note(id job.ID, changed []Revocation) {
+	for i := range changed {
+		b.answers.purge(changed[i].Serial)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.behind[id]
+	if w == nil {
+		w = &behind{}
+		b.behind[id] = w
+	}
+	for _, r := range changed {
+		i := slices.IndexFunc(w.changed, func(known Revocation) bool { return known.scope() == r.scope() })
+		switch {
+		case i < 0:
+			w.changed = append(w.changed, r)
+		case w.changed[i].change < r.change:
+			w.changed[i] = r
+		}
+	}
+}
+
+// The lists of a job are made at its end and now and then before it: not more often than each second, and so that the making takes no more than
+// a fifth of the time. A list of millions of entries is signed a few times and not thousands of times.
+const (
+	publishLeast = time.Second
+	publishShare = 5
+)
+
+// rest makes the lists for what the steps of a job have changed.
+func (b *Bulk) rest(ctx context.Context, j job.Job, last bool) {
+	b.mu.Lock()
+	w := b.behind[j.ID]
+	began := b.Now()
+	if w == nil || len(w.changed) == 0 || !last && began.Sub(w.since) < max(publishLeast, publishShare*w.took) {
+		if last {
+			delete(b.behind, j.ID)
+		}
+		b.mu.Unlock()
+		return
+	}
+	changed := w.changed
+	w.changed, w.since = nil, began
+	if last {
+		delete(b.behind, j.ID)
+	}
+	b.mu.Unlock()
+	b.makeVisible(ctx, changed) // what it cannot make in time, Run makes
+	b.mu.Lock()
+	w.took = b.Now().Sub(began)
+	b.mu.Unlock()
+}
