@@ -16,7 +16,7 @@ import (
 // filled brings the inventory to what the registry says.
 func (w *world) filled(t testing.TB) {
 	t.Helper()
-	if err := w.fillInventory(t.Context()); err != nil {
+	if err := w.Reindex(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }

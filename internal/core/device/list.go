@@ -252,6 +252,16 @@ func (f *Filter) position(byInventory bool) (position, error) {
 	return position{kind: b[0], notAfter: int64(binary.BigEndian.Uint64(b[1:])), cell: b[9], id: b[10:]}, nil
 }
 
+// CursorBehind is the cursor of the page that follows a place in the order of f: an id, or, when f is about the end of certificates, such an
+// end. It need not be the place of a device.
+func (r *Registry) CursorBehind(f Filter, end int64, id ID) string {
+	p := position{kind: cursorPlain, cell: r.CellOf(id), id: id[:]}
+	if f.byEnd() {
+		p.kind, p.notAfter = cursorExpiry, end
+	}
+	return p.encode()
+}
+
 func maxID() []byte {
 	id := make([]byte, len(ID{})+1) // longer than any id, so greater than all
 	for i := range id {

@@ -54,8 +54,8 @@ func (r *Registry) walked(ctx context.Context) bool {
 	return err == nil
 }
 
-// fillInventory walks from the beginning to the end.
-func (r *Registry) fillInventory(ctx context.Context) error {
+// Reindex makes the whole inventory anew from the registry. Run does so by itself when there is need; this is for tools that fill a database.
+func (r *Registry) Reindex(ctx context.Context) error {
 	for at := (&walkAt{}); at.cell <= 255; {
 		if err := r.walkStep(ctx, at); err != nil && !errors.Is(err, errOvertaken) {
 			return err
