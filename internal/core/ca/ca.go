@@ -75,14 +75,16 @@ const Complete = -1
 
 // Deps are what an Authority stands on.
 type Deps struct {
-	DB       *db.DB
-	Audit    *audit.Log
-	Access   *access.Decider
-	Keys     key.Custody
-	Profiles *Profiles
-	URLs     URLs
-	Now      func() time.Time
-	Rand     io.Reader // of serial numbers; nil for crypto/rand
+	DB     *db.DB
+	Audit  *audit.Log
+	Access *access.Decider
+	Keys   key.Custody
+	// StatusKeys are the same keys for signing what tells of the status of certificates; nil: Keys.
+	StatusKeys key.Custody
+	Profiles   *Profiles
+	URLs       URLs
+	Now        func() time.Time
+	Rand       io.Reader // of serial numbers; nil for crypto/rand
 }
 
 // Authority makes certificates. It is safe for concurrent use. Call Load before anything else.

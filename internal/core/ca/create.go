@@ -27,6 +27,9 @@ type Spec struct {
 	// Shards is into how many CRLs its revocations are divided: 0 for one list, or a power of two up to 256. It stands in every certificate,
 	// so it cannot be changed later.
 	Shards int
+	// Custody is where its key is to be kept; "" is where new keys are kept here.
+	Custody key.Place
+	Limit   key.Limit // on the use of its key
 }
 
 // Create makes a CA: a key, its certificate by the parent (or by itself), the row and the audit entry. It needs the permission ca.manage.
@@ -39,9 +42,9 @@ func (a *Authority) Create(ctx context.Context, actor access.Actor, s Spec) (*Is
 	if err != nil {
 		return nil, err
 	}
-	id, pub, err := a.deps.Keys.Generate(ctx, s.Algorithm, "ca "+s.Name)
+	id, pub, err := a.makeKey(ctx, actor, s)
 	if err != nil {
-		return nil, fmt.Errorf("making the key of CA %q: %w", s.Name, err)
+		return nil, err
 	}
 	spki, err := der.EncodePublicKey(pub)
 	if err != nil {
@@ -128,13 +131,8 @@ func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id ke
 }
 
 func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Issuer) error {
-	r := i.row()
 	err := a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		if _, err := tx.Exec(ctx, `INSERT INTO ca_issuer (cell, id, name, parent, key, der, created, shards) VALUES (0, $1, $2, $3, $4, $5, $6, $7)`,
-			i.id[:], r.name, r.parent, r.key, r.der, r.created, int64(r.shards)); err != nil {
-			return err
-		}
-		return a.deps.Audit.Append(ctx, tx, audit.Entry{At: r.created, Action: "ca.create", Actor: actor.String(), Object: r.name, Detail: r.detail()})
+		return a.insertIssuer(ctx, tx, "ca.create", actor, i)
 	})
 	if db.IsConflict(err) {
 		return errs.New(errs.Conflict, "there already is a CA %q", i.name)
@@ -143,6 +141,16 @@ func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Iss
 		return fmt.Errorf("recording CA %q: %w", i.name, err)
 	}
 	return nil
+}
+
+// insertIssuer stores a CA with the audit entry of how it came about.
+func (a *Authority) insertIssuer(ctx context.Context, tx *db.Tx, action string, actor access.Actor, i *Issuer) error {
+	r := i.row()
+	if _, err := tx.Exec(ctx, `INSERT INTO ca_issuer (cell, id, name, parent, key, der, created, shards) VALUES (0, $1, $2, $3, $4, $5, $6, $7)`,
+		i.id[:], r.name, r.parent, r.key, r.der, r.created, int64(r.shards)); err != nil {
+		return err
+	}
+	return a.deps.Audit.Append(ctx, tx, audit.Entry{At: r.created, Action: action, Actor: actor.String(), Object: r.name, Detail: r.detail()})
 }
 
 // issuerRow is a row of ca_issuer.

@@ -231,14 +231,7 @@ func (a *Authority) signer(ctx context.Context, i *Issuer) (crypto.Signer, error
 	if i.Offline() {
 		return nil, i.errOffline()
 	}
-	signer, err := a.deps.Keys.Signer(ctx, i.key)
-	if err != nil {
-		if errs.Is(err, errs.Unavailable) { // the store's own text names files
-			err = errs.Wrap(errs.Unavailable, err, "the CA cannot sign at present: its key is not to be had; an administrator must look at the key store")
-		}
-		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.name, err)
-	}
-	return signer, nil
+	return fetch(ctx, a.deps.Keys, i)
 }
 
 // holds reports whether signer is the key in the CA's certificate.
