@@ -157,6 +157,14 @@ func (p *Platform) start(t testing.TB, c *conf.Config) {
 	}
 }
 
+// WriteProfile puts a profile's text in place. It counts from the next Restart on.
+func (p *Platform) WriteProfile(t testing.TB, profile Profile) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(p.Config.ProfileDir(), profile.Name+".yaml"), []byte(profile.YAML), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Stop stops the platform and waits for it.
 func (p *Platform) Stop(t testing.TB) {
 	t.Helper()

@@ -79,11 +79,11 @@ func (p *Platform) Pair(t testing.TB, key crypto.Signer, cert []byte) tls.Certif
 		t.Fatal(err)
 	}
 	pair := tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key, Leaf: leaf}
-	own, err := p.CA.Get(t.Context(), leaf.SerialNumber.Bytes())
-	if err != nil {
-		t.Fatal(err)
+	issuer := p.CA.IssuerOf(leaf)
+	if issuer == nil {
+		t.Fatalf("the certificate of %s was not issued here", leaf.Subject)
 	}
-	chain := p.CA.Chain(own.Issuer)
+	chain := issuer.Chain()
 	pair.Certificate = append(pair.Certificate, chain[:len(chain)-1]...)
 	return pair
 }

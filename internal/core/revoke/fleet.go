@@ -50,6 +50,7 @@ const maxScans = 3
 // does not know its predecessor; the device's count then shows that one is missing, and all are searched for.
 func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID, move device.Move, to Reason) (changed []Revocation, err error) {
 	var found []*ca.Certificate
+	last := -1
 	for scan := 0; ; scan++ {
 		err = s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
 			// Raising the policy number locks the device's row, so that what is read from here on includes every certificate that a renewal
@@ -65,7 +66,9 @@ func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID,
 			if err != nil {
 				return err
 			}
-			if int64(len(certs)) < d.Issued && scan < maxScans {
+			// Of some there is no row, so a count that is too low and no longer grows is all there is.
+			if int64(len(certs)) < d.Issued && scan < maxScans && len(certs) > last {
+				last = len(certs)
 				return errMore
 			}
 			outcomes, err := s.changeTx(ctx, tx, actor, s.live(certs), to, true)
@@ -102,7 +105,12 @@ func (s *Service) certificatesTx(ctx context.Context, tx *db.Tx, d *device.Devic
 	var certs []*ca.Certificate
 	known := map[[16]byte]bool{}
 	for _, slot := range d.Slots {
-		for next, n := slot.Serial, 0; len(next) == 16 && !known[[16]byte(next)] && n < longestHistory; n++ {
+		newest := slot.Serial
+		if ca.KeptAs(newest) == ca.Brief {
+			certs = append(certs, inBrief(d, &slot)...)
+			newest = slot.Prev
+		}
+		for next, n := newest, 0; len(next) == 16 && !known[[16]byte(next)] && n < longestHistory; n++ {
 			c, err := s.CA.GetTx(ctx, tx, next)
 			if errs.Is(err, errs.NotFound) {
 				break
@@ -124,6 +132,22 @@ func (s *Service) certificatesTx(ctx context.Context, tx *db.Tx, d *device.Devic
 		}
 	}
 	return certs, nil
+}
+
+// inBrief returns what a slot says of certificates that have no row: the newest, and the one by which it was asked for. Older ones are known to
+// the record alone. They end within days, and the platform itself takes none of them any more.
+func inBrief(d *device.Device, slot *device.Slot) (certs []*ca.Certificate) {
+	add := func(serial []byte, notAfter int64) {
+		if ca.KeptAs(serial) != ca.Brief || len(slot.Issuer) != len(ca.IssuerID{}) {
+			return
+		}
+		c := &ca.Certificate{Serial: [16]byte(serial), Issuer: ca.IssuerID(slot.Issuer), Slot: slot.Name, Device: d.ID, NotAfter: notAfter}
+		c.Cell, c.Day, _ = ca.Locate(serial) // KeptAs knows it
+		certs = append(certs, c)
+	}
+	add(slot.Serial, slot.NotAfter)
+	add(slot.Prev, ca.IssuedAt(slot.Prev)+ca.MaxBrief)
+	return certs
 }
 
 // search reads the device's cell for its certificates.

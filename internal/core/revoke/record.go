@@ -54,11 +54,17 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 			return Result{}, err
 		}
 	}
+	known, err := s.CA.Known(ctx, serial) // of what is not kept the record knows enough, and it never changes
+	if err != nil {
+		return Result{}, err
+	}
 	var r Result
-	err := s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		c, err := s.CA.GetTx(ctx, tx, serial)
-		if err != nil {
-			return err
+	err = s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		c := known
+		if ca.KeptAs(serial) == ca.Full {
+			if c, err = s.CA.GetTx(ctx, tx, serial); err != nil {
+				return err
+			}
 		}
 		r = Result{}
 		list, err := s.changeTx(ctx, tx, actor, []*ca.Certificate{c}, reason, false)
@@ -79,7 +85,7 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 
 // mayRelease asks for what a resumption of the certificate's device would need: the hold may be what is left of a suspension.
 func (s *Service) mayRelease(ctx context.Context, actor access.Actor, serial []byte) error {
-	c, err := s.CA.Get(ctx, serial)
+	c, err := s.CA.Known(ctx, serial)
 	if err != nil || c.Device == [16]byte{} {
 		return err
 	}
@@ -165,6 +171,9 @@ func (s *Service) changeTx(ctx context.Context, tx *db.Tx, actor access.Actor, c
 func next(was Revocation, c *ca.Certificate, to Reason, byDevice bool, now int64) (outcome, error) {
 	same := outcome{Revocation: was}
 	r := Revocation{Serial: c.Serial[:], Issuer: c.Issuer, At: now, Reason: to, NotAfter: c.NotAfter, Device: c.Device, ByDevice: byDevice, turn: was.turn + 1}
+	if was.turn > 0 { // the row keeps what it says of the certificate; of one without a row of its own the slot knows it less exactly
+		r.Issuer, r.NotAfter = was.Issuer, was.NotAfter
+	}
 	switch {
 	case to == released && byDevice && (!was.standing() || was.final() || !was.ByDevice):
 		return same, nil // what was held or revoked by itself stays so when the device resumes
