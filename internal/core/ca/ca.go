@@ -98,6 +98,7 @@ type Authority struct {
 	byName  map[string]*Issuer
 	byKey   map[issuerKey]*Issuer
 	caSPKIs map[[32]byte]bool // keys that no leaf may have
+	crossed []*Cross          // replaced, never changed
 }
 
 // New returns an Authority without any CA. It starts nothing and reads nothing.
@@ -120,6 +121,9 @@ func (a *Authority) Load(ctx context.Context) error {
 		return fmt.Errorf("reading the CAs: %w", err)
 	}
 	if err := a.adopt(rows); err != nil {
+		return err
+	}
+	if err := a.loadCrosses(ctx); err != nil {
 		return err
 	}
 	return a.recordProfiles(ctx)
@@ -279,26 +283,50 @@ func (a *Authority) recordProfiles(ctx context.Context) error {
 	if a.deps.Profiles == nil {
 		return nil
 	}
-	err := a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		for _, p := range a.deps.Profiles.All() {
-			n, err := tx.Exec(ctx, `INSERT INTO profile_version (cell, name, version, yaml, seen) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-				p.Name, p.Version, p.Source, a.deps.Now().Unix())
-			if err != nil || n == 0 {
-				if err != nil {
+	fresh, err := a.unrecorded(ctx)
+	if err == nil && len(fresh) > 0 {
+		err = a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+			for _, p := range fresh {
+				if err := a.recordProfile(ctx, tx, p); err != nil {
 					return err
 				}
-				continue
 			}
-			if err := a.deps.Audit.Append(ctx, tx, p.entry()); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("recording the profiles: %w", err)
 	}
 	return nil
+}
+
+// unrecorded returns the profiles whose versions are not in the database, which at most starts are none.
+func (a *Authority) unrecorded(ctx context.Context) (fresh []*Profile, err error) {
+	known := map[string]bool{}
+	err = a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		return tx.Each(ctx, func(row db.Row) error {
+			var name, version string
+			err := row.Scan(&name, &version)
+			known[name+" "+version] = true
+			return err
+		}, `SELECT name, version FROM profile_version WHERE cell = 0`)
+	})
+	for _, p := range a.deps.Profiles.All() {
+		if !known[p.Name+" "+p.Version] {
+			fresh = append(fresh, p)
+		}
+	}
+	return fresh, err
+}
+
+// recordProfile records a version, unless another node was faster.
+func (a *Authority) recordProfile(ctx context.Context, tx *db.Tx, p *Profile) error {
+	n, err := tx.Exec(ctx, `INSERT INTO profile_version (cell, name, version, yaml, seen) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		p.Name, p.Version, p.Source, a.deps.Now().Unix())
+	if err != nil || n == 0 {
+		return err
+	}
+	return a.deps.Audit.Append(ctx, tx, p.entry())
 }
 
 func (p *Profile) entry() audit.Entry {
