@@ -189,6 +189,9 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	if p.Profiles, err = loadProfiles(p.Config.ProfileDir()); err != nil {
 		return err
 	}
+	if err := p.checkResponders(); err != nil {
+		return err
+	}
 	status := p.Config.StatusURL()
 
 	p.AuditKey = vkey
@@ -198,7 +201,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Keys, Profiles: p.Profiles, Now: p.now,
 		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
 	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Keys, Now: p.now, Log: p.log,
-		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, OCSPValidity: p.Config.OCSP.Validity})
+		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, OCSP: p.ocspOptions()})
 	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile})
 	return nil
@@ -309,6 +312,9 @@ func (p *Platform) bind(ctx context.Context) error {
 		}
 		counters := &web.Counters{}
 		watched := web.Observer{Surface: s.name, Log: p.log, Now: p.now, Refuse: s.refuse, Counters: counters}.Wrap(s.handler)
+		if s.name == "status" {
+			watched = status.Fast(status.FastDeps{Revoke: p.Revoke, Now: p.now, Counters: counters}, watched)
+		}
 		p.surfaces = append(p.surfaces, surface{name: s.name, gate: g, handler: watched, counters: counters})
 	}
 	return nil

@@ -80,10 +80,11 @@ type Single struct {
 
 // ResponseData is what a response says and its signer signs.
 type ResponseData struct {
-	Responder  [20]byte // SHA-1 of the signer's key bits, see Issuer.KeyHash
-	ProducedAt int64    // Unix seconds
-	Singles    []Single // one for each CertID asked, in that order
-	Nonce      []byte   // Request.Nonce
+	Responder     [20]byte // SHA-1 of the signer's key bits, see Issuer.KeyHash
+	ResponderName []byte   // the signer's subject, DER; when it is not nil, it is named instead of the key
+	ProducedAt    int64    // Unix seconds
+	Singles       []Single // one for each CertID asked, in that order
+	Nonce         []byte   // Request.Nonce
 
 	// ExtendedRevoke says that the responder answers revoked for certificates that were never issued (section 4.4.8).
 	ExtendedRevoke bool
@@ -94,9 +95,7 @@ func AppendTBSResponse(dst []byte, data ResponseData) ([]byte, error) {
 	if len(data.Singles) == 0 || len(data.Singles) > MaxCertIDs {
 		return nil, fmt.Errorf("OCSP response for %d certificates; 1 to %d are allowed", len(data.Singles), MaxCertIDs)
 	}
-	body := make([]byte, 0, 128+128*len(data.Singles))
-	body = append(body, tagConstructed+2, 22)
-	body = der.AppendElement(body, tagOctetString, data.Responder[:])
+	body := data.appendResponder(make([]byte, 0, 128+len(data.ResponderName)+128*len(data.Singles)))
 	body, err := der.AppendGeneralizedTime(body, data.ProducedAt)
 	if err != nil {
 		return nil, err
@@ -113,6 +112,14 @@ func AppendTBSResponse(dst []byte, data ResponseData) ([]byte, error) {
 	body = der.AppendElement(body, tagSequence, singles)
 	body = data.appendExtensions(body)
 	return der.AppendElement(dst, tagSequence, body), nil
+}
+
+// appendResponder appends the ResponderID, a CHOICE of name and key.
+func (d ResponseData) appendResponder(dst []byte) []byte {
+	if d.ResponderName != nil {
+		return der.AppendElement(dst, tagConstructed+1, d.ResponderName)
+	}
+	return der.AppendElement(append(dst, tagConstructed+2, 22), tagOctetString, d.Responder[:])
 }
 
 func (d ResponseData) appendExtensions(dst []byte) []byte {

@@ -33,9 +33,7 @@ func (s *Service) Device(ctx context.Context, actor access.Actor, id device.ID, 
 	if err != nil {
 		return 0, err
 	}
-	for i := range changed {
-		s.answers.purge(changed[i].Serial)
-	}
+	s.renewAnswersOf(ctx, changed)
 	s.makeVisible(ctx, changed)
 	return len(changed), nil
 }

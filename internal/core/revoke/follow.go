@@ -107,6 +107,9 @@ func (s *Service) look(ctx context.Context) error {
 	return nil
 }
 
+// maxForgotten is how many changes one look tells apart; after more all answers are forgotten.
+const maxForgotten = 20_000
+
 // forgetAnswers drops the OCSP answers about certificates that changed since the last look. This node's own changes are among them, again.
 func (s *Service) forgetAnswers(ctx context.Context, sc *scope, changes int64) error {
 	seen := sc.seen.Load()
@@ -122,17 +125,15 @@ func (s *Service) forgetAnswers(ctx context.Context, sc *scope, changes int64) e
 			serials = append(serials, serial)
 			return err
 		}, `SELECT serial FROM revoked WHERE issuer = $1 AND crl_shard = $2 AND change > $3 AND change <= $4 ORDER BY change LIMIT $5`,
-			sc.key.issuer[:], sc.key.shard, seen, changes, int64(maxAnswers))
+			sc.key.issuer[:], sc.key.shard, seen, changes, int64(maxForgotten))
 	})
 	if err != nil {
 		return err
 	}
-	if len(serials) == maxAnswers { // among them the very first look at a long list
+	if len(serials) == maxForgotten { // among them the very first look at a long list
 		s.answers.clear()
 	}
-	for _, serial := range serials {
-		s.answers.purge(serial)
-	}
+	s.renewAnswers(ctx, sc.key.issuer, serials, renewFollowed)
 	sc.seen.Store(changes)
 	return nil
 }

@@ -3,9 +3,8 @@ package revoke
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,31 +14,56 @@ import (
 	"mooring/wire/ocsp"
 )
 
-// Answer is an OCSP response. It is shared: do not change DER.
-type Answer struct {
-	DER    []byte
-	Status ocsp.Status // anything but Successful is unsigned
-	// Cacheable says that others may keep the answer. It is false for errors and for answers to a nonce.
-	Cacheable              bool
-	ThisUpdate, NextUpdate int64 // of a Successful one, UTC seconds; of several certificates the earliest end
-	Refresh                int64 // from then on a newer answer is worth asking for
+// OCSPOptions say how questions are answered. A zero field means its default.
+type OCSPOptions struct {
+	Validity time.Duration // of an answer; 0 means 12 hours
+	Cache    int           // octets of kept answers; 0 means 64 MiB
+	// Mode says who answers for the CA with this name; nil means FromCA for all.
+	Mode       func(issuer string) Mode
+	Delegation time.Duration // validity of a delegated responder's certificate; 0 means 14 days
+	// Live bounds the answers a second that are signed for one question alone: with a nonce, for several certificates, for a certificate that
+	// we do not know. 0 means 1000.
+	Live int
+	// Strict answers that a certificate which was never issued is revoked, where it would be unknown (RFC 6960, section 2.2).
+	Strict bool
+}
+
+func (o *OCSPOptions) setDefaults() {
+	if o.Validity == 0 {
+		o.Validity = 12 * time.Hour
+	}
+	if o.Cache == 0 {
+		o.Cache = 64 << 20
+	}
+	if o.Mode == nil {
+		o.Mode = func(string) Mode { return FromCA }
+	}
+	if o.Delegation == 0 {
+		o.Delegation = 14 * 24 * time.Hour
+	}
+	if o.Live == 0 {
+		o.Live = 1000
+	}
 }
 
 // unknownFor bounds how long others may keep the answer that a certificate is not known.
 const unknownFor = 5 * time.Minute
 
-// OCSP answers a request. There always is an answer; when it is internalError or tryLater, err says why, for the log.
+// OCSP answers a request. There always is an answer; when something went wrong on our side, err says what, for the log, even where an older
+// answer could be given instead.
 //
 // Every CertID of a request must name the same CA: a response has one signature, which speaks for one CA only, and it must answer
 // everything that was asked (RFC 6960, section 4.2.2.2). Others, as a CA that is not ours, get unauthorized. A certificate is good only
 // when the registry has it and it is not revoked; one on hold is revoked for certificateHold.
-func (s *Service) OCSP(ctx context.Context, request []byte) (Answer, error) {
+func (s *Service) OCSP(ctx context.Context, request []byte) (*Answer, error) {
 	q, err := ocsp.ParseRequest(request)
 	if err != nil {
+		s.counts.answersRefused.Add(1)
 		return failure(ocsp.MalformedRequest), nil
 	}
-	r := s.responders.find(s.CA, q.IDs)
+	r := s.responders.find(s, q.IDs)
 	if r == nil {
+		s.counts.answersRefused.Add(1)
 		return failure(ocsp.Unauthorized), nil
 	}
 	answer, err := s.answer(ctx, r, q)
@@ -47,52 +71,88 @@ func (s *Service) OCSP(ctx context.Context, request []byte) (Answer, error) {
 		return answer, nil
 	}
 	s.counts.answersFailed.Add(1)
+	if answer != nil {
+		return answer, err
+	}
 	if k := errs.KindOf(err); k == errs.Unavailable || k == errs.Limited {
 		return failure(ocsp.TryLater), err
 	}
 	return failure(ocsp.InternalError), err
 }
 
-func failure(status ocsp.Status) Answer {
-	return Answer{DER: ocsp.ErrorResponse(status), Status: status}
+// KeptOCSP returns the answer to a request that is in the cache and new enough, nil when OCSP has to be asked. It is for the fast way: it
+// allocates nothing and never waits.
+func (s *Service) KeptOCSP(request []byte) *Answer {
+	id, plain := ocsp.Plain(request)
+	if !plain {
+		return nil
+	}
+	now := s.Now().Unix()
+	answer, _ := s.answers.get(id, now)
+	if answer == nil || !answer.current(now) {
+		return nil
+	}
+	s.counts.cached.Add(1)
+	return answer
 }
 
-// answer finds the answer in the cache or makes it.
-func (s *Service) answer(ctx context.Context, r *responder, q *ocsp.Request) (Answer, error) {
+func failure(status ocsp.Status) *Answer {
+	return &Answer{DER: ocsp.ErrorResponse(status), Status: status}
+}
+
+// answer finds the answer in the cache or makes it. When a newer one cannot be made, the old one is returned with the error for as long as it
+// is valid.
+func (s *Service) answer(ctx context.Context, r *responder, q *ocsp.Request) (*Answer, error) {
 	now := s.Now().Unix()
-	single := len(q.IDs) == 1 && q.Nonce == nil
-	id := q.IDs[0]
-	var generation uint64
-	if single {
-		var kept *Answer
-		if kept, generation = s.answers.get(id.Serial, id.Raw, now); kept != nil {
-			s.counts.cached.Add(1)
-			return *kept, nil
+	if len(q.IDs) > 1 || q.Nonce != nil {
+		if err := s.liveRate.take(s.Now()); err != nil {
+			return nil, err
 		}
+		a, _, err := s.makeAnswer(ctx, r, q, now)
+		return a, err
 	}
-	data, err := s.statuses(ctx, r, q, now)
+	kept, generation := s.answers.get(q.IDs[0].Raw, now)
+	if kept != nil && (kept.current(now) || !kept.claim(now)) {
+		s.counts.cached.Add(1)
+		return kept, nil
+	}
+	a, known, err := s.makeAnswer(ctx, r, q, now)
 	if err != nil {
-		return Answer{}, err
+		return kept, err
 	}
-	a, err := s.signAnswer(ctx, r, data)
-	if err != nil {
-		return Answer{}, err
-	}
-	s.counts.answers.Add(1)
-	a.Cacheable = q.Nonce == nil
-	if single && data.Singles[0].Status != ocsp.Unknown {
-		s.answers.put(id.Serial, id.Raw, &a, generation, now)
+	if known {
+		s.answers.put(q.IDs[0].Raw, a, generation)
 	}
 	return a, nil
 }
 
+// makeAnswer reads and signs. It reports whether all certificates are known: what strangers make up is neither kept nor free.
+func (s *Service) makeAnswer(ctx context.Context, r *responder, q *ocsp.Request, now int64) (a *Answer, known bool, err error) {
+	data, err := s.statuses(ctx, r, q, now)
+	if err != nil {
+		return nil, false, err
+	}
+	known = !slices.ContainsFunc(data.Singles, func(single ocsp.Single) bool { return single.Status == ocsp.Unknown || single.RevokedAt == neverIssued })
+	if !known && len(q.IDs) == 1 && q.Nonce == nil {
+		if err := s.liveRate.take(s.Now()); err != nil {
+			return nil, false, err
+		}
+	}
+	if a, err = s.signAnswer(ctx, r, data); err != nil {
+		return nil, false, err
+	}
+	s.counts.answers.Add(1)
+	a.Cacheable = q.Nonce == nil
+	return a, known, nil
+}
+
 // statuses reads the status of everything asked, in one state of the database.
 func (s *Service) statuses(ctx context.Context, r *responder, q *ocsp.Request, now int64) (ocsp.ResponseData, error) {
-	data := ocsp.ResponseData{Responder: r.ids.KeyHash(), ProducedAt: now, Nonce: q.Nonce}
+	data := ocsp.ResponseData{ProducedAt: now, Nonce: q.Nonce, ExtendedRevoke: s.Deps.OCSP.Strict}
 	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		data.Singles = nil
+		data.Singles = make([]ocsp.Single, 0, len(q.IDs))
 		for _, id := range q.IDs {
-			single, err := s.statusTx(ctx, tx, r.issuer.ID(), id, now)
+			single, err := s.statusTx(ctx, tx, r, id, now)
 			if err != nil {
 				return fmt.Errorf("looking up the status of a certificate: %w", err)
 			}
@@ -103,17 +163,27 @@ func (s *Service) statuses(ctx context.Context, r *responder, q *ocsp.Request, n
 	return data, err
 }
 
-func (s *Service) statusTx(ctx context.Context, tx *db.Tx, issuer ca.IssuerID, id ocsp.CertID, now int64) (ocsp.Single, error) {
-	single := ocsp.Single{ID: id, Status: ocsp.Unknown, ThisUpdate: now, NextUpdate: now + int64(min(unknownFor, s.OCSPValidity)/time.Second)}
-	c, err := s.CA.GetTx(ctx, tx, id.Serial)
-	if errs.Is(err, errs.NotFound) || err == nil && c.Issuer != issuer {
-		return single, nil
-	}
+// neverIssued is when a certificate was revoked that was never issued (RFC 6960, section 2.2): no real revocation is so old.
+const neverIssued = 0
+
+func (s *Service) statusTx(ctx context.Context, tx *db.Tx, r *responder, id ocsp.CertID, now int64) (ocsp.Single, error) {
+	single := ocsp.Single{ID: id, Status: ocsp.Unknown, RevokedAt: -1, ThisUpdate: now, NextUpdate: now + int64(min(unknownFor, s.Deps.OCSP.Validity)/time.Second)}
+	issuer, found, err := s.CA.IssuerOfTx(ctx, tx, id.Serial)
 	if err != nil {
 		return single, err
 	}
-	single.Status, single.NextUpdate = ocsp.Good, now+int64(s.OCSPValidity/time.Second)
-	was, err := readTx(ctx, tx, c.Cell, c.Serial[:])
+	if found = found && issuer == r.issuer.ID() || s.responders.isCA(r.issuer.ID(), id.Serial); !found {
+		if s.Deps.OCSP.Strict {
+			single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, neverIssued, int(CertificateHold)
+		}
+		return single, nil
+	}
+	single.Status, single.NextUpdate = ocsp.Good, now+int64(s.Deps.OCSP.Validity/time.Second)
+	cell, _, err := ca.Locate(id.Serial)
+	if err != nil {
+		return single, nil // of a CA, in a form of its own
+	}
+	was, err := readTx(ctx, tx, cell, id.Serial)
 	if err != nil || !was.standing() {
 		return single, err
 	}
@@ -122,26 +192,97 @@ func (s *Service) statusTx(ctx context.Context, tx *db.Tx, issuer ca.IssuerID, i
 	return single, nil
 }
 
-// signAnswer signs with the CA's own key, so that no certificate need come along.
-func (s *Service) signAnswer(ctx context.Context, r *responder, data ocsp.ResponseData) (Answer, error) {
+// signAnswer signs with whoever answers for the CA. No answer is valid for longer than its signer.
+func (s *Service) signAnswer(ctx context.Context, r *responder, data ocsp.ResponseData) (*Answer, error) {
 	if err := s.turn(ctx); err != nil {
-		return Answer{}, err
+		return nil, err
 	}
 	defer func() { <-s.signing }()
-	tbs, err := ocsp.AppendTBSResponse(make([]byte, 0, 512), data)
+	signer, err := r.signer(ctx, s)
 	if err != nil {
-		return Answer{}, fmt.Errorf("encoding an OCSP answer: %w", err)
+		return nil, err
 	}
-	signature, err := s.signWith(ctx, r.issuer, tbs)
-	if err != nil {
-		return Answer{}, err
-	}
-	a := Answer{DER: ocsp.WrapResponse(nil, tbs, r.issuer.Algorithm(), signature), ThisUpdate: data.ProducedAt, NextUpdate: data.Singles[0].NextUpdate}
-	for _, single := range data.Singles {
+	data.Responder, data.ResponderName = signer.key, signer.name
+	a := &Answer{ThisUpdate: data.ProducedAt, NextUpdate: signer.notAfter}
+	for i := range data.Singles {
+		single := &data.Singles[i]
+		single.NextUpdate = min(single.NextUpdate, signer.notAfter)
 		a.NextUpdate = min(a.NextUpdate, single.NextUpdate)
 	}
+	tbs, err := ocsp.AppendTBSResponse(make([]byte, 0, 512), data)
+	if err != nil {
+		return nil, fmt.Errorf("encoding an OCSP answer: %w", err)
+	}
+	signature, err := signer.sign(ctx, tbs)
+	if err != nil {
+		return nil, err
+	}
+	a.DER = ocsp.WrapResponse(nil, tbs, signer.algorithm, signature, signer.certs...)
 	a.Refresh = a.ThisUpdate + (a.NextUpdate-a.ThisUpdate)/2
 	return a, nil
+}
+
+// How long the signing of answers anew may take, on the node that made the change and on those that follow, which must look again soon. What
+// is not signed by then is signed when it is asked for.
+const (
+	renewIn       = 2 * time.Second
+	renewFollowed = 200 * time.Millisecond
+)
+
+// eagerly is up to how many changes at once an answer is signed even where nobody has asked yet.
+const eagerly = 16
+
+// renewAnswers is to be called after the certificates with these serial numbers were revoked, held or released, before anybody is told so.
+// What was answered before is forgotten at once. Answers that somebody had asked for are signed anew, and for a few certificates also the one
+// that most clients ask for (SHA-1, RFC 5019, section 2.1.1), so that nobody has to wait for the news.
+func (s *Service) renewAnswers(ctx context.Context, issuer ca.IssuerID, serials [][]byte, within time.Duration) {
+	asked := make([][][]byte, len(serials))
+	for i, serial := range serials {
+		asked[i] = s.answers.purge(serial)
+	}
+	r := s.responders.of(s, issuer)
+	if r == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
+	defer cancel()
+	for i, serial := range serials {
+		if len(asked[i]) == 0 && len(serials) <= eagerly {
+			if id, err := r.ids.CertID(crypto.SHA1, serial); err == nil {
+				asked[i] = [][]byte{id.Raw}
+			}
+		}
+		for _, id := range asked[i] {
+			if err := s.renewAnswer(ctx, r, id); err != nil {
+				s.counts.answersFailed.Add(1)
+				return // the others are signed when they are asked for
+			}
+		}
+	}
+}
+
+// renewAnswersOf is renewAnswers for certificates of several CAs.
+func (s *Service) renewAnswersOf(ctx context.Context, changed []Revocation) {
+	byIssuer := map[ca.IssuerID][][]byte{}
+	for i := range changed {
+		byIssuer[changed[i].Issuer] = append(byIssuer[changed[i].Issuer], changed[i].Serial)
+	}
+	for issuer, serials := range byIssuer {
+		s.renewAnswers(ctx, issuer, serials, renewIn)
+	}
+}
+
+func (s *Service) renewAnswer(ctx context.Context, r *responder, id []byte) error {
+	request, err := ocsp.AppendRequest(nil, []ocsp.CertID{{Raw: id}}, nil)
+	if err != nil {
+		return err
+	}
+	q, err := ocsp.ParseRequest(request)
+	if err != nil {
+		return err
+	}
+	_, err = s.answer(ctx, r, q)
+	return err
 }
 
 // turn waits for a place among those who sign.
@@ -158,91 +299,26 @@ func (s *Service) turn(ctx context.Context) error {
 	}
 }
 
-// responder answers for one CA.
-type responder struct {
-	issuer *ca.Issuer
-	ids    *ocsp.Issuer
+// bucket bounds a rate: tokens come at so many a second and gather for a second at most.
+type bucket struct {
+	rate float64
+
+	mu     sync.Mutex
+	tokens float64   // guarded by mu
+	filled time.Time // guarded by mu
 }
 
-// responders finds the CA that CertIDs speak of.
-type responders struct {
-	mu    sync.RWMutex
-	known map[string]*responder // by hash algorithm and both hashes; guarded by mu
-	seen  map[ca.IssuerID]bool  // CAs in known, and those that do not answer; guarded by mu
-}
-
-// hashes are those of a CertID (RFC 6960; RFC 5019 demands SHA-1).
-func hashes() []crypto.Hash {
-	return []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512}
-}
-
-func hashKey(id *ocsp.CertID) string {
-	return string(rune(id.Hash)) + string(id.NameHash) + string(id.KeyHash)
-}
-
-// find returns who answers for all of ids, or nil.
-func (rs *responders) find(authority *ca.Authority, ids []ocsp.CertID) *responder {
-	r := rs.lookup(hashKey(&ids[0]))
-	if r == nil && rs.learn(authority) {
-		r = rs.lookup(hashKey(&ids[0]))
+func (b *bucket) take(now time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.filled.IsZero() || now.Before(b.filled) {
+		b.tokens, b.filled = b.rate, now
 	}
-	if r == nil {
-		return nil
+	b.tokens = min(b.rate, b.tokens+b.rate*now.Sub(b.filled).Seconds())
+	b.filled = now
+	if b.tokens < 1 {
+		return errs.New(errs.Limited, "too many OCSP questions at once that no kept answer fits: ocsp.live_per_second says how many are signed")
 	}
-	for i := range ids {
-		if !r.ids.Issued(ids[i]) {
-			return nil
-		}
-	}
-	return r
-}
-
-func (rs *responders) lookup(k string) *responder {
-	rs.mu.RLock()
-	defer rs.mu.RUnlock()
-	return rs.known[k]
-}
-
-// learn adds the CAs that came since the last time and reports whether there were any. A CA whose certificate does not permit it to sign
-// other things than certificates and lists does not answer.
-func (rs *responders) learn(authority *ca.Authority) bool {
-	var all []*ca.Issuer
-	authority.Each(func(i *ca.Issuer) { all = append(all, i) })
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	if len(all) == len(rs.seen) {
-		return false
-	}
-	if rs.known == nil {
-		rs.known, rs.seen = map[string]*responder{}, map[ca.IssuerID]bool{}
-	}
-	for _, i := range all {
-		if rs.seen[i.ID()] {
-			continue
-		}
-		rs.seen[i.ID()] = true
-		cert := i.Certificate()
-		if cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
-			continue
-		}
-		r, err := newResponder(i)
-		if err != nil {
-			continue // its key has no form that a CertID could name
-		}
-		for _, h := range hashes() {
-			if id, err := r.ids.CertID(h, []byte{1}); err == nil {
-				rs.known[hashKey(&id)] = r
-			}
-		}
-	}
-	return true
-}
-
-func newResponder(i *ca.Issuer) (*responder, error) {
-	cert := i.Certificate()
-	ids, err := ocsp.NewIssuer(cert.RawSubject, cert.RawSubjectPublicKeyInfo)
-	if err != nil {
-		return nil, errors.Join(errors.New("reading a CA's key"), err)
-	}
-	return &responder{i, ids}, nil
+	b.tokens--
+	return nil
 }

@@ -2,16 +2,19 @@ package revoke
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
-	"fmt"
 	"math/big"
+	mrand "math/rand/v2"
 	"testing"
 
 	xocsp "golang.org/x/crypto/ocsp"
 
+	"mooring/internal/base/errs"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
+	"mooring/internal/core/key"
 	"mooring/wire/ocsp"
 )
 
@@ -31,7 +34,7 @@ func question(t testing.TB, i *ca.Issuer, hash crypto.Hash, nonce []byte, serial
 }
 
 // ask returns the parsed answer, with its signature checked.
-func (w *world) ask(t testing.TB, i *ca.Issuer, q []byte) (*ocsp.Response, Answer) {
+func (w *world) ask(t testing.TB, i *ca.Issuer, q []byte) (*ocsp.Response, *Answer) {
 	t.Helper()
 	a, err := w.OCSP(t.Context(), q)
 	must(t, err)
@@ -41,7 +44,7 @@ func (w *world) ask(t testing.TB, i *ca.Issuer, q []byte) (*ocsp.Response, Answe
 		t.Errorf("the answer says %s, its description %s", r.Status, a.Status)
 	}
 	if r.Status == ocsp.Successful {
-		must(t, r.CheckSignature(i.Certificate().PublicKey))
+		must(t, r.CheckSignature(i.PublicKey()))
 	}
 	return r, a
 }
@@ -152,29 +155,211 @@ func TestOCSPRefusals(t *testing.T) {
 	}
 }
 
+// idOf returns octets that end like a CertID of ours.
+func idOf(serial [16]byte, form byte) []byte { return append([]byte{form, 0x02, 16}, serial[:]...) }
+
+func keep(a *answers, id []byte, now int64) {
+	_, g := a.get(id, now)
+	a.put(id, &Answer{DER: append(bytes.Repeat([]byte{1}, 300), id...), Refresh: now + 50, NextUpdate: now + 100}, g)
+}
+
 func TestAnswersBounded(t *testing.T) {
-	var a answers
-	for i := range maxAnswers + 500 {
-		serial := fmt.Appendf(nil, "%d", i)
-		_, g := a.get(serial, serial, 1)
-		a.put(serial, serial, &Answer{Refresh: 100}, g, 1)
+	const kept = 10 * answerShards
+	a := answers{limit: 10 * (300 + 19 + answerCost)}
+	serials := make([][16]byte, 3*kept)
+	for i := range serials {
+		_, _ = rand.Read(serials[i][:])
+		serials[i][15] = byte(i) // so that every shard gets as many
+		keep(&a, idOf(serials[i], 0), 1)
+		if i >= kept-1 { // the very first ones are asked for all the time
+			for j := range answerShards {
+				_, _ = a.get(idOf(serials[j], 0), 1)
+			}
+		}
 	}
-	if n := a.size(); n > maxAnswers {
-		t.Errorf("the cache holds %d answers, want at most %d", n, maxAnswers)
+	if n, octets := a.size(); n != kept || octets > a.limit*answerShards {
+		t.Errorf("the cache holds %d answers in %d octets, want %d in at most %d", n, octets, kept, a.limit*answerShards)
 	}
-	serial := []byte(rand.Text())
+	for j := range answerShards {
+		if answer, _ := a.get(idOf(serials[j], 0), 1); answer == nil {
+			t.Errorf("answer %d was dropped although it was asked for all the time", j)
+		}
+	}
 	for i := range 20 {
-		_, g := a.get(serial, []byte{byte(i)}, 1)
-		a.put(serial, []byte{byte(i)}, &Answer{Refresh: 100}, g, 1)
+		keep(&a, idOf(serials[0], byte(i)), 1)
 	}
-	if n := len(a.bySerial[string(serial)]); n != maxVariants {
-		t.Errorf("%d answers about one certificate, want %d", n, maxVariants)
+	asked := a.purge(serials[0][:])
+	if len(asked) > maxVariants {
+		t.Errorf("%d answers about one certificate, want at most %d", len(asked), maxVariants)
+	}
+	if answer, _ := a.get(idOf(serials[0], 0), 1); answer != nil {
+		t.Error("an answer is there after its purge")
 	}
 	// What was read before a purge must not come in after it.
-	_, g := a.get(serial, []byte("x"), 1)
-	a.purge(serial)
-	a.put(serial, []byte("x"), &Answer{Refresh: 100}, g, 1)
-	if kept, _ := a.get(serial, []byte("x"), 1); kept != nil {
+	id := idOf(serials[0], 99)
+	_, g := a.get(id, 1)
+	a.purge(serials[0][:])
+	a.put(id, &Answer{DER: id, NextUpdate: 100}, g)
+	if answer, _ := a.get(id, 1); answer != nil {
 		t.Error("an answer from before the purge was kept")
+	}
+	a.clear()
+	if n, octets := a.size(); n != 0 || octets != 0 {
+		t.Errorf("after clear: %d answers in %d octets", n, octets)
+	}
+}
+
+// TestAnswersAgainstModel compares the cache with a plain map under random use.
+func TestAnswersAgainstModel(t *testing.T) {
+	r := mrand.New(mrand.NewPCG(1, 2))
+	a, model := answers{limit: 1 << 30}, map[string]bool{}
+	for step := range 20_000 {
+		serial := [16]byte{1, 15: byte(r.IntN(200))}
+		id := idOf(serial, byte(r.IntN(4)))
+		switch r.IntN(10) {
+		case 0:
+			for _, asked := range a.purge(serial[:]) {
+				if !model[string(asked)] {
+					t.Fatalf("step %d: %x was purged and not there", step, asked)
+				}
+				delete(model, string(asked))
+			}
+		case 1, 2, 3:
+			keep(&a, id, 1)
+			model[string(id)] = true
+		default:
+			if answer, _ := a.get(id, 1); (answer != nil) != model[string(id)] || answer != nil && !bytes.Equal(answer.id, id) {
+				t.Fatalf("step %d: got %v for %x, want it there: %v", step, answer, id, model[string(id)])
+			}
+		}
+	}
+	if n, _ := a.size(); n != len(model) {
+		t.Errorf("%d answers, want %d", n, len(model))
+	}
+}
+
+// TestRenewal looks at what happens to an answer in the second half of its life.
+func TestRenewal(t *testing.T) {
+	w := newWorld(t)
+	devices := w.issuer(t, "devices")
+	c := w.issue(t, w.add(t, "pump").ID, nil)
+	q := question(t, devices, crypto.SHA1, nil, c.Serial[:])
+	if w.KeptOCSP(q) != nil {
+		t.Error("an answer was kept before there was one")
+	}
+	_, first := w.ask(t, devices, q)
+	if w.KeptOCSP(q) != first {
+		t.Error("the fast way finds another answer than the slow one")
+	}
+	w.now.Add(6 * 3600)
+	if w.KeptOCSP(q) != nil {
+		t.Error("the fast way gives an answer past half of its life")
+	}
+	// A key that is away: the old answer is good to its end, the next attempt is some seconds off, and then there is none.
+	custody := w.Keys
+	w.Keys = noKeys{custody}
+	a, err := w.OCSP(t.Context(), q)
+	if a != first || err == nil {
+		t.Errorf("without a key: got %+v, %v, want the old answer and the cause", a, err)
+	}
+	if a, err := w.OCSP(t.Context(), q); a != first || err != nil || w.KeptOCSP(q) != first {
+		t.Errorf("directly after: got %+v, %v, want the old answer without another attempt", a, err)
+	}
+	w.now.Add(6*3600 + 1)
+	if a, err := w.OCSP(t.Context(), q); a.Status != ocsp.TryLater || err == nil {
+		t.Errorf("after its end: got %s, %v, want tryLater", a.Status, err)
+	}
+	w.Keys = custody
+	if _, a := w.ask(t, devices, q); a.ThisUpdate != w.now.Load() {
+		t.Errorf("with the key: got an answer of %d, want one of %d", a.ThisUpdate, w.now.Load())
+	}
+}
+
+type noKeys struct{ key.Custody }
+
+func (noKeys) Signer(context.Context, key.ID) (crypto.Signer, error) {
+	return nil, errs.New(errs.Unavailable, "away")
+}
+
+// TestRevokedAnswersAreReady revokes and then takes the key away: the news is there already, in every form in which it was asked for, and
+// in the most common form where nobody has asked.
+func TestRevokedAnswersAreReady(t *testing.T) {
+	w := newWorld(t)
+	devices := w.issuer(t, "devices")
+	asked, quiet := w.issue(t, w.add(t, "pump").ID, nil), w.issue(t, w.add(t, "valve").ID, nil)
+	for _, hash := range hashes() {
+		w.ask(t, devices, question(t, devices, hash, nil, asked.Serial[:]))
+	}
+	for _, c := range []*ca.Certificate{asked, quiet} {
+		_, err := w.Certificate(t.Context(), operator, c.Serial[:], CertificateHold)
+		must(t, err)
+	}
+	custody := w.Keys
+	w.Keys = noKeys{custody}
+	questions := [][]byte{question(t, devices, crypto.SHA1, nil, quiet.Serial[:])}
+	for _, hash := range hashes() {
+		questions = append(questions, question(t, devices, hash, nil, asked.Serial[:]))
+	}
+	for i, q := range questions {
+		if r, _ := w.ask(t, devices, q); r.Status != ocsp.Successful || r.Singles[0].Status != ocsp.Revoked || r.Singles[0].Reason != int(CertificateHold) {
+			t.Errorf("question %d: got %+v, want revoked from before the key went", i, r)
+		}
+	}
+	w.Keys = custody
+	_, err := w.Release(t.Context(), operator, asked.Serial[:])
+	must(t, err)
+	w.Keys = noKeys{custody}
+	if r, _ := w.ask(t, devices, questions[1]); r.Singles[0].Status != ocsp.Good {
+		t.Errorf("after the release: got %+v, want good", r)
+	}
+}
+
+// TestLiveRate asks for more live signatures than are allowed.
+func TestLiveRate(t *testing.T) {
+	w := newWorld(t)
+	w.liveRate = bucket{rate: 3}
+	devices := w.issuer(t, "devices")
+	c := w.issue(t, w.add(t, "pump").ID, nil)
+	nonce := question(t, devices, crypto.SHA1, []byte{1}, c.Serial[:])
+	unknown := question(t, devices, crypto.SHA1, nil, append([]byte{0x41}, make([]byte, 15)...))
+	several := question(t, devices, crypto.SHA1, nil, c.Serial[:], c.Serial[:])
+	plain := question(t, devices, crypto.SHA1, nil, c.Serial[:])
+	for i, row := range []struct {
+		q    []byte
+		want ocsp.Status
+	}{{nonce, 0}, {unknown, 0}, {several, 0}, {nonce, ocsp.TryLater}, {unknown, ocsp.TryLater}, {several, ocsp.TryLater}, {plain, 0}, {plain, 0}} {
+		a, err := w.OCSP(t.Context(), row.q)
+		if a.Status != row.want || (err == nil) != (row.want == 0) || err != nil && errs.KindOf(err) != errs.Limited {
+			t.Errorf("question %d: got %s, %v, want %s", i, a.Status, err, row.want)
+		}
+	}
+	w.now.Add(1)
+	if a, err := w.OCSP(t.Context(), nonce); a.Status != ocsp.Successful || err != nil {
+		t.Errorf("a second later: got %s, %v", a.Status, err)
+	}
+}
+
+// TestStrict answers for certificates that were never issued.
+func TestStrict(t *testing.T) {
+	w := newWorld(t)
+	w.Deps.OCSP.Strict = true
+	devices := w.issuer(t, "devices")
+	r, _ := w.ask(t, devices, question(t, devices, crypto.SHA1, nil, append([]byte{0x41}, make([]byte, 15)...)))
+	if s := r.Singles[0]; s.Status != ocsp.Revoked || s.Reason != int(CertificateHold) || s.RevokedAt != 0 || w.Metrics().CacheSize != 0 {
+		t.Errorf("got %+v, want revoked on hold since 1970, and nothing kept", s)
+	}
+}
+
+func BenchmarkKept(b *testing.B) {
+	w := newWorld(b)
+	devices := w.issuer(b, "devices")
+	c := w.issue(b, w.add(b, "pump").ID, nil)
+	q := question(b, devices, crypto.SHA1, nil, c.Serial[:])
+	w.ask(b, devices, q)
+	b.ReportAllocs()
+	for b.Loop() {
+		if w.KeptOCSP(q) == nil {
+			b.Fatal("not kept")
+		}
 	}
 }

@@ -77,7 +77,7 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 	if err != nil {
 		return Result{}, err
 	}
-	s.answers.purge(r.Serial)
+	s.renewAnswersOf(ctx, []Revocation{r.Revocation})
 	r.Listed = s.makeVisible(ctx, []Revocation{r.Revocation})
 	r.Successor = s.successor(ctx, &r.Revocation)
 	return r, nil

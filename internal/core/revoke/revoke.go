@@ -17,7 +17,8 @@
 // they do not start again when a database is restored from a backup. The encoded entries stay in memory: a revocation appends 49 octets and
 // signs, whatever came before.
 //
-// The CA's own key signs lists and OCSP answers. CAs above others, which have no digitalSignature, publish lists and answer no OCSP.
+// The CA's own key signs lists. OCSP answers are signed by it, or by a delegated responder: see Mode. CAs whose certificate does not permit
+// their key to sign answers, such as those above others, answer no OCSP unless they delegate.
 //
 // The package deliberately has one list for each issuer (the tables provide for shards), makes no delta lists, signs nothing beforehand,
 // knows no HTTP, and does not block keys.
@@ -64,9 +65,9 @@ type Deps struct {
 	Now     func() time.Time
 	Log     *slog.Logger // nil: silent
 
-	Validity     time.Duration // of a list; 0 means 7 days
-	Refresh      time.Duration // a list is made anew at least this often; 0 means 12 hours
-	OCSPValidity time.Duration // of an answer; 0 means 12 hours
+	Validity time.Duration // of a list; 0 means 7 days
+	Refresh  time.Duration // a list is made anew at least this often; 0 means 12 hours
+	OCSP     OCSPOptions
 }
 
 // Service revokes and tells. It is safe for concurrent use.
@@ -75,6 +76,7 @@ type Service struct {
 	answers    answers
 	responders responders
 	signing    chan struct{} // holds a token for every OCSP signature under way
+	liveRate   bucket        // for OCSP answers that are signed for one question alone
 	counts     counts
 
 	mu     sync.Mutex
@@ -85,6 +87,7 @@ type counts struct {
 	revoked, held, released        atomic.Int64
 	lists, listFailures            atomic.Int64
 	answers, cached, answersFailed atomic.Int64
+	answersRefused, delegates      atomic.Int64
 }
 
 // maxSigning bounds how many OCSP answers are signed at once; who waits longer than a second for a turn is told to try later.
@@ -101,10 +104,9 @@ func New(d Deps) *Service {
 	if d.Refresh == 0 {
 		d.Refresh = 12 * time.Hour
 	}
-	if d.OCSPValidity == 0 {
-		d.OCSPValidity = 12 * time.Hour
-	}
-	return &Service{Deps: d, scopes: map[scopeKey]*scope{}, signing: make(chan struct{}, maxSigning)}
+	d.OCSP.setDefaults()
+	return &Service{Deps: d, scopes: map[scopeKey]*scope{}, signing: make(chan struct{}, maxSigning),
+		answers: answers{limit: d.OCSP.Cache / answerShards}, liveRate: bucket{rate: float64(d.OCSP.Live)}}
 }
 
 // Metrics are counts since the start of this process.
@@ -114,14 +116,18 @@ type Metrics struct {
 	Answers                 int64 // OCSP answers that were signed for their question
 	Cached                  int64 // OCSP answers from the cache
 	AnswersFailed           int64 // OCSP questions that could not be answered now
-	CacheSize               int64 // OCSP answers in the cache
+	AnswersRefused          int64 // OCSP questions that were malformed or about CAs for which nobody answers here
+	CacheSize, CacheOctets  int64 // OCSP answers in the cache, and in how many octets
+	Delegates               int64 // certificates of delegated OCSP responders that were issued
 }
 
 // Metrics returns the counts.
 func (s *Service) Metrics() Metrics {
 	c := &s.counts
+	size, octets := s.answers.size()
 	return Metrics{Revoked: c.revoked.Load(), Held: c.held.Load(), Released: c.released.Load(), Lists: c.lists.Load(), ListFailures: c.listFailures.Load(),
-		Answers: c.answers.Load(), Cached: c.cached.Load(), AnswersFailed: c.answersFailed.Load(), CacheSize: int64(s.answers.size())}
+		Answers: c.answers.Load(), Cached: c.cached.Load(), AnswersFailed: c.answersFailed.Load(), AnswersRefused: c.answersRefused.Load(),
+		CacheSize: int64(size), CacheOctets: int64(octets), Delegates: c.delegates.Load()}
 }
 
 // Revocation is what is known about a certificate that is revoked or on hold.

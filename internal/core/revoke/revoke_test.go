@@ -126,7 +126,7 @@ func (w *world) prepare(t testing.TB, id device.ID, prev []byte) (*ca.Certificat
 	must(t, err)
 	c, err := prepared.Sign(t.Context())
 	must(t, err)
-	return c, device.Claim{ID: d.ID, Cell: d.Cell, Policy: d.Policy, Slot: c.Slot, Serial: c.Serial[:], Prev: prev, NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], At: w.now.Load()}
+	return c, device.Claim{ID: d.ID, Cell: d.Cell, Policy: d.Policy, Slot: c.Slot, Serial: c.Serial[:], Prev: prev, NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], At: w.now.Load(), Issuer: c.Issuer[:], Key: "ec-p256"}
 }
 
 func (w *world) record(ctx context.Context, c *ca.Certificate, claim device.Claim) error {

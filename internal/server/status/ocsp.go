@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"log/slog"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +24,7 @@ const (
 // ocsp answers one question. path is as it was received.
 func (s *server) ocsp(w http.ResponseWriter, r *http.Request, path string) {
 	r.Pattern = ocspPath // for the log: the path itself is the question
-	var answer revoke.Answer
+	var answer *revoke.Answer
 	var err error
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -47,12 +47,12 @@ func (s *server) ocsp(w http.ResponseWriter, r *http.Request, path string) {
 }
 
 // malformed is the answer to what is no request.
-func malformed() revoke.Answer {
-	return revoke.Answer{DER: ocsp.ErrorResponse(ocsp.MalformedRequest), Status: ocsp.MalformedRequest}
+func malformed() *revoke.Answer {
+	return &revoke.Answer{DER: ocsp.ErrorResponse(ocsp.MalformedRequest), Status: ocsp.MalformedRequest}
 }
 
 // fromPath reads a question out of the path (RFC 6960, appendix A.1).
-func (s *server) fromPath(r *http.Request, path string) (revoke.Answer, error) {
+func (s *server) fromPath(r *http.Request, path string) (*revoke.Answer, error) {
 	request, err := ocsp.DecodePath(strings.TrimPrefix(strings.TrimPrefix(path, ocspPath), "/"))
 	if err != nil {
 		return malformed(), nil
@@ -61,7 +61,7 @@ func (s *server) fromPath(r *http.Request, path string) (revoke.Answer, error) {
 }
 
 // fromBody reads a question out of the body. A missing media type is forgiven, a wrong one is not: it is no question to us.
-func (s *server) fromBody(w http.ResponseWriter, r *http.Request, path string) (revoke.Answer, error) {
+func (s *server) fromBody(w http.ResponseWriter, r *http.Request, path string) (*revoke.Answer, error) {
 	if t := r.Header.Get("Content-Type"); t != "" {
 		if mediaType, _, err := mime.ParseMediaType(t); err != nil || mediaType != typeRequest {
 			return malformed(), nil
@@ -77,13 +77,36 @@ func (s *server) fromBody(w http.ResponseWriter, r *http.Request, path string) (
 	return s.Revoke.OCSP(r.Context(), request)
 }
 
-// cacheable answers with the headers of RFC 5019, section 6.2. Caches ask again when a newer answer is to be had, halfway to the end.
-func (s *server) cacheable(w http.ResponseWriter, r *http.Request, a revoke.Answer) {
-	h := w.Header()
-	sum := sha256.Sum256(a.DER)
-	h.Set("Content-Type", typeResponse)
-	h.Set("Cache-Control", fmt.Sprintf("max-age=%d, public, no-transform, must-revalidate", max(0, a.Refresh-s.Now().Unix())))
-	h.Set("ETag", `"`+hex.EncodeToString(sum[:])+`"`)
-	h.Set("Expires", time.Unix(a.NextUpdate, 0).UTC().Format(http.TimeFormat))
+// cacheable answers with the headers of RFC 5019, section 6.2.
+func (s *server) cacheable(w http.ResponseWriter, r *http.Request, a *revoke.Answer) {
+	prepareAnswer(a).set(w.Header(), s.Now().Unix())
 	http.ServeContent(w, r, "", time.Unix(a.ThisUpdate, 0), bytes.NewReader(a.DER))
+}
+
+// prepared are the headers of a cacheable answer that do not change with time, ready to be put into a header map. It is shared.
+type prepared struct {
+	mediaType, etag, expires, modified []string
+	refresh                            int64
+}
+
+// prepareAnswer returns the headers of a, made the first time.
+func prepareAnswer(a *revoke.Answer) *prepared {
+	if p, ok := a.Memo.Load().(*prepared); ok {
+		return p
+	}
+	sum := sha256.Sum256(a.DER)
+	p := &prepared{mediaType: []string{typeResponse}, etag: []string{`"` + hex.EncodeToString(sum[:16]) + `"`}, refresh: a.Refresh,
+		expires:  []string{time.Unix(a.NextUpdate, 0).UTC().Format(http.TimeFormat)},
+		modified: []string{time.Unix(a.ThisUpdate, 0).UTC().Format(http.TimeFormat)}}
+	a.Memo.Store(p)
+	return p
+}
+
+// set puts the headers into h. Caches ask again when a newer answer is to be had, halfway to the end.
+func (p *prepared) set(h http.Header, now int64) {
+	h["Content-Type"] = p.mediaType
+	h["Etag"] = p.etag
+	h["Expires"] = p.expires
+	h["Last-Modified"] = p.modified
+	h["Cache-Control"] = []string{"max-age=" + strconv.FormatInt(max(0, p.refresh-now), 10) + ", public, no-transform, must-revalidate"}
 }
