@@ -21,7 +21,7 @@ import (
 // not verified: that would multiply the time, and the digest stands in an entry that only this platform can have written. It keeps 40 octets for each certificate (16 of
 // serial number, 16 of digest, 8 of position), 400 MB for ten millions, and reads the rows cell by cell. A Checker serves one verification.
 func (a *Authority) Checker() audit.Checker {
-	c := &checker{issuers: map[string]map[string]string{}, profiles: map[string]string{}}
+	c := &checker{issuers: map[string]map[string]string{}, profiles: map[string]string{}, elsewhere: newElsewhere()}
 	return audit.Checker{Name: "ca", Entry: c.entry, Finish: c.finish}
 }
 
@@ -29,7 +29,8 @@ type checker struct {
 	cells    [256][]issue                 // by cell
 	issuers  map[string]map[string]string // name to detail
 	profiles map[string]string            // "name version" to sha256
-	found    []error
+	elsewhere
+	found []error
 }
 
 // issue is what is remembered of a "cert.issue" entry.
@@ -43,13 +44,16 @@ func (c *checker) entry(index int64, e audit.Entry) error {
 	if e.Refused != "" {
 		return nil
 	}
+	if err := c.elsewhere.entry(&e); err != nil {
+		return err
+	}
 	switch e.Action {
 	case "cert.issue":
 		return c.issue(index, &e)
 	case ActionEphemeral:
 		_, err := Digests(&e)
 		return err
-	case "ca.create":
+	case "ca.create", "ca.import":
 		if _, twice := c.issuers[e.Object]; twice {
 			return fmt.Errorf("CA %q was created a second time", e.Object)
 		}
@@ -131,6 +135,9 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 	}
 	if err := c.finishProfiles(ctx, tx); err != nil {
 		return fmt.Errorf("reading the profiles: %w", err)
+	}
+	if err := c.elsewhere.finish(ctx, tx, func(format string, args ...any) { c.find(-1, format, args...) }); err != nil {
+		return fmt.Errorf("reading what other CAs signed: %w", err)
 	}
 	return errors.Join(c.found...)
 }
