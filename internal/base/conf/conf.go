@@ -62,8 +62,17 @@ type Database struct {
 
 // Keys says where the private keys are kept and what unlocks them. Use Config.KeyDir and Config.UnlockSource.
 type Keys struct {
-	Dir    string
-	Unlock string
+	Dir     string
+	Unlock  string
+	Custody string // "file" or "pkcs11": where the keys of new CAs are kept
+	PKCS11  PKCS11
+}
+
+// PKCS11 says which token keeps keys of CAs; an empty Module says none.
+type PKCS11 struct {
+	Module  string
+	Token   string
+	PINFile string // resolve it with Config.Path
 }
 
 // Profiles says where the certificate profiles are. Use Config.ProfileDir.

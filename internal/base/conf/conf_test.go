@@ -63,6 +63,14 @@ func TestExamplesAreReadBack(t *testing.T) {
 			text += "\nnames: [pki.example.com]"
 		case "names":
 			text += "\npublic_urls: {est: \"https://pki.example.com\"}"
+		case "keys.custody":
+			text += "\n  pkcs11: {module: /m.so, token: t, pin_file: p}"
+		case "keys.pkcs11.module":
+			text = "keys: {pkcs11: {module: " + f.Example + ", token: t, pin_file: p}}"
+		case "keys.pkcs11.token":
+			text = "keys: {pkcs11: {module: /m.so, token: " + f.Example + ", pin_file: p}}"
+		case "keys.pkcs11.pin_file":
+			text = "keys: {pkcs11: {module: /m.so, token: t, pin_file: " + f.Example + "}}"
 		case "database.password_file":
 			text += "\n  url: postgres://m@h/d"
 		}
@@ -78,6 +86,8 @@ func TestWrittenFileIsReadBack(t *testing.T) {
 	c.Names = []string{"pki.example.com", "2001:db8::7"}
 	c.PublicURLs.EST = "https://pki.example.com"
 	c.Listen.EST = "[::]:8443"
+	c.Keys.Custody = "pkcs11"
+	c.Keys.PKCS11 = PKCS11{Module: "/usr/lib/softhsm/libsofthsm2.so", Token: "mooring", PINFile: "token.pin"}
 	c.Limits.BodySize = 4096
 	c.TLS.Hybrid = false
 	c.TLS.SessionLifetime = 0
@@ -119,6 +129,11 @@ func TestErrorsNameLineAndRemedy(t *testing.T) {
 		{"ocsp:\n  issuers: [devices=maybe]", `m.yaml:2: ocsp.issuers has "devices=maybe", which is not the name of a CA, "=" and one of ca, delegated, off`},
 		{"ocsp:\n  issuers: [a=off, a=ca]", `m.yaml:2: ocsp.issuers has the CA "a" twice`},
 		{"ocsp:\n  responder_validity: 31d", `m.yaml:2: ocsp.responder_validity 31d is not between 7d and 30d`},
+		{"keys:\n  custody: pkcs11", `m.yaml:2: keys.custody is pkcs11, which takes keys.pkcs11.module, keys.pkcs11.token, keys.pkcs11.pin_file`},
+		{"keys:\n  custody: tpm", `m.yaml:2: keys.custody "tpm" is not one of file, pkcs11`},
+		{"keys:\n  pkcs11:\n    module: /m.so\n    token: t", `m.yaml:3: a PKCS #11 token takes keys.pkcs11.pin_file too`},
+		{"keys:\n  pkcs11:\n    module: m.so\n    token: t\n    pin_file: p", `m.yaml:3: keys.pkcs11.module "m.so" is not an absolute path`},
+		{"keys:\n  pkcs11:\n    modul: m.so", `m.yaml:3: unknown key "keys.pkcs11.modul" (did you mean "keys.pkcs11.module"?)`},
 		{"crl:\n  validity: 7", `m.yaml:2: crl.validity wants a duration, such as 3d, not the number 7`},
 		{"crl:\n  validity: 7w", `m.yaml:2: crl.validity "7w" is not a duration such as 90d, 12h, 30m or 10s`},
 		{"crl:\n  refresh: 8d", `m.yaml:2: crl.refresh (8d) must be shorter than crl.validity (7d), or lists expire before the next is there`},

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
@@ -296,8 +297,30 @@ func (r *reader) crossCheck() {
 	if u, err := url.Parse(c.ESTURL()); err == nil && !slices.ContainsFunc(c.Names, func(n string) bool { return strings.EqualFold(n, u.Hostname()) }) {
 		r.complain(r.line("public_urls.est", "names"), "public_urls.est has the host %q, which is not in names: the server's certificate would not fit it; add it to names", u.Hostname())
 	}
+	r.token()
 	if c.Database.PasswordFile != "" && strings.HasPrefix(c.Database.URL, "sqlite:") {
 		r.complain(r.line("database.password_file"), "database.password_file has no use with SQLite: remove it, or give a postgres:// database.url")
+	}
+}
+
+// token looks at what a PKCS #11 token takes: everything or nothing.
+func (r *reader) token() {
+	t, set := r.config.Keys.PKCS11, 0
+	missing := []string{}
+	for _, f := range []struct{ key, value string }{{"keys.pkcs11.module", t.Module}, {"keys.pkcs11.token", t.Token}, {"keys.pkcs11.pin_file", t.PINFile}} {
+		if f.value != "" {
+			set++
+		} else {
+			missing = append(missing, f.key)
+		}
+	}
+	switch {
+	case set == 0 && r.config.Keys.Custody == "pkcs11":
+		r.complain(r.line("keys.custody"), "keys.custody is pkcs11, which takes %s", strings.Join(missing, ", "))
+	case set > 0 && len(missing) > 0:
+		r.complain(r.line("keys.pkcs11.module", "keys.pkcs11.token", "keys.pkcs11.pin_file"), "a PKCS #11 token takes %s too", strings.Join(missing, " and "))
+	case set > 0 && !filepath.IsAbs(t.Module):
+		r.complain(r.line("keys.pkcs11.module"), "keys.pkcs11.module %q is not an absolute path", t.Module)
 	}
 }
 

@@ -16,6 +16,7 @@ func groups() map[string]string {
 	return map[string]string{
 		"database":    "Where the records are kept.",
 		"keys":        "Where the private keys are kept and what unlocks them.",
+		"keys.pkcs11": "A token that keeps keys of CAs; the program must be built for it, see doc/keys.md.",
 		"profiles":    "What kinds of certificates are issued.",
 		"listen":      "What is bound on this machine.",
 		"public_urls": "What devices are told, when that differs from what is bound.",
@@ -45,6 +46,10 @@ func (c *Config) table() []entry {
 
 		{"keys.dir", "keys", "The directory of the encrypted private keys.", "/var/lib/mooring/keys", path(&c.Keys.Dir)},
 		{"keys.unlock", "file:keys/unlock", "Where the secret that unlocks the keys comes from: file:PATH (readable by its owner only), fd:N, or prompt.", "fd:3", unlock(&c.Keys.Unlock)},
+		{"keys.custody", "file", "Where the keys of new CAs are kept: file, in keys.dir, or pkcs11, in a token. Everything else that is secret stays in keys.dir.", "pkcs11", oneOf(&c.Keys.Custody, "file", "pkcs11")},
+		{"keys.pkcs11.module", "", "The PKCS #11 module of the token, a shared library with an absolute path.", "/usr/lib/softhsm/libsofthsm2.so", text(&c.Keys.PKCS11.Module)},
+		{"keys.pkcs11.token", "", "The token's label or serial number.", "mooring", text(&c.Keys.PKCS11.Token)},
+		{"keys.pkcs11.pin_file", "", "A file that holds the token's user PIN, readable by its owner only.", "token.pin", text(&c.Keys.PKCS11.PINFile)},
 
 		{"profiles.dir", "profiles", "The directory of the profiles, one YAML file each.", "/etc/mooring/profiles", path(&c.Profiles.Dir)},
 

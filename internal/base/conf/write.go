@@ -32,17 +32,18 @@ func (c *Config) Write() []byte {
 	b.WriteString("# \"mooring config check\" reads this file without starting anything; \"mooring config describe\" explains every key.\n")
 	known, last := groups(), ""
 	for _, e := range c.table() {
-		group, name, below := strings.Cut(e.key, ".")
-		indent := ""
-		if below {
-			indent = "  "
-		} else {
-			group, name = "", e.key
+		group, name := "", e.key
+		if dot := strings.LastIndex(e.key, "."); dot >= 0 {
+			group, name = e.key[:dot], e.key[dot+1:]
 		}
-		if group != last {
-			fmt.Fprintf(&b, "\n# %s\n%s:\n", known[group], group)
+		depth := strings.Count(e.key, ".")
+		indent := strings.Repeat("  ", depth)
+		switch {
+		case group != last && group != "":
+			heading := strings.Repeat("  ", depth-1)
+			fmt.Fprintf(&b, "\n%[1]s# %[2]s\n%[1]s%[3]s:\n", heading, known[group], group[strings.LastIndex(group, ".")+1:])
 			last = group
-		} else if !below {
+		case group == "":
 			b.WriteString("\n")
 		}
 		fmt.Fprintf(&b, "%s# %s\n%s%s%s: %s\n", indent, e.doc, indent, e.comment(), name, e.value.write(e.value.shown()))
