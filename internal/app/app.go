@@ -31,6 +31,7 @@ import (
 	"mooring/internal/core/enrol"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
+	"mooring/internal/provider/pkcs11"
 	"mooring/internal/server/api"
 	"mooring/internal/server/est"
 	"mooring/internal/server/gate"
@@ -54,6 +55,7 @@ type Platform struct {
 	AuditKey string // the text with which auditors verify checkpoints
 	Access   *access.Decider
 	Keys     *key.Store
+	Custody  *key.Meter // the keys of CAs, wherever they are
 	Devices  *device.Registry
 	Profiles *ca.Profiles
 	CA       *ca.Authority
@@ -62,7 +64,8 @@ type Platform struct {
 
 	log      *slog.Logger
 	now      func() time.Time
-	newest   int64 // Unix second of the newest entry of the record when it was opened
+	token    pkcs11.Custody // nil: none is configured
+	newest   int64          // Unix second of the newest entry of the record when it was opened
 	identity serverIdentity
 	surfaces []surface // fixed once Build returns
 }
@@ -114,6 +117,7 @@ func build(ctx context.Context, o Options, why purpose) (p *Platform, err error)
 	}()
 	steps := []func(context.Context) error{
 		func(context.Context) error { return p.unlock(o.Prompt) },
+		p.openToken,
 		p.openDatabase,
 		p.buildCore,
 	}
@@ -160,7 +164,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 
 // Schemas returns every slice's migrations in their order.
 func Schemas() []db.Schema {
-	return []db.Schema{audit.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema()}
+	return []db.Schema{audit.Schema(), key.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema()}
 }
 
 // buildCore makes the slices, each from the ones before it.
@@ -197,10 +201,11 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.AuditKey = vkey
 	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: p.now, Log: p.log})
 	p.Access = access.NewDecider(p.Audit)
+	p.Custody = key.NewMeter(key.MeterDeps{DB: p.DB, Audit: p.Audit, Access: p.Access, Custody: p.custodies(), Now: p.now, Log: p.log})
 	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Own: p.ownNames()})
-	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Keys, Profiles: p.Profiles, Now: p.now,
+	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now,
 		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
-	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Keys, Now: p.now, Log: p.log,
+	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Custody.ForStatus(), Now: p.now, Log: p.log,
 		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, OCSP: p.ocspOptions()})
 	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile})
@@ -261,7 +266,12 @@ func (p *Platform) checkEmpty(ctx context.Context) error {
 	return err
 }
 
-func (p *Platform) loadCA(ctx context.Context) error { return p.CA.Load(ctx) }
+func (p *Platform) loadCA(ctx context.Context) error {
+	if err := p.Custody.Load(ctx); err != nil {
+		return err
+	}
+	return p.CA.Load(ctx)
+}
 
 // checkClock refuses to start with a clock that lies before what was already recorded: serial numbers, validity and the order of the record
 // would all be wrong.
@@ -358,7 +368,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()
 	parts, coreCtx := errgroup.WithContext(core)
-	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Devices.Run, p.Revoke.Run, p.Enrol.Run} {
+	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.Revoke.Run, p.Enrol.Run} {
 		parts.Go(func() error { return run(coreCtx) })
 	}
 	serving, serveCtx := errgroup.WithContext(ctx)
@@ -402,10 +412,14 @@ func (p *Platform) Close() error {
 		all = append(all, p.DB.Close(ctx))
 		p.DB = nil
 	}
+	if p.token != nil {
+		all = append(all, p.token.Close())
+		p.token = nil
+	}
 	return errors.Join(all...)
 }
 
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
-	return []audit.Checker{p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker()}
+	return []audit.Checker{p.Custody.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker()}
 }

@@ -227,6 +227,9 @@ func populate(ctx context.Context, c *conf.Config, o Options, operator string) (
 	if err := p.firstOperator(ctx, actor, operator, r.Operator); err != nil {
 		return r, fmt.Errorf("making the first operator's credential: %w", err)
 	}
+	if err := p.Custody.Store(ctx); err != nil {
+		return r, err
+	}
 	return r, p.Audit.Sequence(ctx)
 }
 

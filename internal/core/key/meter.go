@@ -114,6 +114,9 @@ func (m *Meter) signer(ctx context.Context, id ID, p purpose) (crypto.Signer, er
 		return s, ctx.Err()
 	}
 	inner, err := m.deps.Custody.Signer(ctx, id)
+	if errs.Is(err, errs.Denied) { // a token that lets nobody in
+		err = errs.Wrap(errs.Unavailable, err, "%s", errs.Public(err))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +160,9 @@ func (s *metered) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([
 	signature, err := s.inner.Sign(rand, digest, opts)
 	if err != nil {
 		s.use.untake(limit, s.purpose)
+		if k := errs.KindOf(err); k == errs.Unavailable || k == errs.Denied { // the custody's own text names tokens, and strangers may read this one
+			err = errs.Wrap(errs.Unavailable, err, "the CA cannot sign at present: the custody of its key refuses; an administrator must look at it")
+		}
 	}
 	return signature, err
 }
