@@ -1,6 +1,8 @@
 package ca
 
 import (
+	"slices"
+
 	"mooring/wire/der"
 )
 
@@ -37,7 +39,8 @@ func (t text) varies() bool {
 }
 
 // Anchors returns the certificates in DER that somebody needs to verify what the named CAs issue, or what all CAs issue when none is
-// named: each once, CAs before the roots above them. Unknown names add nothing.
+// named: each once, CAs before the cross certificates of their roots, and these before the roots. Roots that vouch for each other come
+// together, so that both generations are known wherever one is (RFC 7030, section 4.1.3). Unknown names add nothing.
 func (a *Authority) Anchors(names ...string) [][]byte {
 	var issuers []*Issuer
 	for _, name := range names {
@@ -48,17 +51,37 @@ func (a *Authority) Anchors(names ...string) [][]byte {
 	if len(names) == 0 {
 		issuers = a.all()
 	}
-	seen := map[IssuerID]bool{}
-	var below, roots [][]byte
+	b := bundle{crosses: a.Crosses(), seen: map[IssuerID]bool{}}
 	for _, i := range issuers {
-		for ; i != nil && !seen[i.id]; i = i.parent {
-			seen[i.id] = true
-			if i.parent == nil {
-				roots = append(roots, i.cert.Raw)
-				continue
+		b.add(i)
+	}
+	return slices.Concat(b.below, b.vouching, b.roots)
+}
+
+// bundle collects certificates for Anchors.
+type bundle struct {
+	crosses                []*Cross
+	seen                   map[IssuerID]bool
+	below, vouching, roots [][]byte
+}
+
+// add adds a CA, those above it, and the roots that vouch for its root or that it vouches for.
+func (b *bundle) add(i *Issuer) {
+	for ; i != nil && !b.seen[i.id]; i = i.parent {
+		b.seen[i.id] = true
+		if i.parent != nil {
+			b.below = append(b.below, i.cert.Raw)
+			continue
+		}
+		b.roots = append(b.roots, i.cert.Raw)
+		for _, c := range b.crosses {
+			switch i.id {
+			case c.Subject.id: // the certificate of the other direction comes with the other root
+				b.vouching = append(b.vouching, c.Cert.Raw)
+				b.add(c.Issuer)
+			case c.Issuer.id:
+				b.add(c.Subject)
 			}
-			below = append(below, i.cert.Raw)
 		}
 	}
-	return append(below, roots...)
 }

@@ -114,6 +114,8 @@ func (a *Authority) ImportCross(ctx context.Context, actor access.Actor, raw []b
 		return nil, errs.New(errs.Invalid, "this is no cross certificate of roots that are known here: %v", err)
 	}
 	switch {
+	case c.Subject == c.Issuer:
+		return nil, errs.New(errs.Invalid, "this is the self-signed certificate of %q and no cross certificate", c.Subject.name)
 	case c.Subject.parent != nil || c.Issuer.parent != nil:
 		return nil, errs.New(errs.Invalid, "%q and %q must both be roots", c.Subject.name, c.Issuer.name)
 	case !c.valid(now):
