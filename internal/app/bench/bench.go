@@ -28,6 +28,7 @@ type Line struct {
 	RSS     float64 `json:"rss_mib"`  // resident memory of the measured process at the end
 	Server  float64 `json:"server_us,omitempty"`
 	DBShare float64 `json:"db_us,omitempty"`
+	Wall    float64 `json:"wall_ms,omitempty"` // of one operation, where that is the point
 }
 
 // cpuSelf returns the CPU time that this process has used.

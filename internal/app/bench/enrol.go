@@ -44,6 +44,9 @@ type EnrolOptions struct {
 	Serve func(dir, ready string) *exec.Cmd
 	// Progress, if not nil, is told what is being done.
 	Progress func(text string)
+
+	equip   func(ctx context.Context, in *installation) error // adds to the installation before devices are registered; nil: nothing
+	profile func(i int) string                                // of device i; nil: that of devices
 }
 
 // Enrol measures EST enrolments over keep-alive TLS: each request is for another device, with a token and a key of its own, and is answered
@@ -177,7 +180,16 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 	}
 	need := o.N * o.Rounds * len(o.Clients)
 	in.recycle = registered < need
-	if err := in.register(ctx, registered, need); err != nil {
+	if o.equip != nil {
+		if err := o.equip(ctx, in); err != nil {
+			return nil, nil, err
+		}
+	}
+	profile := o.profile
+	if profile == nil {
+		profile = func(int) string { return "device" }
+	}
+	if err := in.register(ctx, registered, need, profile); err != nil {
 		return nil, nil, err
 	}
 	if in.postmaster != 0 {
@@ -203,7 +215,7 @@ func readRoots(path string) (*x509.CertPool, error) {
 }
 
 // register imports the devices, with tokens, and keeps those of need devices that lie evenly among all.
-func (in *installation) register(ctx context.Context, registered, need int) (err error) {
+func (in *installation) register(ctx context.Context, registered, need int, profile func(i int) string) (err error) {
 	p, err := app.Open(ctx, app.Options{Config: in.config})
 	if err != nil {
 		return err
@@ -215,7 +227,7 @@ func (in *installation) register(ctx context.Context, registered, need int) (err
 		var err error
 		fmt.Fprintln(out, "name,group,profile")
 		for i := 0; i < registered && err == nil; i++ {
-			_, err = fmt.Fprintf(out, "meter-%07d,group-%d,device\n", i, i%100)
+			_, err = fmt.Fprintf(out, "meter-%07d,group-%d,%s\n", i, i%100, profile(i))
 		}
 		out.CloseWithError(err)
 	}()
