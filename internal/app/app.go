@@ -206,7 +206,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now,
 		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
 	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Custody.ForStatus(), Now: p.now, Log: p.log,
-		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, OCSP: p.ocspOptions()})
+		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, DeltaLists: p.Config.CRL.Delta, OCSP: p.ocspOptions()})
 	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile})
 	return nil

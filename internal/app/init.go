@@ -191,10 +191,10 @@ func hierarchy(organisation string) []ca.Spec {
 	}
 	return []ca.Spec{
 		{Name: rootName, Subject: subject("Root G1"), Algorithm: key.P384, Validity: 30 * year, PathLen: 2},
-		{Name: "devices", Parent: rootName, Subject: subject("Devices G1"), Algorithm: key.P256, Validity: 15 * year},
-		{Name: "services", Parent: rootName, Subject: subject("Services G1"), Algorithm: key.P256, Validity: 15 * year},
-		{Name: "operators", Parent: rootName, Subject: subject("Operators G1"), Algorithm: key.P256, Validity: 15 * year},
-		{Name: "birth", Subject: subject("Birth G1"), Algorithm: key.P256, Forever: true},
+		{Name: "devices", Parent: rootName, Subject: subject("Devices G1"), Algorithm: key.P256, Validity: 15 * year, Shards: ca.MostShards},
+		{Name: "services", Parent: rootName, Subject: subject("Services G1"), Algorithm: key.P256, Validity: 15 * year, Shards: ca.MostShards},
+		{Name: "operators", Parent: rootName, Subject: subject("Operators G1"), Algorithm: key.P256, Validity: 15 * year, Shards: ca.MostShards},
+		{Name: "birth", Subject: subject("Birth G1"), Algorithm: key.P256, Forever: true, Shards: ca.MostShards},
 	}
 }
 

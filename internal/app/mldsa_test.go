@@ -166,7 +166,7 @@ func ocspStatus(t *testing.T, p *apptest.Platform, issuer *ca.Issuer, serial []b
 
 func checkListed(t *testing.T, p *apptest.Platform, issuer *ca.Issuer, leaf *x509.Certificate) {
 	t.Helper()
-	list, err := p.Revoke.CRL(t.Context(), issuer.ID())
+	list, err := p.Revoke.CRL(t.Context(), issuer.ID(), issuer.Shard(leaf.SerialNumber.Bytes()))
 	if err != nil {
 		t.Fatal(err)
 	}

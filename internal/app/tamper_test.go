@@ -12,7 +12,9 @@ import (
 
 	"mooring/internal/app"
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
 	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
 	"mooring/internal/core/revoke"
@@ -101,7 +103,7 @@ func unnamed(c column) (key string, e exception) {
 
 // names is how findings speak of a table.
 func names(table string) *regexp.Regexp {
-	special := map[string]string{"ca_issuer": `ca: CA "`, "cert": `certificate [0-9a-f]{32}`, "profile_version": `profile version`, "revoked": `revoked|revocation`, "crl": `CRL`, "crl_scope": `crl_scope`,
+	special := map[string]string{"ca_issuer": `ca: CA "`, "cert": `certificate [0-9a-f]{32}`, "profile_version": `profile version`, "revoked": `revoked|revocation`, "crl": `CRL`, "crl_chunk": `octets of the CRL`, "crl_delta": `delta CRL`, "crl_scope": `crl_scope`,
 		"audit_pos": `audit_pos|position`, "device": `device: device [0-9a-f]{32}`, "slot": `slot [0-9a-f]{32}/|birth certificate was changed`, "birth": `birth [0-9a-f]{64}`, "request": `table request`}
 	if text, ok := special[table]; ok {
 		return regexp.MustCompile(text)
@@ -109,9 +111,14 @@ func names(table string) *regexp.Regexp {
 	return regexp.MustCompile(table)
 }
 
+func withDeltas(c *conf.Config) {
+	onSQLite(c)
+	c.CRL.Delta = true
+}
+
 // smallLife runs a platform through everything that leaves a row somewhere, stops it, and returns its directory.
 func smallLife(t *testing.T) string {
-	p := apptest.Start(t, onSQLite, apptest.Variant("device", "approved", "approval: required"))
+	p := apptest.Start(t, withDeltas, apptest.Variant("device", "approved", "approval: required"))
 	ctx := t.Context()
 	born := p.Add(t, device.Spec{Name: "born", Names: []string{"dns:born.test"}, Group: "hall-1", Tags: map[string]string{"model": "m1"}, Profile: "device", Birth: p.OperatorCert(t).Certificate[1]})
 	p.Token(t, born.ID)
@@ -149,8 +156,12 @@ func smallLife(t *testing.T) string {
 	for _, issuer := range []string{"devices", "root"} {
 		i, err := p.CA.Issuer(issuer)
 		must(t, err)
-		_, err = p.Revoke.CRL(ctx, i.ID())
+		_, err = p.Revoke.CRL(ctx, i.ID(), ca.Complete)
 		must(t, err)
+		if i.Shards() > 0 {
+			_, err = p.Revoke.Delta(ctx, i.ID(), i.Shard(gone.Leaf.SerialNumber.Bytes()))
+			must(t, err)
+		}
 	}
 	p.Record(t)
 	dir := p.Config.Dir

@@ -1,6 +1,7 @@
 package der
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 
@@ -157,6 +158,15 @@ func NewFreshestCRL(url string) Extension {
 	e := NewCRLPoints(url)
 	e.OID = OIDFreshestCRL
 	return e
+}
+
+// CheckCRL verifies the signature on a revocation list in DER by the key of its issuer, whatever the kind of key. It looks at nothing else.
+func CheckCRL(raw []byte, issuer crypto.PublicKey) error {
+	tbs, algorithm, signature, err := readSigned(raw, "revocation list")
+	if err != nil {
+		return err
+	}
+	return algorithm.Verify(issuer, tbs, signature)
 }
 
 // Enclose returns what Wrap puts before and after a TBS of n octets, for lists too big to hold.

@@ -122,6 +122,7 @@ type Limits struct {
 type CRL struct {
 	Validity time.Duration
 	Refresh  time.Duration
+	Delta    bool // whether there are delta lists
 }
 
 // OCSP holds who answers about the status of certificates, and how.

@@ -82,6 +82,7 @@ func (c *Config) table() []entry {
 
 		{"crl.validity", "7d", "How long a list is valid.", "3d", duration(&c.CRL.Validity, time.Minute, 400*day)},
 		{"crl.refresh", "12h", "A list is signed anew at least this often; after a revocation at once.", "1h", duration(&c.CRL.Refresh, time.Second, 400*day)},
+		{"crl.delta", "false", "Whether full lists name delta lists, which are then made for whoever asks.", "true", truth(&c.CRL.Delta)},
 
 		{"ocsp.validity", "12h", "How long an answer is valid. Caches outside keep it for half of that, also after a revocation.", "1h", duration(&c.OCSP.Validity, time.Minute, 30*day)},
 		{"ocsp.responder", "ca", "Who signs answers: ca (the CA's own key), delegated (a key that each server makes for itself and the CA certifies for this alone), or off (questions are answered with unauthorized).", "delegated", oneOf(&c.OCSP.Responder, "ca", "delegated", "off")},

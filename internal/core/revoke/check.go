@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"maps"
 	"slices"
 	"strconv"
@@ -18,9 +19,9 @@ import (
 
 // Checker compares the tables of this package with the replayed audit record. Every revocation, hold and release must be a row that says the
 // same in every column; the newest entry about a certificate counts, by the number of its change, since the record is not in the order of the
-// commits. The published list of each CA must be the one with the highest number in the record, octet by octet, no number may have been
-// published twice, and no list may be older than one with a lower number. It keeps about 150 octets for each revoked certificate and 32 for
-// each list. A Checker serves one verification.
+// commits. The published lists must be those with the highest number in the record, in all that their rows say and in the octets that are kept, no
+// number may have been published twice, and no list may be older than one with a lower number. It keeps about 150 octets for each revoked
+// certificate and 32 for each list. A Checker serves one verification.
 func (s *Service) Checker() audit.Checker {
 	c := &checker{revoked: map[string]replayed{}, scopes: map[scopeKey]*replayedScope{}}
 	return audit.Checker{Name: "revoke", Entry: c.entry, Finish: c.finish}
@@ -44,6 +45,10 @@ type replayedScope struct {
 	lists   []replayedList
 	newest  map[string]string // details of the entry with the highest number
 	index   int64             // of that entry
+	pieces  map[int64]string  // the digests of lists that are kept in pieces, by number
+	delta   map[string]string // details of the delta list with the highest number
+	deltaAt int64             // index of that entry
+	told    bool              // the delta list was compared
 	met     bool              // the published list was compared
 	counted bool              // the row of crl_scope was compared
 }
@@ -77,8 +82,10 @@ func (c *checker) entry(index int64, e audit.Entry) error {
 	switch e.Action {
 	case "cert.revoke", "cert.hold", "cert.release":
 		return c.changed(index, &e)
-	case "crl.publish":
+	case "crl.publish", "crl.import":
 		return c.published(index, &e)
+	case "crl.delta":
+		return c.deltaMade(index, &e)
 	}
 	return nil
 }
@@ -103,10 +110,11 @@ func (d *details) octets(text string, into []byte) {
 	}
 }
 
-func (c *checker) changed(index int64, e *audit.Entry) error {
+// revocationOf reads the row that an entry tells of.
+func revocationOf(e *audit.Entry) (Revocation, error) {
 	d := details{of: e.Detail}
-	r := replayed{index: index, Revocation: Revocation{Serial: make([]byte, 16), Shard: d.number("shard"), At: d.number("at"), NotAfter: d.number("not_after"),
-		ByDevice: d.number("origin") == 1, turn: d.number("turn"), change: d.number("change")}}
+	r := Revocation{Serial: make([]byte, 16), Shard: d.number("shard"), At: d.number("at"), NotAfter: d.number("not_after"),
+		ByDevice: d.number("origin") == 1, turn: d.number("turn"), change: d.number("change")}
 	d.octets(e.Serial, r.Serial)
 	d.octets(e.Device, r.Device[:])
 	d.octets(e.Detail["issuer"], r.Issuer[:])
@@ -116,9 +124,15 @@ func (c *checker) changed(index int64, e *audit.Entry) error {
 			d.err = err
 		}
 	}
-	if d.err != nil {
-		return d.err
+	return r, d.err
+}
+
+func (c *checker) changed(index int64, e *audit.Entry) error {
+	row, err := revocationOf(e)
+	if err != nil {
+		return err
 	}
+	r := replayed{index: index, Revocation: row}
 	sc := c.scope(r.scope())
 	sc.changes = max(sc.changes, r.change)
 	was, known := c.revoked[string(r.Serial)]
@@ -144,6 +158,27 @@ func (c *checker) published(index int64, e *audit.Entry) error {
 	if highest, _ := strconv.ParseInt(sc.newest["number"], 10, 64); sc.newest == nil || l.number > highest {
 		sc.newest, sc.index = e.Detail, index
 	}
+	if d.number("kind") != built {
+		if sc.pieces == nil {
+			sc.pieces = map[int64]string{}
+		}
+		sc.pieces[l.number] = e.Detail["sha256"]
+	}
+	return d.err
+}
+
+func (c *checker) deltaMade(index int64, e *audit.Entry) error {
+	d := details{of: e.Detail}
+	k := scopeKey{shard: d.number("shard")}
+	d.octets(e.Object, k.issuer[:])
+	number := d.number("number")
+	if d.err != nil {
+		return d.err
+	}
+	sc := c.scope(k)
+	if highest, _ := strconv.ParseInt(sc.delta["number"], 10, 64); sc.delta == nil || number > highest {
+		sc.delta, sc.deltaAt = e.Detail, index
+	}
 	return nil
 }
 
@@ -160,13 +195,22 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 	if err := tx.Each(ctx, c.compareScope, `SELECT cell, issuer, shard, changes, number FROM crl_scope ORDER BY issuer, shard`); err != nil {
 		return fmt.Errorf("reading the counters of the CRLs: %w", err)
 	}
-	if err := tx.Each(ctx, c.compareList, `SELECT cell, issuer, shard, `+listColumns+`, digest, der FROM crl ORDER BY issuer, shard`); err != nil {
+	if err := tx.Each(ctx, c.compareList, `SELECT cell, issuer, shard, `+listColumns+` FROM crl ORDER BY issuer, shard`); err != nil {
 		return fmt.Errorf("reading the CRLs: %w", err)
+	}
+	if err := tx.Each(ctx, c.compareDelta, `SELECT cell, issuer, shard, number, signature, digest FROM crl_delta ORDER BY issuer, shard`); err != nil {
+		return fmt.Errorf("reading the delta CRLs: %w", err)
+	}
+	if err := c.comparePieces(ctx, tx); err != nil {
+		return fmt.Errorf("reading the pieces of the CRLs: %w", err)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(c.scopes), scopeKey.compare) {
 		sc := c.scopes[k]
 		if sc.newest != nil && !sc.met {
 			c.find("CA %s: the CRL %s (entry %d) is missing", k.issuer, sc.newest["number"], sc.index)
+		}
+		if sc.delta != nil && !sc.told {
+			c.find("CA %s: the delta CRL %s (entry %d) is missing", k.issuer, sc.delta["number"], sc.deltaAt)
 		}
 		if !sc.counted && (sc.changes > 0 || len(sc.lists) > 0) {
 			c.find("CA %s: its row of crl_scope is missing", k.issuer)
@@ -239,11 +283,11 @@ func (c *checker) compareScope(row db.Row) error {
 func (c *checker) compareList(row db.Row) error {
 	var cell uint8
 	var k scopeKey
-	var issuer, digest []byte
+	var issuer []byte
 	var l list
-	err := row.Scan(&cell, &issuer, &k.shard, &l.number, &l.thisUpdate, &l.nextUpdate, &l.covers, &l.regularUpdate, &l.regularCovers, &digest, &l.der)
-	if err != nil {
-		return err
+	if err := l.scan(row, &cell, &issuer, &k.shard); err != nil {
+		c.find("CA %x: the row of its CRL: %w", issuer, err)
+		return nil
 	}
 	copy(k.issuer[:], issuer)
 	sc := c.scopes[k]
@@ -252,13 +296,78 @@ func (c *checker) compareList(row db.Row) error {
 		return nil
 	}
 	sc.met = true
-	if l.digest = sha256.Sum256(l.der); string(digest) != string(l.digest[:]) {
-		c.find("CA %s: the column digest of its CRL is not that of the list", k.issuer)
-	}
 	have := l.entry(k).Detail
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if have[name] != sc.newest[name] {
 			c.find("CA %s: the CRL in the database differs from entry %d in %s", k.issuer, sc.index, name)
+		}
+	}
+	return nil
+}
+
+func (c *checker) compareDelta(row db.Row) error {
+	var cell uint8
+	var k scopeKey
+	var issuer, digest []byte
+	var d list
+	if err := row.Scan(&cell, &issuer, &k.shard, &d.number, &d.signature, &digest); err != nil {
+		return err
+	}
+	copy(k.issuer[:], issuer)
+	sc := c.scopes[k]
+	if sc == nil || sc.delta == nil || cell != 0 || len(issuer) != len(k.issuer) {
+		c.find("CA %x: a delta CRL is in the database, but no entry says that it was made", issuer)
+		return nil
+	}
+	sc.told = true
+	copy(d.digest[:], digest)
+	have := deltaEntry(k, &d).Detail
+	delete(have, "base") // follows from the octets that the digest is of
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if have[name] != sc.delta[name] {
+			c.find("CA %s: the delta CRL in the database differs from entry %d in %s", k.issuer, sc.deltaAt, name)
+		}
+	}
+	return nil
+}
+
+// comparePieces hashes the lists that are kept in pieces: the published one and, when it is there, the one before. Pieces of others were never
+// published, because whoever was making them was interrupted.
+func (c *checker) comparePieces(ctx context.Context, tx *db.Tx) error {
+	type listKey struct {
+		scopeKey
+		number int64
+	}
+	sums, pieces := map[listKey]hash.Hash{}, map[listKey]int64{}
+	err := tx.Each(ctx, func(row db.Row) error {
+		var k listKey
+		var issuer, data []byte
+		var seq int64
+		if err := row.Scan(&issuer, &k.shard, &k.number, &seq, &data); err != nil {
+			return err
+		}
+		copy(k.issuer[:], issuer)
+		if sums[k] == nil {
+			sums[k] = sha256.New()
+		}
+		if pieces[k]++; pieces[k] != seq+1 {
+			sums[k].Write([]byte("a piece is missing")) // which no digest foresees
+		}
+		sums[k].Write(data)
+		return nil
+	}, `SELECT issuer, shard, number, seq, data FROM crl_chunk WHERE cell = 0 ORDER BY issuer, shard, number, seq`)
+	if err != nil {
+		return err
+	}
+	for k, sum := range sums {
+		if sc := c.scopes[k.scopeKey]; sc != nil && sc.pieces[k.number] != "" && sc.pieces[k.number] != hex.EncodeToString(sum.Sum(nil)) {
+			c.find("CA %s: the octets of the CRL %d are not those that were published", k.issuer, k.number)
+		}
+	}
+	for k, sc := range c.scopes {
+		number, _ := strconv.ParseInt(sc.newest["number"], 10, 64)
+		if sc.pieces[number] != "" && sums[listKey{k, number}] == nil {
+			c.find("CA %s: the octets of the CRL %d are missing", k.issuer, number)
 		}
 	}
 	return nil

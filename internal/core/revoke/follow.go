@@ -2,12 +2,12 @@ package revoke
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"mooring/internal/base/db"
+	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 )
 
@@ -26,182 +26,201 @@ func (s *Service) Run(ctx context.Context) error {
 	var both sync.WaitGroup
 	both.Go(func() { s.follow(ctx) })
 	defer both.Wait()
-	return s.DB.Lead(ctx, leaseName, func(ctx context.Context, _ *db.Lease) error { return s.lead(ctx) })
+	return s.DB.Lead(ctx, leaseName, s.lead)
 }
 
-// follow keeps this node's lists and answers as new as the database.
+// follow keeps this node's lists and answers as new as the record, from the present on: what the node knows it read later than that.
 func (s *Service) follow(ctx context.Context) {
 	failing := false
 	for ctx.Err() == nil {
+		grown := s.Audit.Grown() // before looking, so that no growth is missed
 		err := s.look(ctx)
 		if err != nil && !failing && ctx.Err() == nil {
 			s.Log.LogAttrs(ctx, slog.LevelWarn, "other nodes' revocations cannot be read", slog.Any("cause", err))
 		}
 		failing = err != nil
-		pause(ctx, pollEvery)
+		if failing {
+			grown = nil
+		}
+		pause(ctx, pollEvery, grown)
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// pause waits for d, or less when early is closed before.
+func pause(ctx context.Context, d time.Duration, early <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+	case <-early:
 	case <-ctx.Done():
 	}
 }
 
-// state is where a list stands in the database.
-type state struct {
-	key                    scopeKey
-	changes                int64
-	number, covers         int64 // of the published list; 0 = none
-	thisUpdate, nextUpdate int64
-	regularUpdate          int64
+// watched are the entries that look acts upon.
+func watched() []string {
+	return append(eventActions(), "crl.publish", "crl.import", "ca.create", "ca.import")
 }
 
-const selectStates = `SELECT s.issuer, s.shard, s.changes, COALESCE(c.number, 0), COALESCE(c.covers, 0), COALESCE(c.this_update, 0),
- COALESCE(c.next_update, 0), COALESCE(c.regular_update, 0) FROM crl_scope s
- LEFT JOIN crl c ON c.cell = s.cell AND c.issuer = s.issuer AND c.shard = s.shard WHERE s.cell = 0`
-
-func (s *Service) states(ctx context.Context) (all []state, err error) {
-	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		all = nil
-		return tx.Each(ctx, func(row db.Row) error {
-			var st state
-			var issuer []byte
-			if err := row.Scan(&issuer, &st.key.shard, &st.changes, &st.number, &st.covers, &st.thisUpdate, &st.nextUpdate, &st.regularUpdate); err != nil {
-				return err
-			}
-			if len(issuer) != len(st.key.issuer) {
-				return fmt.Errorf("a row of crl_scope has an issuer of %d octets", len(issuer))
-			}
-			st.key.issuer = ca.IssuerID(issuer)
-			all = append(all, st)
-			return nil
-		}, selectStates)
-	})
-	return all, err
-}
-
-// look reads once what is new.
+// look reads once what is new in the record.
 func (s *Service) look(ctx context.Context) error {
-	all, err := s.states(ctx)
-	if err != nil {
-		return err
-	}
-	for _, st := range all {
-		sc, err := s.scopeOf(st.key)
+	if !s.looked {
+		size, err := s.Audit.Size(ctx)
 		if err != nil {
-			continue // a CA that another node made and this one has not loaded: it serves nothing of it yet
-		}
-		if err := s.forgetAnswers(ctx, sc, st.changes); err != nil {
 			return err
 		}
-		if l := sc.current.Load(); st.number > 0 && (l == nil || l.number < st.number) {
-			if _, err := s.load(ctx, sc); err != nil {
-				return err
+		s.place, s.looked = size, true
+		s.answers.clear()
+		s.outdateAll()
+	}
+	for {
+		page, next, err := s.Audit.Scan(ctx, s.place, watched())
+		if err != nil {
+			return err
+		}
+		changed := map[ca.IssuerID][][]byte{}
+		for i := range page {
+			s.notice(ctx, &page[i], changed)
+		}
+		for issuer, serials := range changed {
+			s.renewAnswers(ctx, issuer, serials, renewFollowed)
+		}
+		if next == s.place {
+			return nil
+		}
+		s.place = next
+	}
+}
+
+// notice does what an entry asks of this node. What others changed is added to changed.
+func (s *Service) notice(ctx context.Context, e *audit.Indexed, changed map[ca.IssuerID][][]byte) {
+	switch e.Action {
+	case "crl.publish", "crl.import":
+		d := details{of: e.Detail}
+		k := scopeKey{shard: d.number("shard")}
+		d.octets(e.Object, k.issuer[:])
+		if d.err == nil {
+			s.outdate(k, d.number("number"))
+		}
+	case "ca.create", "ca.import":
+		if _, err := s.CA.Issuer(e.Object); err != nil { // another node made it
+			if err := s.CA.Load(ctx); err != nil {
+				s.Log.LogAttrs(ctx, slog.LevelWarn, "a CA that another node made cannot be read", slog.Any("cause", err))
 			}
 		}
-	}
-	return nil
-}
-
-// maxForgotten is how many changes one look tells apart; after more all answers are forgotten.
-const maxForgotten = 20_000
-
-// forgetAnswers drops the OCSP answers about certificates that changed since the last look. This node's own changes are among them, again.
-func (s *Service) forgetAnswers(ctx context.Context, sc *scope, changes int64) error {
-	seen := sc.seen.Load()
-	if changes <= seen {
-		return nil
-	}
-	var serials [][]byte
-	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		serials = nil
-		return tx.Each(ctx, func(row db.Row) error {
-			var serial []byte
-			err := row.Scan(&serial)
-			serials = append(serials, serial)
-			return err
-		}, `SELECT serial FROM revoked WHERE issuer = $1 AND crl_shard = $2 AND change > $3 AND change <= $4 ORDER BY change LIMIT $5`,
-			sc.key.issuer[:], sc.key.shard, seen, changes, int64(maxForgotten))
-	})
-	if err != nil {
-		return err
-	}
-	if len(serials) == maxForgotten { // among them the very first look at a long list
-		s.answers.clear()
-	}
-	s.renewAnswers(ctx, sc.key.issuer, serials, renewFollowed)
-	sc.seen.Store(changes)
-	return nil
-}
-
-// lead makes lists until ctx ends.
-func (s *Service) lead(ctx context.Context) error {
-	r := rounds{waiting: map[scopeKey]int64{}, failed: map[scopeKey]time.Time{}}
-	for ctx.Err() == nil {
-		if err := s.round(ctx, &r); err != nil && ctx.Err() == nil {
-			return err
-		}
-		pause(ctx, pollEvery)
-	}
-	return nil
-}
-
-// rounds remembers between the rounds of lead.
-type rounds struct {
-	waiting map[scopeKey]int64 // changes that a list did not show a round ago: its maker may still be at work
-	failed  map[scopeKey]time.Time
-}
-
-// round makes every list that is missing, due, or behind for longer than a round.
-func (s *Service) round(ctx context.Context, r *rounds) error {
-	all, err := s.states(ctx)
-	if err != nil {
-		return fmt.Errorf("reading where the CRLs stand: %w", err)
-	}
-	known := make(map[scopeKey]state, len(all))
-	for _, st := range all {
-		known[st.key] = st
-	}
-	var issuers []*ca.Issuer
-	s.CA.Each(func(i *ca.Issuer) { issuers = append(issuers, i) })
-	for _, i := range issuers {
-		k := scopeKey{issuer: i.ID()}
-		st := known[k]
-		st.key = k
-		if s.Now().After(i.Certificate().NotAfter) || s.Now().Sub(r.failed[k]) < retryAfter {
-			continue // nobody accepts a list of an expired CA
-		}
-		if err := s.advance(ctx, r, st); err != nil && ctx.Err() == nil {
-			r.failed[k] = s.Now()
-			s.Log.LogAttrs(ctx, slog.LevelError, "a CRL cannot be made", slog.String("issuer", k.issuer.String()), slog.Any("cause", err))
+		s.duties.missing.Store(true)
+	default:
+		if ev, err := eventOf(e); err == nil {
+			if !s.own.take(ev.Serial, ev.change) {
+				changed[ev.Issuer] = append(changed[ev.Issuer], ev.Serial)
+			}
+			s.duties.add(scopeKey{ev.Issuer, ev.shard}, ev.change, s.Now())
 		}
 	}
-	return nil
 }
 
-// advance makes the list of st if it is time.
-func (s *Service) advance(ctx context.Context, r *rounds, st state) error {
-	sc, err := s.scopeOf(st.key)
-	if err != nil {
-		return err
+// outdate has the list read again before it is served, unless its number is known.
+func (s *Service) outdate(k scopeKey, number int64) {
+	s.mu.Lock()
+	sc := s.scopes[k]
+	s.mu.Unlock()
+	if sc == nil {
+		return
 	}
-	l := &list{thisUpdate: st.thisUpdate, nextUpdate: st.nextUpdate, regularUpdate: st.regularUpdate}
-	if st.number == 0 || s.regular(l) {
-		_, err := s.listed(ctx, sc, func(l *list) bool { return !s.regular(l) })
-		return err
+	if l := sc.current.Load(); l == nil || l.number < number {
+		sc.stale.Store(true)
 	}
-	if st.changes <= st.covers {
-		delete(r.waiting, st.key)
-		return nil
+}
+
+func (s *Service) outdateAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sc := range s.scopes {
+		sc.stale.Store(true)
 	}
-	if before, waited := r.waiting[st.key]; !waited || before <= st.covers {
-		r.waiting[st.key] = st.changes
-		return nil
+}
+
+// own remembers which changes this process made, so that it need not act on them again when it reads them in the record.
+type own struct {
+	mu    sync.Mutex
+	known map[string]int64 // the change, by serial; guarded by mu
+}
+
+// mostOwn bounds what is remembered; whatever is forgotten is only acted on twice.
+const mostOwn = 50_000
+
+func (o *own) add(serial []byte, change int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.known == nil || len(o.known) >= mostOwn {
+		o.known = map[string]int64{}
 	}
-	_, err = s.listed(ctx, sc, func(l *list) bool { return l.covers >= st.changes })
-	return err
+	o.known[string(serial)] = change
+}
+
+// take reports whether the change is this process's newest to the certificate, and forgets it.
+func (o *own) take(serial []byte, change int64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.known[string(serial)] != change {
+		return false
+	}
+	delete(o.known, string(serial))
+	return true
+}
+
+// duties is what the node that holds the lease was told to see to.
+type duties struct {
+	missing atomic.Bool // a CA may be without a list
+
+	mu     sync.Mutex
+	leads  bool                 // guarded by mu; others need not remember
+	behind map[scopeKey]waiting // guarded by mu; lists that may not show a change yet
+}
+
+// waiting is a change that a list is to show. Its maker may still be at work.
+type waiting struct {
+	change int64
+	since  time.Time
+}
+
+func (d *duties) add(k scopeKey, change int64, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.leads {
+		return
+	}
+	w, known := d.behind[k]
+	if !known {
+		w.since = now
+	}
+	w.change = max(w.change, change)
+	d.behind[k] = w
+}
+
+// lead sets whether this node leads.
+func (d *duties) lead(leads bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leads, d.behind = leads, map[scopeKey]waiting{}
+}
+
+// ripe takes out the changes that have waited for longer than a round.
+func (d *duties) ripe(now time.Time) map[scopeKey]int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ripe := map[scopeKey]int64{}
+	for k, w := range d.behind {
+		if now.Sub(w.since) >= pollEvery {
+			ripe[k] = w.change
+			delete(d.behind, k)
+		}
+	}
+	return ripe
+}
+
+// issuers returns all CAs.
+func (s *Service) issuers() (all []*ca.Issuer) {
+	s.CA.Each(func(i *ca.Issuer) { all = append(all, i) })
+	return all
 }

@@ -1,13 +1,11 @@
 package revoke
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"slices"
+	"log/slog"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -22,60 +20,129 @@ import (
 
 // CRL is a list as it is published. It is shared: do not change DER.
 type CRL struct {
-	DER                    []byte
+	DER                    []byte // nil when the list is kept in pieces: read it with Service.Content
+	Size                   int64
 	Number                 int64
 	ThisUpdate, NextUpdate int64 // UTC seconds
 	Digest                 [32]byte
+
+	key    scopeKey
+	before []byte // the piece 0 of a list kept in pieces
 }
 
-// CRL returns the list of a CA that is published now; one that is not there yet, or no longer valid, is made. When that fails because the key
-// or the store is unavailable, an expired list is returned rather than none. A CA that does not exist is NotFound.
-func (s *Service) CRL(ctx context.Context, id ca.IssuerID) (CRL, error) {
-	sc, err := s.scopeOf(scopeKey{issuer: id})
+// CRL returns the list of a CA that is published now: of one shard, or the complete list when shard is ca.Complete or the CA has no shards.
+// One that is not there yet, or no longer valid, is made. When that fails because the key or the store is unavailable, an expired list is
+// returned rather than none. A CA or shard that does not exist is NotFound.
+func (s *Service) CRL(ctx context.Context, id ca.IssuerID, shard int64) (CRL, error) {
+	sc, err := s.scopeAt(id, shard)
 	if err != nil {
 		return CRL{}, err
 	}
-	l := sc.current.Load()
-	if l == nil || l.nextUpdate <= s.Now().Unix() {
-		made, err := s.listed(ctx, sc, func(l *list) bool { return l.nextUpdate > s.Now().Unix() })
-		if made == nil && l == nil {
-			return CRL{}, err
-		}
-		if made != nil {
-			l = made
+	l, err := s.servable(ctx, sc)
+	if err != nil {
+		return CRL{}, err
+	}
+	return l.crl(sc.key), nil
+}
+
+func (l *list) crl(k scopeKey) CRL {
+	return CRL{DER: l.der, Size: l.size, Number: l.number, ThisUpdate: l.thisUpdate, NextUpdate: l.nextUpdate, Digest: l.digest, key: k, before: l.before}
+}
+
+// servable returns the list to hand out, made anew when it has to be. An old one is better than none.
+func (s *Service) servable(ctx context.Context, sc *scope) (*list, error) {
+	l, err := s.newest(ctx, sc)
+	if l != nil && (!s.lapsed(sc, l) || s.expired(sc.issuer)) {
+		return l, nil
+	}
+	if err == nil {
+		var made *list
+		if made, err = s.listed(ctx, sc, func(l *list) bool { return !s.lapsed(sc, l) }); err == nil {
+			return made, nil
 		}
 	}
-	return CRL{DER: l.der, Number: l.number, ThisUpdate: l.thisUpdate, NextUpdate: l.nextUpdate, Digest: l.digest}, nil
+	if l == nil {
+		l = sc.current.Load()
+	}
+	if l != nil {
+		s.Log.LogAttrs(ctx, slog.LevelDebug, "an old CRL is served", slog.String("issuer", sc.key.issuer.String()), slog.Any("cause", err))
+		return l, nil
+	}
+	return nil, err
 }
+
+// lapsed reports whether a list is too old to be handed out. The lists of shards in which nothing was ever revoked are nobody's duty: they are
+// made anew for whoever asks after half their time.
+func (s *Service) lapsed(sc *scope, l *list) bool {
+	if l.kind == imported {
+		return false
+	}
+	return l.nextUpdate <= s.Now().Unix() || l.due == never && s.regular(l)
+}
+
+func (s *Service) expired(i *ca.Issuer) bool { return s.Now().After(i.Certificate().NotAfter) }
+
+// The kinds of list. The numbers are stored.
+const (
+	built    = 0 // of the rows of revoked
+	pieced   = 1 // kept in crl_chunk
+	imported = 2 // kept in crl_chunk, made elsewhere
+)
+
+// never is in place of a time that does not come.
+const never = der.NoExpiry
 
 // list is one published CRL with what the next one must know. It never changes.
 type list struct {
+	kind                   int64
 	number                 int64
 	thisUpdate, nextUpdate int64
 	covers                 int64 // changes up to this one are in it
 	// Of the last list that was made on schedule and not because of a change: an expired certificate's entry may leave only after it was on
 	// such a list that was issued after its expiry (RFC 5280, section 3.3).
-	regularUpdate, regularCovers int64
-	digest                       [32]byte
-	der                          []byte
+	regularNumber, regularUpdate, regularCovers int64
+	floor                                       floor
+	due                                         int64
+	delta                                       bool // it names the address of a delta list
+	size                                        int64
+	signature                                   []byte
+	digest                                      [32]byte
+	der                                         []byte // nil when kept in pieces
+	before                                      []byte // piece 0 when kept in pieces
 }
+
+// floor says which entries have left: those up to change covers whose certificates expired before update.
+type floor struct{ update, covers int64 }
 
 // scope is one list in the making.
 type scope struct {
 	key     scopeKey
 	issuer  *ca.Issuer
+	point   string               // the address of a shard's list as certificates name it; "" for a complete list
 	current atomic.Pointer[list] // the newest published list that this node knows; nil before it looked
+	delta   atomic.Pointer[list] // the delta list of that number, when somebody asked for it
+	stale   atomic.Bool          // others may have published since
+	checked atomic.Int64         // second in which the database was last asked for the number
 
 	making chan struct{} // holds the token of whoever makes or loads a list; it guards what follows
-	// entries are the encoded entries of all changes up to covers. Keeping them makes the cost of a revocation independent of how many
-	// there were before.
-	entries []byte
-	covers  int64
-	loaded  bool
-	rested  time.Duration // how long to rest after the last list
-	made    time.Time     // when that was
+	kept   kept
+	rested time.Duration // how long to rest after the last list
+	made   time.Time     // when that was
+}
 
-	seen atomic.Int64 // changes of which the cache of OCSP answers was told
+// scopeAt returns the list of a shard of a CA.
+func (s *Service) scopeAt(id ca.IssuerID, shard int64) (*scope, error) {
+	i, err := s.CA.IssuerByID(id)
+	if err != nil {
+		return nil, err
+	}
+	switch n := int64(i.Shards()); {
+	case n == 0 && shard == ca.Complete:
+		shard = 0
+	case shard < ca.Complete || shard >= max(n, 1):
+		return nil, errs.New(errs.NotFound, "the CA %q has no list %d", i.Name(), shard)
+	}
+	return s.scopeOf(scopeKey{id, shard})
 }
 
 // scopeOf returns the list of an existing CA.
@@ -90,13 +157,59 @@ func (s *Service) scopeOf(k scopeKey) (*scope, error) {
 	if err != nil {
 		return nil, err
 	}
+	sc = &scope{key: k, issuer: issuer, making: make(chan struct{}, 1)}
+	if issuer.Shards() > 0 && k.shard != ca.Complete {
+		if sc.point = s.CA.CRLAddress(k.issuer, k.shard); sc.point == "" {
+			return nil, errs.New(errs.NotFound, "the CA %q has no lists of shards while no address of CRLs is configured", issuer.Name())
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sc = s.scopes[k]; sc == nil {
-		sc = &scope{key: k, issuer: issuer, making: make(chan struct{}, 1)}
-		s.scopes[k] = sc
+	if was := s.scopes[k]; was != nil {
+		return was, nil
 	}
+	s.scopes[k] = sc
 	return sc, nil
+}
+
+// streamed reports whether the list is the complete one of a CA with shards, which may be too big to hold.
+func (sc *scope) streamed() bool { return sc.key.shard == ca.Complete }
+
+// lock takes the token of sc.making; the caller gives it back.
+func (sc *scope) lock(ctx context.Context) error {
+	select {
+	case sc.making <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return errs.Wrap(errs.Unavailable, ctx.Err(), "waiting for a CRL was given up")
+	}
+}
+
+func (sc *scope) unlock() { <-sc.making }
+
+// newest returns the newest published list, nil when there is none. The database is asked when others may have published since, at most once
+// a second. With an error it returns the newest that is known here.
+func (s *Service) newest(ctx context.Context, sc *scope) (*list, error) {
+	now := s.Now().Unix()
+	l := sc.current.Load()
+	if l != nil && !sc.stale.Load() && now-sc.checked.Load() < 1 {
+		return l, nil
+	}
+	if err := sc.lock(ctx); err != nil {
+		return l, err
+	}
+	defer sc.unlock()
+	if sc.current.Load() != l && l != nil { // somebody else has looked meanwhile
+		return sc.current.Load(), nil
+	}
+	sc.stale.Store(false) // before reading: what comes later makes it stale again
+	found, err := s.load(ctx, sc)
+	if err != nil {
+		sc.stale.Store(true)
+		return l, err
+	}
+	sc.checked.Store(now)
+	return found, nil
 }
 
 // listCovering returns a published list that shows the change, which it makes if need be.
@@ -113,14 +226,12 @@ func (s *Service) listed(ctx context.Context, sc *scope, good func(*list) bool) 
 	if l := sc.current.Load(); l != nil && good(l) {
 		return l, nil
 	}
-	select {
-	case sc.making <- struct{}{}:
-	case <-ctx.Done():
-		return nil, errs.Wrap(errs.Unavailable, ctx.Err(), "waiting for a CRL was given up")
+	if err := sc.lock(ctx); err != nil {
+		return nil, err
 	}
-	defer func() { <-sc.making }()
+	defer sc.unlock()
 	l := sc.current.Load()
-	if l == nil {
+	if l == nil || !good(l) {
 		var err error
 		if l, err = s.load(ctx, sc); err != nil {
 			return nil, err
@@ -140,27 +251,39 @@ func (s *Service) listed(ctx context.Context, sc *scope, good func(*list) bool) 
 }
 
 // regular reports whether a list is due on schedule: l is older than the refresh interval, or more than half of its validity is over.
-func (s *Service) regular(l *list) bool {
-	now := s.Now().Unix()
-	return now >= l.regularUpdate+int64(s.Refresh/time.Second) || now >= l.thisUpdate+(l.nextUpdate-l.thisUpdate)/2
+func (s *Service) regular(l *list) bool { return s.Now().Unix() >= s.dueOf(l) }
+
+// dueOf is when a list is to be made anew.
+func (s *Service) dueOf(l *list) int64 {
+	return min(l.regularUpdate+int64(s.Refresh/time.Second), l.thisUpdate+(l.nextUpdate-l.thisUpdate)/2)
+}
+
+// schedule sets when the list must be made anew: never when the CA has ended by then, since nobody accepts a list of an expired CA, and never
+// when nothing was ever revoked in a shard, see lapsed.
+func (s *Service) schedule(sc *scope, l *list) {
+	l.due = s.dueOf(l)
+	if l.due > sc.issuer.Certificate().NotAfter.Unix() || sc.point != "" && l.covers == 0 {
+		l.due = never
+	}
 }
 
 // publish makes one list and stores it, and returns the newest stored one, which is another node's when that was faster. The caller holds
 // sc.making.
 func (s *Service) publish(ctx context.Context, sc *scope, regular bool) (*list, error) {
+	if sc.issuer.Key() == "" {
+		return nil, errs.New(errs.Unavailable, "the key of CA %q is not kept here: import its list", sc.issuer.Name())
+	}
 	if err := sc.rest(ctx, s.Now()); err != nil {
 		return nil, err
 	}
 	began := s.Now()
-	draft, err := s.reserve(ctx, sc, regular)
-	if err != nil {
-		return nil, err
+	stored, err := false, error(nil)
+	var l *list
+	if sc.streamed() {
+		l, stored, err = s.publishWhole(ctx, sc)
+	} else {
+		l, stored, err = s.publishBuilt(ctx, sc, regular)
 	}
-	l, err := s.sign(ctx, sc, draft)
-	if err != nil {
-		return nil, err
-	}
-	stored, err := s.store(ctx, sc, l)
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +293,21 @@ func (s *Service) publish(ctx context.Context, sc *scope, regular bool) (*list, 
 		return s.load(ctx, sc)
 	}
 	s.counts.lists.Add(1)
+	sc.checked.Store(s.Now().Unix())
 	sc.adopt(l)
 	return l, nil
+}
+
+func (s *Service) publishBuilt(ctx context.Context, sc *scope, regular bool) (l *list, stored bool, err error) {
+	draft, err := s.reserve(ctx, sc, regular)
+	if err != nil {
+		return nil, false, err
+	}
+	if l, err = s.sign(ctx, sc, draft); err != nil {
+		return nil, false, err
+	}
+	stored, err = s.store(ctx, sc, l)
+	return l, stored, err
 }
 
 // maxRest bounds the pause between two lists.
@@ -200,191 +336,61 @@ func (sc *scope) adopt(l *list) {
 	}
 }
 
-const listColumns = `number, this_update, next_update, covers, regular_update, regular_covers`
+const listColumns = `kind, number, this_update, next_update, covers, regular_number, regular_update, regular_covers, floor_update, floor_covers, due, delta,
+ size, signature, digest`
 
-// scan reads listColumns and, into more, what follows them.
-func (l *list) scan(row db.Row, more ...any) error {
-	return row.Scan(append([]any{&l.number, &l.thisUpdate, &l.nextUpdate, &l.covers, &l.regularUpdate, &l.regularCovers}, more...)...)
-}
-
-// load reads the published list, adopts it and returns it, nil when there is none.
-func (s *Service) load(ctx context.Context, sc *scope) (*list, error) {
-	var l *list
-	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		l = nil
-		return tx.Each(ctx, func(row db.Row) error {
-			l = &list{}
-			var digest []byte
-			if err := l.scan(row, &digest, &l.der); err != nil {
-				return err
-			}
-			l.digest = sha256.Sum256(l.der)
-			if string(digest) != string(l.digest[:]) {
-				return fmt.Errorf("the stored CRL %d of %q is damaged: its digest is another", l.number, sc.issuer.Name())
-			}
-			return nil
-		}, `SELECT `+listColumns+`, digest, der FROM crl WHERE cell = 0 AND issuer = $1 AND shard = $2`, sc.key.issuer[:], sc.key.shard)
-	})
-	if err != nil || l == nil {
-		return nil, err
-	}
-	sc.adopt(l)
-	return l, nil
-}
-
-// draft is what a list is made of: a number that no other list will have, and what is new.
-type draft struct {
-	list          // number, covers and the regular fields
-	now     int64 // no entry may be later
-	fresh   bool  // entries are all that belong on the list, not only what is new
-	entries []byte
-	lifted  [][]byte // serials whose entries must go before entries are appended
-}
-
-const (
-	// reserveNumber gives out the next number, at least the present second.
-	reserveNumber = `INSERT INTO crl_scope (cell, issuer, shard, changes, number) VALUES (0, $1, $2, 0, $3) ON CONFLICT (cell, issuer, shard)
- DO UPDATE SET number = CASE WHEN crl_scope.number >= excluded.number THEN crl_scope.number + 1 ELSE excluded.number END RETURNING number, changes`
-
-	selectPrevious = `SELECT ` + listColumns + ` FROM crl WHERE cell = 0 AND issuer = $1 AND shard = $2`
-
-	// selectNew is what changed after $3.
-	selectNew = `SELECT serial, at, reason, turn FROM revoked WHERE issuer = $1 AND crl_shard = $2 AND change > $3 ORDER BY change`
-
-	// selectAll leaves out what has expired before the last regular list and was on it.
-	selectAll = `SELECT serial, at, reason, turn FROM revoked WHERE issuer = $1 AND crl_shard = $2 AND reason <> 8 AND (not_after >= $3 OR change > $4)
- ORDER BY change`
-)
-
-// reserve takes a number and reads, under the lock of the list's row, what belongs on the list of that number.
-func (s *Service) reserve(ctx context.Context, sc *scope, regular bool) (*draft, error) {
-	var d *draft
-	err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		d = &draft{now: s.Now().Unix(), fresh: regular || !sc.loaded}
-		if _, err := tx.Get(ctx, []any{&d.number, &d.covers}, reserveNumber, sc.key.issuer[:], sc.key.shard, d.now); err != nil {
-			return err
-		}
-		var was list
-		if err := tx.Each(ctx, func(row db.Row) error { return was.scan(row) }, selectPrevious, sc.key.issuer[:], sc.key.shard); err != nil {
-			return err
-		}
-		d.thisUpdate = max(d.now, was.thisUpdate) // a clock that was put back must not make lists older
-		d.nextUpdate = d.thisUpdate + int64(s.Validity/time.Second)
-		d.regularUpdate, d.regularCovers = was.regularUpdate, was.regularCovers
-		if regular {
-			d.regularUpdate, d.regularCovers = d.thisUpdate, d.covers
-		}
-		if d.fresh {
-			return tx.Each(ctx, d.add, selectAll, sc.key.issuer[:], sc.key.shard, was.regularUpdate, was.regularCovers)
-		}
-		return tx.Each(ctx, d.add, selectNew, sc.key.issuer[:], sc.key.shard, sc.covers)
-	})
+// scan reads listColumns and, into before, what precedes them.
+func (l *list) scan(row db.Row, before ...any) error {
+	var digest []byte
+	var delta int64
+	err := row.Scan(append(before, &l.kind, &l.number, &l.thisUpdate, &l.nextUpdate, &l.covers, &l.regularNumber, &l.regularUpdate, &l.regularCovers,
+		&l.floor.update, &l.floor.covers, &l.due, &delta, &l.size, &l.signature, &digest)...)
 	if err != nil {
-		return nil, fmt.Errorf("reserving a CRL number: %w", err)
-	}
-	return d, nil
-}
-
-// add encodes one row of revoked. Only a row that was written more than once can have an entry already.
-func (d *draft) add(row db.Row) (err error) {
-	var serial []byte
-	var at, turn int64
-	var reason Reason
-	if err := row.Scan(&serial, &at, (*uint8)(&reason), &turn); err != nil {
 		return err
 	}
-	if turn > 1 && !d.fresh {
-		d.lifted = append(d.lifted, serial)
+	if len(digest) != len(l.digest) || delta>>1 != 0 || l.kind < built || l.kind > imported {
+		return errs.New(errs.Internal, "the row of a CRL is damaged: its kind, delta or digest cannot be")
 	}
-	if reason == released {
-		return nil
-	}
-	// Another node's clock may be ahead; an entry later than its list would be wrong.
-	d.entries, err = der.AppendCRLEntry(d.entries, serial, min(at, d.thisUpdate), int(reason))
-	return err
+	l.digest, l.delta = [32]byte(digest), delta == 1
+	return nil
 }
 
-// sign completes the draft.
-func (s *Service) sign(ctx context.Context, sc *scope, d *draft) (*list, error) {
-	if d.fresh {
-		sc.entries, sc.loaded = d.entries, true
-	} else {
-		sc.lift(d.lifted)
-		sc.entries = append(sc.entries, d.entries...)
-	}
-	sc.covers = d.covers
-	cert := sc.issuer.Certificate()
-	// The list holds everything that the CA revoked, so it has no issuingDistributionPoint (RFC 5280, section 5.2.5): with one, verifiers would
-	// not use it for certificates that name another place or none. Shards will need one each.
-	spec := der.CRLSpec{Algorithm: sc.issuer.Algorithm(), Issuer: cert.RawSubject, AKI: cert.SubjectKeyId, Number: integer(d.number),
-		ThisUpdate: d.thisUpdate, NextUpdate: d.nextUpdate}
-	tbs, err := der.AppendCRLTBS(make([]byte, 0, len(sc.entries)+1024), spec, sc.entries)
-	if err != nil {
-		return nil, fmt.Errorf("encoding a CRL: %w", err)
-	}
-	signature, err := s.signWith(ctx, sc.issuer, tbs)
-	if err != nil {
-		return nil, err
-	}
-	l := d.list
-	l.der = der.Wrap(make([]byte, 0, len(tbs)+len(signature)+64), tbs, sc.issuer.Algorithm(), signature)
-	l.digest = sha256.Sum256(l.der)
-	return &l, nil
+const selectList = `SELECT ` + listColumns + ` FROM crl WHERE cell = 0 AND issuer = $1 AND shard = $2`
+
+// readListTx reads the row of the published list, nil when there is none.
+func readListTx(ctx context.Context, tx *db.Tx, k scopeKey) (l *list, err error) {
+	err = tx.Each(ctx, func(row db.Row) error {
+		l = &list{}
+		return l.scan(row)
+	}, selectList, k.issuer[:], k.shard)
+	return l, err
 }
 
-// signWith signs with the key of a CA. A key that does not sign is Unavailable.
-func (s *Service) signWith(ctx context.Context, i *ca.Issuer, message []byte) ([]byte, error) {
-	signer, err := s.Keys.Signer(ctx, i.Key())
-	if err != nil {
-		if errs.Is(err, errs.Unavailable) { // the store's own text names files, and anybody may ask for a list
-			err = errs.Wrap(errs.Unavailable, err, "the CA cannot sign at present: its key is not to be had; an administrator must look at the key store")
-		}
-		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.Name(), err)
-	}
-	signature, err := signer.Sign(rand.Reader, i.Algorithm().Digest(message), i.Algorithm().Hash())
-	if err != nil && errs.KindOf(err) == errs.Internal {
-		return nil, errs.Wrap(errs.Unavailable, err, "the CA's key does not sign at present")
-	}
-	return signature, err
+const insertList = `INSERT INTO crl (cell, issuer, shard, ` + listColumns + `) VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+ ON CONFLICT (cell, issuer, shard) DO UPDATE SET kind = excluded.kind, number = excluded.number, this_update = excluded.this_update,
+ next_update = excluded.next_update, covers = excluded.covers, regular_number = excluded.regular_number, regular_update = excluded.regular_update,
+ regular_covers = excluded.regular_covers, floor_update = excluded.floor_update, floor_covers = excluded.floor_covers, due = excluded.due,
+ delta = excluded.delta, size = excluded.size, signature = excluded.signature, digest = excluded.digest
+ WHERE crl.number < excluded.number AND crl.this_update <= excluded.this_update`
+
+// storeTx writes the row of l and reports whether it did: not when a newer list is there, or one with a later time.
+func (l *list) storeTx(ctx context.Context, tx *db.Tx, k scopeKey) (bool, error) {
+	n, err := tx.Exec(ctx, insertList, k.issuer[:], k.shard, l.kind, l.number, l.thisUpdate, l.nextUpdate, l.covers, l.regularNumber, l.regularUpdate,
+		l.regularCovers, l.floor.update, l.floor.covers, l.due, bit(l.delta), l.size, l.signature, l.digest[:])
+	return n == 1, err
 }
 
-// lift takes the entries of the serials out. A serial of ours contains 80 random bits, so that its encoding stands nowhere else.
-func (sc *scope) lift(serials [][]byte) {
-	for _, serial := range serials {
-		pattern := der.AppendElement(nil, 0x02, serial)
-		at := bytes.Index(sc.entries, pattern)
-		if at < 2 {
-			continue
-		}
-		// An entry is a SEQUENCE of less than 128 octets: its length is the octet before the serial number.
-		start, end := at-2, at+int(sc.entries[at-1])
-		sc.entries = slices.Delete(sc.entries, start, end)
+func bit(b bool) int64 {
+	if b {
+		return 1
 	}
+	return 0
 }
 
-// integer is the content of a positive INTEGER.
-func integer(n int64) []byte {
-	var b []byte
-	for ; n > 0; n >>= 8 {
-		b = append([]byte{byte(n)}, b...)
-	}
-	if len(b) == 0 || b[0] > 0x7f {
-		b = append([]byte{0}, b...)
-	}
-	return b
-}
-
-const insertList = `INSERT INTO crl (cell, issuer, shard, ` + listColumns + `, digest, der) VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
- ON CONFLICT (cell, issuer, shard) DO UPDATE SET number = excluded.number, this_update = excluded.this_update, next_update = excluded.next_update,
- covers = excluded.covers, regular_update = excluded.regular_update, regular_covers = excluded.regular_covers, digest = excluded.digest,
- der = excluded.der WHERE crl.number < excluded.number AND crl.this_update <= excluded.this_update`
-
-// store publishes l with its audit entry and reports whether it did: not when a newer list is there, or one with a later time.
+// store publishes l with its audit entry and reports whether it did.
 func (s *Service) store(ctx context.Context, sc *scope, l *list) (stored bool, err error) {
 	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		n, err := tx.Exec(ctx, insertList, sc.key.issuer[:], sc.key.shard, l.number, l.thisUpdate, l.nextUpdate, l.covers, l.regularUpdate, l.regularCovers,
-			l.digest[:], l.der)
-		if stored = n == 1; err != nil || !stored {
+		if stored, err = l.storeTx(ctx, tx, sc.key); err != nil || !stored {
 			return err
 		}
 		return s.Audit.Append(ctx, tx, l.entry(sc.key))
@@ -395,10 +401,13 @@ func (s *Service) store(ctx context.Context, sc *scope, l *list) (stored bool, e
 	return stored, nil
 }
 
-// entry is what the record keeps of a published list.
+// entry is what the record keeps of a published list: all that its row says.
 func (l *list) entry(k scopeKey) audit.Entry {
 	n := func(i int64) string { return strconv.FormatInt(i, 10) }
+	signed := sha256.Sum256(l.signature)
 	return audit.Entry{Action: "crl.publish", Actor: access.System("crl").String(), Object: k.issuer.String(), Detail: map[string]string{
-		"shard": n(k.shard), "number": n(l.number), "this_update": n(l.thisUpdate), "next_update": n(l.nextUpdate), "covers": n(l.covers),
-		"regular_update": n(l.regularUpdate), "regular_covers": n(l.regularCovers), "sha256": hex.EncodeToString(l.digest[:])}}
+		"shard": n(k.shard), "kind": n(l.kind), "number": n(l.number), "this_update": n(l.thisUpdate), "next_update": n(l.nextUpdate), "covers": n(l.covers),
+		"regular_number": n(l.regularNumber), "regular_update": n(l.regularUpdate), "regular_covers": n(l.regularCovers), "floor_update": n(l.floor.update),
+		"floor_covers": n(l.floor.covers), "due": n(l.due), "delta": n(bit(l.delta)), "size": n(l.size), "signature": hex.EncodeToString(signed[:]),
+		"sha256": hex.EncodeToString(l.digest[:])}}
 }

@@ -16,10 +16,6 @@ import (
 	"mooring/wire/ocsp"
 )
 
-func newRounds() *rounds {
-	return &rounds{waiting: map[scopeKey]int64{}, failed: map[scopeKey]time.Time{}}
-}
-
 func TestCRLOfEveryCA(t *testing.T) {
 	w := newWorld(t)
 	must(t, w.round(t.Context(), newRounds()))
@@ -29,7 +25,7 @@ func TestCRLOfEveryCA(t *testing.T) {
 	if m := w.Metrics(); m.Lists != 3 {
 		t.Errorf("%d lists were made, want 3", m.Lists)
 	}
-	if _, err := w.CRL(t.Context(), ca.IssuerID{1}); !errs.Is(err, errs.NotFound) {
+	if _, err := w.CRL(t.Context(), ca.IssuerID{1}, ca.Complete); !errs.Is(err, errs.NotFound) {
 		t.Errorf("the list of no CA: got %v, want kind notfound", err)
 	}
 	w.sound(t)
@@ -90,6 +86,7 @@ func TestRestart(t *testing.T) {
 	before := w.crl(t, "devices")
 	sc, err := w.scopeOf(scopeKey{issuer: w.issuer(t, "devices").ID()})
 	must(t, err)
+	w.now.Add(1)
 	lost, err := w.reserve(t.Context(), sc, false) // the process dies here
 	must(t, err)
 
@@ -151,6 +148,7 @@ func TestTwoNodes(t *testing.T) {
 	}
 	_, err := w.Certificate(t.Context(), operator, c.Serial[:], KeyCompromise)
 	must(t, err)
+	must(t, w.log.Sequence(t.Context()))
 	must(t, far.look(t.Context()))
 	if got := ask(far); got != ocsp.Revoked {
 		t.Errorf("the other node answers %s, want revoked", got)
@@ -174,6 +172,7 @@ func TestTwoNodes(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	must(t, w.log.Sequence(t.Context()))
 	for _, s := range []*Service{w.Service, far} {
 		must(t, s.look(t.Context()))
 		if n := len(crlOf(t, s, devices).RevokedCertificateEntries); n != len(certs) {
@@ -231,6 +230,13 @@ func TestChecker(t *testing.T) {
 		{`UPDATE crl SET next_update = next_update + 1`, `UPDATE crl SET next_update = next_update - 1`, "in next_update"},
 		{`UPDATE crl SET covers = covers + 1`, `UPDATE crl SET covers = covers - 1`, "in covers"},
 		{`UPDATE crl SET regular_update = regular_update + 1`, `UPDATE crl SET regular_update = regular_update - 1`, "in regular_update"},
+		{`UPDATE crl SET regular_number = regular_number + 1`, `UPDATE crl SET regular_number = regular_number - 1`, "in regular_number"},
+		{`UPDATE crl SET floor_update = floor_update + 1`, `UPDATE crl SET floor_update = floor_update - 1`, "in floor_update"},
+		{`UPDATE crl SET floor_covers = floor_covers + 1`, `UPDATE crl SET floor_covers = floor_covers - 1`, "in floor_covers"},
+		{`UPDATE crl SET due = due + 1`, `UPDATE crl SET due = due - 1`, "in due"},
+		{`UPDATE crl SET delta = 1`, `UPDATE crl SET delta = 0`, "in delta"},
+		{`UPDATE crl SET kind = 2`, `UPDATE crl SET kind = 0`, "in kind"},
+		{`UPDATE crl SET size = size + 1`, `UPDATE crl SET size = size - 1`, "in size"},
 		{`UPDATE crl SET regular_covers = regular_covers + 1`, `UPDATE crl SET regular_covers = regular_covers - 1`, "in regular_covers"},
 	} {
 		w.tamper(t, row.tamper)
@@ -253,7 +259,7 @@ func TestChecker(t *testing.T) {
 		case "serial":
 			want = "no entry does"
 			w.named(t, "flipped serial", "is missing")
-		case "der":
+		case "digest":
 			want = "in sha256"
 		}
 		w.named(t, "flipped "+table+"."+column, want)
@@ -263,7 +269,7 @@ func TestChecker(t *testing.T) {
 		flip("revoked", column, ` WHERE turn = 1`)
 	}
 	flip("crl", "digest", "")
-	flip("crl", "der", "")
+	flip("crl", "signature", "")
 	w.sound(t)
 	w.tamper(t, `DELETE FROM crl`)
 	w.named(t, "deleted list", "is missing")

@@ -124,6 +124,7 @@ func (s *Service) do(ctx context.Context, fn func(ctx context.Context, tx *db.Tx
 // outcome is what changeTx made of one certificate.
 type outcome struct {
 	Revocation
+	spki    [32]byte // SHA-256 of the certificate's public key
 	changed bool
 }
 
@@ -139,6 +140,12 @@ func (s *Service) changeTx(ctx context.Context, tx *db.Tx, actor access.Actor, c
 		}
 		if list[i], err = next(was, c, to, byDevice, now); err != nil {
 			return nil, err
+		}
+		list[i].spki = c.SPKIHash
+		if list[i].changed {
+			if list[i].Shard, err = s.shardOf(c); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for i, c := range certs {
@@ -163,7 +170,17 @@ func (s *Service) changeTx(ctx context.Context, tx *db.Tx, actor access.Actor, c
 		}
 	}
 	s.countOnCommit(tx, list)
+	tx.OnCommit(func() { s.changed(list) })
 	return list, nil
+}
+
+// shardOf returns which list of its CA tells about the certificate.
+func (s *Service) shardOf(c *ca.Certificate) (int64, error) {
+	i, err := s.CA.IssuerByID(c.Issuer)
+	if err != nil {
+		return 0, fmt.Errorf("finding the list of a certificate: %w", err)
+	}
+	return i.Shard(c.Serial[:]), nil
 }
 
 // next says what the row of c becomes. The table of allowed changes: nothing or released → hold or final; hold → final or released; final
@@ -182,13 +199,13 @@ func next(was Revocation, c *ca.Certificate, to Reason, byDevice bool, now int64
 	case to == released && was.Reason != CertificateHold:
 		return same, errs.New(errs.Conflict, "the certificate is not on hold")
 	case to == released:
-		return outcome{r, true}, nil
+		return outcome{Revocation: r, changed: true}, nil
 	case was.final(), was.standing() && to == CertificateHold:
 		return same, nil
 	case was.standing():
 		r.At = was.At // X.509: the time when it was first put on hold
 	}
-	return outcome{r, true}, nil
+	return outcome{Revocation: r, changed: true}, nil
 }
 
 // markDevice raises the device's policy number, so that a renewal that was decided before is turned away, and marks the slot when the
@@ -261,7 +278,7 @@ func (r *Revocation) origin() int64 {
 
 // entry is what the record keeps: everything that the row says. Holds and their end have actions of their own, since a slot is marked by
 // final revocations only.
-func (r *Revocation) entry(actor access.Actor) audit.Entry {
+func (r *outcome) entry(actor access.Actor) audit.Entry {
 	action := "cert.revoke"
 	switch r.Reason {
 	case CertificateHold:
@@ -272,7 +289,7 @@ func (r *Revocation) entry(actor access.Actor) audit.Entry {
 	n := func(i int64) string { return strconv.FormatInt(i, 10) }
 	return audit.Entry{Action: action, Actor: actor.String(), Device: r.Device.String(), Serial: hex.EncodeToString(r.Serial), Detail: map[string]string{
 		"issuer": r.Issuer.String(), "shard": n(r.Shard), "at": n(r.At), "reason": r.Reason.String(), "not_after": n(r.NotAfter),
-		"origin": n(r.origin()), "turn": n(r.turn), "change": n(r.change)}}
+		"origin": n(r.origin()), "turn": n(r.turn), "change": n(r.change), "spki": hex.EncodeToString(r.spki[:])}}
 }
 
 func (s *Service) countOnCommit(tx *db.Tx, list []outcome) {
@@ -306,6 +323,9 @@ func (s *Service) makeVisible(ctx context.Context, changed []Revocation) int64 {
 	lowest := int64(0)
 	for k, change := range need {
 		l, err := s.listCovering(ctx, k, change)
+		if errs.Is(err, errs.NotFound) { // no address for its shards: what is not published needs no signature
+			continue
+		}
 		if err != nil {
 			s.Log.LogAttrs(ctx, slog.LevelError, "a revocation is recorded but its CRL could not be signed yet", slog.String("issuer", k.issuer.String()), slog.Any("cause", err))
 			return 0

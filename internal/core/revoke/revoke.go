@@ -65,9 +65,10 @@ type Deps struct {
 	Now     func() time.Time
 	Log     *slog.Logger // nil: silent
 
-	Validity time.Duration // of a list; 0 means 7 days
-	Refresh  time.Duration // a list is made anew at least this often; 0 means 12 hours
-	OCSP     OCSPOptions
+	Validity   time.Duration // of a list; 0 means 7 days
+	Refresh    time.Duration // a list is made anew at least this often; 0 means 12 hours
+	DeltaLists bool          // delta lists are made when somebody asks, and full lists say where
+	OCSP       OCSPOptions
 }
 
 // Service revokes and tells. It is safe for concurrent use.
@@ -78,6 +79,12 @@ type Service struct {
 	signing    chan struct{} // holds a token for every OCSP signature under way
 	liveRate   bucket        // for OCSP answers that are signed for one question alone
 	counts     counts
+	hub        hub
+	duties     duties
+	own        own
+
+	place  int64 // in the record, up to which follow has read; it alone uses this
+	looked bool  // place is set
 
 	mu     sync.Mutex
 	scopes map[scopeKey]*scope // guarded by mu; an entry is never replaced
@@ -85,7 +92,7 @@ type Service struct {
 
 type counts struct {
 	revoked, held, released        atomic.Int64
-	lists, listFailures            atomic.Int64
+	lists, deltas, listFailures    atomic.Int64
 	answers, cached, answersFailed atomic.Int64
 	answersRefused, delegates      atomic.Int64
 }
@@ -113,6 +120,8 @@ func New(d Deps) *Service {
 type Metrics struct {
 	Revoked, Held, Released int64 // certificates
 	Lists, ListFailures     int64 // CRLs published, and attempts that failed
+	Deltas                  int64 // delta lists made
+	Watchers                int64 // of the feed, at present
 	Answers                 int64 // OCSP answers that were signed for their question
 	Cached                  int64 // OCSP answers from the cache
 	AnswersFailed           int64 // OCSP questions that could not be answered now
@@ -126,15 +135,15 @@ func (s *Service) Metrics() Metrics {
 	c := &s.counts
 	size, octets := s.answers.size()
 	return Metrics{Revoked: c.revoked.Load(), Held: c.held.Load(), Released: c.released.Load(), Lists: c.lists.Load(), ListFailures: c.listFailures.Load(),
-		Answers: c.answers.Load(), Cached: c.cached.Load(), AnswersFailed: c.answersFailed.Load(), AnswersRefused: c.answersRefused.Load(),
-		CacheSize: int64(size), CacheOctets: int64(octets), Delegates: c.delegates.Load()}
+		Deltas: c.deltas.Load(), Watchers: int64(s.hub.size()), Answers: c.answers.Load(), Cached: c.cached.Load(), AnswersFailed: c.answersFailed.Load(),
+		AnswersRefused: c.answersRefused.Load(), CacheSize: int64(size), CacheOctets: int64(octets), Delegates: c.delegates.Load()}
 }
 
 // Revocation is what is known about a certificate that is revoked or on hold.
 type Revocation struct {
 	Serial   []byte
 	Issuer   ca.IssuerID
-	Shard    int64 // of the issuer's list: 0, since each CA has one
+	Shard    int64 // of the issuer's lists
 	At       int64 // UTC seconds
 	Reason   Reason
 	NotAfter int64 // of the certificate, UTC seconds

@@ -48,6 +48,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldWith(t, func(*ca.Spec) {})
+}
+
+// newWorldWith lets change make the CAs different.
+func newWorldWith(t testing.TB, change func(*ca.Spec)) *world {
+	t.Helper()
 	w := &world{now: &atomic.Int64{}, url: dbtest.URL(t), keyDir: filepath.Join(t.TempDir(), "keys")}
 	w.now.Store(1_800_000_000)
 	clock := func() time.Time { return time.Unix(w.now.Load(), 0) }
@@ -84,6 +90,7 @@ func newWorld(t testing.TB) *world {
 		{Name: "devices", Parent: "root", Subject: dn("O=Acme, CN=Acme Devices G1"), Algorithm: key.P256, Validity: 10 * 365 * 86400},
 		{Name: "services", Parent: "root", Subject: dn("O=Acme, CN=Acme Services G1"), Algorithm: key.Ed25519, Validity: 10 * 365 * 86400},
 	} {
+		change(&s)
 		_, err := w.CA.Create(t.Context(), admin, s)
 		must(t, err)
 	}
@@ -161,7 +168,7 @@ func (w *world) crl(t testing.TB, name string) *x509.RevocationList {
 
 func crlOf(t testing.TB, s *Service, i *ca.Issuer) *x509.RevocationList {
 	t.Helper()
-	published, err := s.CRL(t.Context(), i.ID())
+	published, err := s.CRL(t.Context(), i.ID(), ca.Complete)
 	must(t, err)
 	l, err := x509.ParseRevocationList(published.DER)
 	must(t, err)
@@ -493,7 +500,7 @@ func TestKeyAway(t *testing.T) {
 		t.Errorf("OCSP: got %s, %v", a.Status, err)
 	}
 	away.gone.Store(false)
-	rounds := rounds{waiting: map[scopeKey]int64{}, failed: map[scopeKey]time.Time{}}
+	rounds := *newRounds()
 	must(t, w.round(t.Context(), &rounds))
 	must(t, w.round(t.Context(), &rounds))
 	if entryOf(w.crl(t, "devices"), c.Serial[:]) == nil {

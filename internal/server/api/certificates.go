@@ -215,8 +215,11 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 		b.Algorithm = string(key.P256)
 	}
 	shards := 0
-	if b.Shards != nil {
+	switch {
+	case b.Shards != nil:
 		shards = *b.Shards
+	case b.PathLen == 0:
+		shards = ca.MostShards
 	}
 	i, err := s.CA.Create(ctx, actor, ca.Spec{Name: b.Name, Parent: b.Parent, Subject: subject, Algorithm: key.Algorithm(b.Algorithm),
 		Validity: int64(validity / time.Second), Forever: b.Forever, PathLen: b.PathLen, Shards: shards})

@@ -41,6 +41,7 @@ const maxListed = 200
 type listed struct {
 	ID, Name, Subject, NotAfter, Fingerprint, NextUpdate string
 	Root                                                 bool
+	Shards                                               int
 	Number                                               int64 // of the list; 0 = none at present
 }
 
@@ -74,11 +75,11 @@ func (s *server) index(w http.ResponseWriter, r *http.Request) error {
 
 func (s *server) describe(r *http.Request, i *ca.Issuer) listed {
 	cert := i.Certificate()
-	l := listed{ID: i.ID().String(), Name: i.Name(), Subject: cert.Subject.String(), NotAfter: day(cert.NotAfter), Fingerprint: fingerprint(cert.Raw), Root: i.Parent() == nil}
+	l := listed{ID: i.ID().String(), Name: i.Name(), Subject: cert.Subject.String(), NotAfter: day(cert.NotAfter), Fingerprint: fingerprint(cert.Raw), Root: i.Parent() == nil, Shards: i.Shards()}
 	if i.Forever() {
 		l.NotAfter = "no end"
 	}
-	if list, err := s.Revoke.CRL(r.Context(), i.ID()); err == nil {
+	if list, err := s.Revoke.CRL(r.Context(), i.ID(), ca.Complete); err == nil {
 		l.Number, l.NextUpdate = list.Number, time.Unix(list.NextUpdate, 0).UTC().Format("2006-01-02 15:04 UTC")
 	}
 	return l

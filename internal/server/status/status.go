@@ -3,7 +3,8 @@
 // here is signed by itself (RFC 5280, section 8).
 //
 //	GET  /                   a page for people: CAs, fingerprints, where their lists stand
-//	GET  /crl/ISSUER.crl     the list of a CA, DER (RFC 2585); ISSUER is its id or name
+//	GET  /crl/ISSUER.crl     the complete list of a CA, DER (RFC 2585); ISSUER is its id or name
+//	GET  /crl/ISSUER/N.crl   the list of one of its shards; with .delta.crl, here and above, the delta list
 //	GET  /ca/ISSUER.cer      its certificate, DER
 //	GET  /ca/ISSUER.pem      its chain to the root, PEM
 //	POST /ocsp               OCSP (RFC 6960, appendix A)
@@ -20,6 +21,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -60,6 +62,7 @@ func New(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", get(s.index))
 	mux.HandleFunc("/crl/{file}", get(s.crl))
+	mux.HandleFunc("/crl/{issuer}/{file}", get(s.crl))
 	mux.HandleFunc("/ca/{file}", get(s.certificate))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		web.Text(w, r, errs.New(errs.NotFound, "there is nothing here; the page / lists what is"))
@@ -95,25 +98,6 @@ const (
 	certAge  = 24 * time.Hour                      // the certificate of a CA never changes
 )
 
-// crl serves a list.
-func (s *server) crl(w http.ResponseWriter, r *http.Request) error {
-	name, ok := strings.CutSuffix(r.PathValue("file"), ".crl")
-	if !ok {
-		return errs.New(errs.NotFound, "lists are at /crl/ISSUER.crl")
-	}
-	issuer, err := s.CA.Issuer(name)
-	if err != nil {
-		return err
-	}
-	l, err := s.Revoke.CRL(r.Context(), issuer.ID())
-	if err != nil {
-		return err
-	}
-	age := min(listAge, time.Duration(max(0, l.NextUpdate-s.Now().Unix()))*time.Second)
-	serve(w, r, file{typeCRL, l.DER, l.Digest[:], time.Unix(l.ThisUpdate, 0), age})
-	return nil
-}
-
 // certificate serves the certificate of a CA or its chain.
 func (s *server) certificate(w http.ResponseWriter, r *http.Request) error {
 	name, extension, _ := strings.Cut(r.PathValue("file"), ".")
@@ -124,9 +108,9 @@ func (s *server) certificate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f := file{typeCert, issuer.Certificate().Raw, nil, time.Unix(issuer.Created(), 0), certAge}
+	f := file{mediaType: typeCert, body: bytes.NewReader(issuer.Certificate().Raw), modified: time.Unix(issuer.Created(), 0), age: certAge}
 	if extension == "pem" {
-		f.mediaType, f.body = typePEM, issuer.PEM()
+		f.mediaType, f.body = typePEM, bytes.NewReader(issuer.PEM())
 	}
 	id := issuer.ID() // it names the key and the name, and an Issuer never changes
 	f.tag = append(id[:], extension...)
@@ -137,7 +121,7 @@ func (s *server) certificate(w http.ResponseWriter, r *http.Request) error {
 // file is what serve hands out.
 type file struct {
 	mediaType string
-	body      []byte
+	body      io.ReadSeeker
 	tag       []byte
 	modified  time.Time
 	age       time.Duration
@@ -149,5 +133,5 @@ func serve(w http.ResponseWriter, r *http.Request, f file) {
 	h.Set("Content-Type", f.mediaType)
 	h.Set("ETag", `"`+hex.EncodeToString(f.tag)+`"`)
 	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", f.age/time.Second))
-	http.ServeContent(w, r, "", f.modified, bytes.NewReader(f.body))
+	http.ServeContent(w, r, "", f.modified, f.body)
 }
