@@ -26,7 +26,10 @@ const certHelp = `The certificates that this installation issued. They are named
 const certListHelp = `Lists certificates, a page at a time or all of them. --device is quick; other filters may read a great many
 certificates to find few.`
 
-const certShowHelp = `Shows what a certificate says and whether it is revoked. --pem prints the certificate itself.`
+const certShowHelp = `Shows what a certificate says and whether it is revoked. --pem prints the certificate itself.
+
+Of a certificate that was recorded in brief, or whose time here is over, the record of its issue tells issuer, device, profile, validity and
+key.`
 
 const certRevokeHelp = `Revokes a certificate: the server refuses it at once, and the revocation list and status answers say so to everybody else. It
 cannot be undone. To cut off a whole device use "mooring device lost".
@@ -104,6 +107,9 @@ func (c *cli) certShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if pem && !x.Kept {
+				return notKept(x)
+			}
 			if pem && !c.json {
 				_, err := io.WriteString(c.out, x.PEM)
 				return err
@@ -119,6 +125,9 @@ func (c *cli) certShowCommand() *cobra.Command {
 func serial(s string) string { return strings.ToLower(strings.ReplaceAll(s, ":", "")) }
 
 func (c *cli) certShow(x v1.Certificate) error {
+	if !x.Kept {
+		return c.certKnown(x)
+	}
 	blocks := certificates([]byte(x.PEM))
 	if len(blocks) != 1 {
 		return errs.New(errs.Internal, "the server sent %d certificates, not one", len(blocks))
@@ -150,6 +159,34 @@ func (c *cli) certShow(x v1.Certificate) error {
 		fact(w, "Profile", x.Profile+" version "+x.Version+", slot "+x.Slot)
 		fact(w, "Follows", x.Previous)
 	})
+}
+
+// certKnown shows a certificate that is not kept.
+func (c *cli) certKnown(x v1.Certificate) error {
+	return c.show(x, func(w io.Writer) {
+		now := time.Now()
+		why := "its time here is over (retention); this is what the record of its issue says"
+		if x.Record == "brief" {
+			why = "it was recorded in brief; this is what the record of its issue says"
+		}
+		fact(w, "Serial", x.Serial)
+		fact(w, "Not kept", why)
+		fact(w, "Issuer", x.IssuerName)
+		fact(w, "Valid from", minute(x.NotBefore))
+		fact(w, "Valid until", within(x.NotAfter, now))
+		if x.Revocation != nil {
+			fact(w, "REVOKED", within(x.Revocation.At, now)+", "+x.Revocation.Reason)
+		}
+		fact(w, "Key's SHA-256", x.Key)
+		fact(w, "Device", x.Device)
+		fact(w, "Profile", x.Profile+" version "+x.Version+", slot "+x.Slot)
+		fact(w, "Follows", x.Previous)
+	})
+}
+
+// notKept says that there is nothing to write out.
+func notKept(x v1.Certificate) error {
+	return errs.New(errs.NotFound, "the certificate %s is not kept, so it cannot be written; \"mooring cert show\" tells what is known of it", x.Serial)
 }
 
 func altNames(x *x509.Certificate) (all []string) {
@@ -227,6 +264,9 @@ func (c *cli) certExportCommand() *cobra.Command {
 			x, err := s.Certificate(ctx, serial(args[0]))
 			if err != nil {
 				return err
+			}
+			if !x.Kept {
+				return notKept(x)
 			}
 			text := x.PEM
 			if f.chain {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"testing"
 
+	xocsp "golang.org/x/crypto/ocsp"
+
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -234,5 +236,37 @@ func TestOvertakenEphemeral(t *testing.T) {
 	}
 	if refused := allow(); !errs.Is(refused[0], errs.Denied) {
 		t.Errorf("after the device was lost: %v, want a denial", refused[0])
+	}
+}
+
+// TestStatusOfBrief asks the responder for certificates of which there is no row.
+func TestStatusOfBrief(t *testing.T) {
+	p := apptest.Start(t, nil)
+	_, pair := p.Enrolled(t, "meter-1", "device-short")
+	issuer := p.CA.IssuerOf(pair.Leaf)
+	status := func() (int, *xocsp.Response) {
+		t.Helper()
+		q, err := xocsp.CreateRequest(pair.Leaf, issuer.Certificate(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := p.Revoke.OCSP(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := xocsp.ParseResponseForCert(answer.DER, pair.Leaf, issuer.Certificate())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Status, r
+	}
+	if got, _ := status(); got != xocsp.Unknown {
+		t.Errorf("before it is revoked: status %d, want unknown", got)
+	}
+	if _, err := p.Revoke.Certificate(t.Context(), apptest.Operator(), pair.Leaf.SerialNumber.Bytes(), revoke.KeyCompromise); err != nil {
+		t.Fatal(err)
+	}
+	if got, r := status(); got != xocsp.Revoked || r.RevocationReason != xocsp.KeyCompromise {
+		t.Errorf("after: status %d, want revoked", got)
 	}
 }

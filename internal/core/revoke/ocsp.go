@@ -172,6 +172,9 @@ func (s *Service) statusTx(ctx context.Context, tx *db.Tx, r *responder, id ocsp
 	if err != nil {
 		return single, err
 	}
+	if !found && ca.KeptAs(id.Serial) != "" && ca.KeptAs(id.Serial) != ca.Full {
+		return s.rowlessTx(ctx, tx, r, single, now)
+	}
 	if found = found && issuer == r.issuer.ID() || s.responders.isCA(r.issuer.ID(), id.Serial); !found {
 		if s.Deps.OCSP.Strict {
 			single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, neverIssued, int(CertificateHold)
@@ -190,6 +193,20 @@ func (s *Service) statusTx(ctx context.Context, tx *db.Tx, r *responder, id ocsp
 	// Another node's clock may be ahead of ours.
 	single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, min(was.At, now), int(was.Reason)
 	return single, nil
+}
+
+// rowlessTx is statusTx for a serial number of which no row is kept: whether it was issued cannot be told, whether it was revoked can.
+func (s *Service) rowlessTx(ctx context.Context, tx *db.Tx, r *responder, single ocsp.Single, now int64) (ocsp.Single, error) {
+	cell, _, err := ca.Locate(single.ID.Serial)
+	if err != nil {
+		return single, err
+	}
+	was, err := readTx(ctx, tx, cell, single.ID.Serial)
+	if err == nil && was.standing() && was.Issuer == r.issuer.ID() {
+		single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, min(was.At, now), int(was.Reason)
+		single.NextUpdate = now + int64(s.Deps.OCSP.Validity/time.Second)
+	}
+	return single, err
 }
 
 // signAnswer signs with whoever answers for the CA. No answer is valid for longer than its signer.

@@ -71,7 +71,7 @@ func (s *server) listCertificates(ctx context.Context, actor access.Actor, in *l
 func (s *server) shownCertificate(ctx context.Context, c *ca.Certificate) (v1.Certificate, error) {
 	out := v1.Certificate{Serial: hex.EncodeToString(c.Serial[:]), Issuer: c.Issuer.String(), Profile: c.Profile, Version: c.Version, Slot: c.Slot,
 		Device: hex.EncodeToString(c.Device[:]), NotBefore: moment(c.NotBefore), NotAfter: moment(c.NotAfter), Key: hex.EncodeToString(c.SPKIHash[:]),
-		Previous: hex.EncodeToString(c.PrevSerial)}
+		Previous: hex.EncodeToString(c.PrevSerial), Record: string(ca.KeptAs(c.Serial[:])), Kept: c.DER != nil}
 	if i, err := s.CA.IssuerByID(c.Issuer); err == nil { // a CA that this node does not know yet has no name
 		out.IssuerName = i.Name()
 	}
@@ -104,9 +104,12 @@ func (s *server) getCertificate(w http.ResponseWriter, r *http.Request, actor ac
 	if err := s.Access.Require(ctx, actor, access.CertRead, "certificate "+hex.EncodeToString(serial)); err != nil {
 		return err
 	}
-	c, err := s.CA.Get(ctx, serial)
+	c, err := s.CA.Known(ctx, serial)
 	if err != nil {
 		return err
+	}
+	if c.DER == nil && in.Format != "json" {
+		return errs.New(errs.NotFound, "the certificate with the serial number %x is not kept; in the format json there is what the record of its issue says", serial)
 	}
 	switch in.Format {
 	case "pem":
@@ -120,7 +123,9 @@ func (s *server) getCertificate(w http.ResponseWriter, r *http.Request, actor ac
 	if err != nil {
 		return err
 	}
-	shown.PEM = string(pemOf(c.DER))
+	if shown.Kept {
+		shown.PEM = string(pemOf(c.DER))
+	}
 	writeJSON(w, http.StatusOK, "application/json", shown)
 	return nil
 }

@@ -62,7 +62,7 @@ func (s *server) unknownProfile(k errs.Kind, name string) error {
 // actions are those that entries of the record can have.
 func actions() []string {
 	return []string{"access.refuse", "ca.create", "cert.hold", "cert.issue", "cert.release", "cert.revoke", "crl.publish", "device.add", "device.change",
-		"device.import", "device.state", "device.token", "enrol.approve", "enrol.deny", "enrol.refuse", "enrol.request", "profile.load"}
+		"device.import", "device.rescue", "device.state", "device.token", "enrol.approve", "enrol.deny", "enrol.refuse", "enrol.request", "profile.load"}
 }
 
 func checkAction(name string) error {

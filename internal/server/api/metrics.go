@@ -72,6 +72,11 @@ func (p parts) Collect(out chan<- prometheus.Metric) {
 	batches, items := p.s.Enrol.Metrics()
 	k.count("enrol_batches_total", "Transactions that recorded issues.", float64(batches))
 	k.count("enrol_items_total", "Issues recorded, and those that came too late.", float64(items))
+	issued := p.s.Enrol.Issued()
+	for record, n := range issued.Records {
+		k.count("certificates_recorded_total", "Certificates issued to devices, by what is kept of them.", float64(n), "record", string(record))
+	}
+	k.count("rescues_total", "Certificates issued to devices whose own had expired.", float64(issued.Rescued))
 	k.revocation(p.s)
 	fault := 0.0
 	if p.s.DB.Fault() != nil {

@@ -15,8 +15,10 @@ type Certificate struct {
 	NotAfter   time.Time   `json:"not_after" doc:"Last second of validity"`
 	Key        string      `json:"key" doc:"SHA-256 of the public key"`
 	Previous   string      `json:"previous,omitempty" doc:"Serial number of the certificate that it follows in its slot"`
+	Record     string      `json:"record" enum:"full,brief" doc:"What was recorded of it" example:"full"`
+	Kept       bool        `json:"kept" doc:"The certificate itself is here; else this is what the record of its issue says, because it was recorded in brief or its time here is over"`
 	Revocation *Revocation `json:"revocation,omitempty" doc:"Present when it is revoked"`
-	PEM        string      `json:"pem,omitempty" doc:"The certificate; left out of listings"`
+	PEM        string      `json:"pem,omitempty" doc:"The certificate; left out of listings, and when it is not kept"`
 }
 
 // Revocation says when and why a certificate was revoked.
