@@ -31,19 +31,13 @@ const certShowHelp = `Shows what a certificate says and whether it is revoked. -
 Of a certificate that was recorded in brief, or whose time here is over, the record of its issue tells issuer, device, profile, validity and
 key.`
 
-const certRevokeHelp = `Revokes a certificate: the server refuses it at once, and the revocation list and status answers say so to everybody else. It
-cannot be undone. To cut off a whole device use "mooring device lost".
-
---reason is a name of RFC 5280, section 5.3.1: unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation,
-privilegeWithdrawn.`
-
 const certExportHelp = `Writes a certificate as PEM or, with --der, as DER. --chain adds the certificates of the CAs above it.`
 
 func (c *cli) certCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "cert", Short: "List, show and revoke certificates", Long: certHelp,
 		Example: "  mooring cert list --device car-4711\n  mooring cert revoke 4165a1b2c3d4e5f60718293a4b5c6d7e --reason keyCompromise",
-	}, c.certListCommand(), c.certShowCommand(), c.certRevokeCommand(), c.certExportCommand())
+	}, c.certListCommand(), c.certShowCommand(), c.certRevokeCommand(), c.certReleaseCommand(), c.certExportCommand())
 }
 
 func (c *cli) certListCommand() *cobra.Command {
@@ -228,30 +222,6 @@ func purposes(x *x509.Certificate) (all []string) {
 		all = append(all, p.String())
 	}
 	return all
-}
-
-func (c *cli) certRevokeCommand() *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
-		Use: "revoke SERIAL", Short: "Revoke a certificate", Long: certRevokeHelp,
-		Example: "  mooring cert revoke 4165a1b2c3d4e5f60718293a4b5c6d7e --reason keyCompromise",
-		Args:    needs("SERIAL"),
-		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
-			r, err := s.Revoke(ctx, serial(args[0]), reason)
-			if err != nil {
-				return err
-			}
-			return c.show(r, func(w io.Writer) {
-				verb := "is revoked"
-				if r.Already {
-					verb = "was revoked already"
-				}
-				fmt.Fprintf(w, "%s %s: %s, %s\n", r.Serial, verb, minute(r.Revocation.At), r.Revocation.Reason)
-			})
-		}),
-	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, by a name of RFC 5280 (default unspecified)")
-	return cmd
 }
 
 func (c *cli) certExportCommand() *cobra.Command {

@@ -71,30 +71,52 @@ const revoked = "revoked"
 
 func (c *cli) deviceMoveCommand(move, effect, short, help string) *cobra.Command {
 	var reason string
+	var b bulkFlags
 	cmd := &cobra.Command{
-		Use: move + " NAME", Short: short,
-		Long:    help,
-		Example: "  mooring device " + move + " car-4711",
-		Args:    needs("NAME"),
-		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
-			m, err := s.MoveDevice(ctx, args[0], move, reason)
-			if err != nil {
-				return err
-			}
-			return c.show(m, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is %s", printable(m.Device.Name), m.Device.State)
-				if m.Changed > 0 {
-					fmt.Fprintf(w, "; certificates %s: %d", effect, m.Changed)
-				}
-				fmt.Fprintln(w)
-			})
-		}),
+		Use: move + " [NAME]", Short: short,
+		Long:    help + moveManyHelp,
+		Example: "  mooring device " + move + " car-4711\n  mooring device " + move + " --group plant-4 --preview",
 	}
+	cmd.Flags().SortFlags = false
 	if effect == revoked {
 		cmd.Flags().StringVar(&reason, "reason", "", "why, by a name of RFC 5280, section 5.3.1, such as keyCompromise (default what goes with the act)")
 		cmd.Example += "\n  mooring device " + move + " car-4711 --reason keyCompromise"
 	}
+	b.flags(cmd, false)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		many, err := b.many(cmd, args)
+		if err != nil {
+			return err
+		}
+		return c.online(func(ctx context.Context, s *client.Client, args []string) error {
+			if !many {
+				return c.moveOne(ctx, s, args[0], move, effect, reason)
+			}
+			return c.bulk(ctx, s, &b, func() (v1.Job, error) {
+				return s.MoveMany(ctx, v1.NewMove{Move: move, Group: b.group, State: b.state, Tag: b.tag, Profile: b.profile, Everything: b.everything, Reason: reason, Undo: b.undo})
+			})
+		})(cmd, args)
+	}
 	return cmd
+}
+
+const moveManyHelp = `
+
+Many at once. With --group, --state, --tag or --profile it is done to every device that fits and whose state allows it, as a job:
+"mooring cert revoke --help" tells how that goes.`
+
+func (c *cli) moveOne(ctx context.Context, s *client.Client, name, move, effect, reason string) error {
+	m, err := s.MoveDevice(ctx, name, move, reason)
+	if err != nil {
+		return err
+	}
+	return c.show(m, func(w io.Writer) {
+		fmt.Fprintf(w, "%s is %s", printable(m.Device.Name), m.Device.State)
+		if m.Changed > 0 {
+			fmt.Fprintf(w, "; certificates %s: %d", effect, m.Changed)
+		}
+		fmt.Fprintln(w)
+	})
 }
 
 func (c *cli) deviceShow(ctx context.Context, s *client.Client, args []string) error {
@@ -144,6 +166,8 @@ func deviceFacts(w io.Writer, d v1.Device) {
 	}
 	for _, s := range d.Slots {
 		fact(w, "Certificate "+s.Name, slotText(s, now))
+		fact(w, "  by", strings.Join(nonEmpty(s.Issuer, s.Algorithm), ", "))
+		fact(w, "  renewal", within(s.RenewAt, now))
 		fact(w, "  before it", s.Previous)
 	}
 }

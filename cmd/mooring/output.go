@@ -27,6 +27,12 @@ func (c *cli) show(v any, human func(w io.Writer)) error {
 	return e.Encode(v)
 }
 
+// jsonLine writes v as one line.
+func jsonLine(v any) (string, error) {
+	text, err := json.Marshal(v)
+	return string(text), err
+}
+
 // advise tells a person what to do next; programs and the laconic are spared.
 func (c *cli) advise(format string, a ...any) {
 	if !c.json && !c.quiet {
@@ -77,14 +83,24 @@ func within(t, now time.Time) string {
 	if d < 0 {
 		form, d = "%s (%s ago)", -d
 	}
-	distance := fmt.Sprintf("%d minutes", d/time.Minute)
+	return fmt.Sprintf(form, minute(t), distance(d))
+}
+
+// distance writes how far off something is, rounded to what a person would say: what ends in 6 days and 23 hours ends in 7 days.
+func distance(d time.Duration) string {
+	n, unit := d.Round(time.Minute)/time.Minute, "minute"
 	switch {
-	case d >= 48*time.Hour:
-		distance = fmt.Sprintf("%d days", d/(24*time.Hour))
-	case d >= 2*time.Hour:
-		distance = fmt.Sprintf("%d hours", d/time.Hour)
+	case d < 30*time.Second:
+		return "less than a minute"
+	case d >= 36*time.Hour:
+		n, unit = (d+12*time.Hour)/(24*time.Hour), "day"
+	case d >= 90*time.Minute:
+		n, unit = d.Round(time.Hour)/time.Hour, "hour"
 	}
-	return fmt.Sprintf(form, minute(t), distance)
+	if n != 1 {
+		unit += "s"
+	}
+	return fmt.Sprintf("%d %s", n, unit)
 }
 
 // span writes a length of time that came as Go writes it ("2160h0m0s") as people do ("90d").

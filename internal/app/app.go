@@ -25,10 +25,12 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
+	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
+	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
 	"mooring/internal/provider/pkcs11"
@@ -54,12 +56,15 @@ type Platform struct {
 	Audit    *audit.Log
 	AuditKey string // the text with which auditors verify checkpoints
 	Access   *access.Decider
+	Approve  *approve.Service
+	Jobs     *job.Service
 	Keys     *key.Store
 	Custody  *key.Meter // the keys of CAs, wherever they are
 	Devices  *device.Registry
 	Profiles *ca.Profiles
 	CA       *ca.Authority
 	Revoke   *revoke.Service
+	Bulk     *revoke.Bulk
 	Enrol    *enrol.Service
 
 	log      *slog.Logger
@@ -164,7 +169,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 
 // Schemas returns every slice's migrations in their order.
 func Schemas() []db.Schema {
-	return []db.Schema{audit.Schema(), key.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema()}
+	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema()}
 }
 
 // buildCore makes the slices, each from the ones before it.
@@ -202,13 +207,19 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: p.now, Log: p.log})
 	p.Access = access.NewDecider(p.Audit)
 	p.Custody = key.NewMeter(key.MeterDeps{DB: p.DB, Audit: p.Audit, Access: p.Access, Custody: p.custodies(), Now: p.now, Log: p.log})
-	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Own: p.ownNames()})
+	p.Approve = approve.New(approve.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
+	p.Jobs = job.New(job.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Now: p.now, Log: p.log})
+	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Renewal: p.renewal, Own: p.ownNames()})
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now,
 		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
 	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Custody.ForStatus(), Now: p.now, Log: p.log,
 		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, DeltaLists: p.Config.CRL.Delta, OCSP: p.ocspOptions()})
+	p.Bulk = revoke.NewBulk(p.Revoke, p.Jobs, p.Config.Approve.RevokeAbove)
 	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile})
+	for _, w := range p.Bulk.Workers() {
+		p.Jobs.Register(w)
+	}
 	return nil
 }
 
@@ -228,6 +239,15 @@ func (p *Platform) grants(profile string) (exists bool, role access.Role) {
 		return false, access.RoleNone
 	}
 	return true, found.Grants
+}
+
+// renewal is when certificates of a profile are to be renewed.
+func (p *Platform) renewal(profile string) (before, spread int64, ok bool) {
+	found, err := p.Profiles.Get(profile)
+	if err != nil {
+		return 0, 0, false
+	}
+	return found.RenewBefore, found.RenewSpread, true
 }
 
 // checkRecord reads the newest entry, which takes the keys with which it was written.
@@ -298,7 +318,8 @@ func (p *Platform) bind(ctx context.Context) error {
 	secure := &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, TicketSecret: tickets}
 	devices := est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
-	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Revoke: p.Revoke, Enrol: p.Enrol,
+	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol,
+		Approve: p.Approve, Jobs: p.Jobs, Bulk: p.Bulk, Undo: p.Config.Jobs.Undo,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)
 	for _, s := range []struct {
@@ -368,7 +389,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()
 	parts, coreCtx := errgroup.WithContext(core)
-	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.Revoke.Run, p.Enrol.Run} {
+	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.Revoke.Run, p.Enrol.Run, p.Jobs.Run} {
 		parts.Go(func() error { return run(coreCtx) })
 	}
 	serving, serveCtx := errgroup.WithContext(ctx)
@@ -381,7 +402,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 			return nil
 		}
 	})
-	if err := p.identity.ensure(ctx, p); err != nil {
+	if err := p.identity.begin(ctx, p); err != nil {
 		stopCore()
 		return errors.Join(err, parts.Wait())
 	}
@@ -409,6 +430,9 @@ func (p *Platform) Close() error {
 	if p.DB != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
+		if p.Devices != nil {
+			all = append(all, p.Devices.Settle(ctx))
+		}
 		all = append(all, p.DB.Close(ctx))
 		p.DB = nil
 	}
@@ -421,5 +445,5 @@ func (p *Platform) Close() error {
 
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
-	return []audit.Checker{p.Custody.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker()}
+	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker()}
 }

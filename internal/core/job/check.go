@@ -68,7 +68,7 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 		c.known[e.Object] = k
 	}
 	switch {
-	case e.Action == "job.forget":
+	case e.Action == actionForget:
 		k.forgotten = true
 	case turn == k.turn:
 		return fmt.Errorf("change %d of the job was recorded already", turn)

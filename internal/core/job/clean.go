@@ -76,7 +76,7 @@ func (r *runner) forget(ctx context.Context, j *Job) error {
 		if _, err := tx.Exec(ctx, `DELETE FROM job_result WHERE cell = 0 AND job = $1`, j.ID[:]); err != nil {
 			return err
 		}
-		return r.Audit.Append(ctx, tx, j.entry("job.forget", actor(), r.Now().Unix()))
+		return r.Audit.Append(ctx, tx, j.entry(actionForget, actor(), r.Now().Unix()))
 	})
 	if err != nil {
 		return fmt.Errorf("forgetting a job: %w", err)

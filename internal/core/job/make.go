@@ -57,7 +57,7 @@ func (s *Service) Create(ctx context.Context, actor access.Actor, spec Spec) (Jo
 			return fmt.Errorf("keeping a job: %w", err)
 		}
 		tx.OnCommit(s.nudge)
-		return s.Audit.Append(ctx, tx, made.entry("job.create", actor, made.Created))
+		return s.Audit.Append(ctx, tx, made.entry(actionCreate, actor, made.Created))
 	})
 	return made, err
 }
@@ -198,6 +198,9 @@ func (s *Service) close(j *Job) {
 
 // change alters a job for an actor who must have the permission of its worker.
 func (s *Service) change(ctx context.Context, actor access.Actor, id ID, fn func(ctx context.Context, tx *db.Tx, j *Job) error) (Job, error) {
+	if err := s.Access.Require(ctx, actor, access.JobRead, "job "+id.String()); err != nil {
+		return Job{}, err
+	}
 	j, err := s.find(ctx, id)
 	if err != nil {
 		return Job{}, err
@@ -223,7 +226,7 @@ func (s *Service) alter(ctx context.Context, actor access.Actor, id ID, fn func(
 				return err
 			}
 			tx.OnCommit(s.nudge)
-			return s.write(ctx, tx, &j, "job.move", actor)
+			return s.write(ctx, tx, &j, actionMove, actor)
 		})
 		if err != errMoved {
 			break

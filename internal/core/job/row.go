@@ -78,6 +78,15 @@ func (j *Job) mark() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// What the entries about a job tell of.
+const (
+	actionCreate = "job.create"
+	actionFill   = "job.fill" // items were found
+	actionMove   = "job.move" // of its state
+	actionStep   = "job.step" // items were handled
+	actionForget = "job.forget"
+)
+
 func (j *Job) object() string { return "job " + j.ID.String() }
 
 // entry is what the record keeps of a change that made the row what it is now.

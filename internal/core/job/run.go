@@ -193,7 +193,7 @@ func (r *runner) trouble(ctx context.Context, j *Job, err error) {
 
 // move changes the state of the job as it was read.
 func (r *runner) move(ctx context.Context, was *Job, m move, note string) error {
-	return r.write1(ctx, was, "job.move", func(_ context.Context, _ *db.Tx, j *Job) (err error) {
+	return r.write1(ctx, was, actionMove, func(_ context.Context, _ *db.Tx, j *Job) (err error) {
 		if j.State, err = j.State.after(m); err != nil {
 			return err
 		}
@@ -236,14 +236,14 @@ func (r *runner) prepare(ctx context.Context, w Worker, j *Job) (bool, error) {
 	case j.Ready && j.Total == 0:
 		return false, r.move(ctx, j, moveCancel, "nothing fits, so there is nothing to do")
 	case j.Ready:
-		return true, r.write1(ctx, j, "job.move", r.startTx)
+		return true, r.write1(ctx, j, actionMove, r.startTx)
 	}
 	began := r.Now()
 	part, err := w.Fill(ctx, *j)
 	if err != nil {
 		return false, err
 	}
-	return true, r.write1(ctx, j, "job.fill", func(ctx context.Context, tx *db.Tx, j *Job) error {
+	return true, r.write1(ctx, j, actionFill, func(ctx context.Context, tx *db.Tx, j *Job) error {
 		for _, text := range part.Sample {
 			if len(j.Sample) < SampleMost {
 				j.Sample = append(j.Sample, clean(text))
@@ -286,7 +286,7 @@ func (r *runner) lookForApproval(ctx context.Context, j *Job) error {
 	case a.State != approve.Granted:
 		return nil
 	}
-	return r.write1(ctx, j, "job.move", func(ctx context.Context, tx *db.Tx, j *Job) (err error) {
+	return r.write1(ctx, j, actionMove, func(ctx context.Context, tx *db.Tx, j *Job) (err error) {
 		if _, err := r.Approve.Spend(ctx, tx, r.act(j)); err != nil {
 			return err
 		}
@@ -309,7 +309,7 @@ func (r *runner) begin(ctx context.Context, j *Job) error {
 	if digest != j.Digest || total != j.Total {
 		return r.move(ctx, j, moveCancel, "its items were changed outside the platform, so nothing more is done")
 	}
-	return r.write1(ctx, j, "job.move", func(_ context.Context, _ *db.Tx, j *Job) (err error) {
+	return r.write1(ctx, j, actionMove, func(_ context.Context, _ *db.Tx, j *Job) (err error) {
 		j.State, err = j.State.after(moveDue)
 		if j.Began == 0 {
 			j.Began = r.Now().Unix()
@@ -373,7 +373,7 @@ type Outcome struct {
 func (b *Batch) Commit(ctx context.Context, fn func(ctx context.Context, tx *db.Tx) (Outcome, error)) error {
 	r := b.run
 	var after Job
-	err := r.write1(ctx, &b.Job, "job.step", func(ctx context.Context, tx *db.Tx, j *Job) error {
+	err := r.write1(ctx, &b.Job, actionStep, func(ctx context.Context, tx *db.Tx, j *Job) error {
 		o, err := fn(ctx, tx)
 		if err != nil {
 			return err

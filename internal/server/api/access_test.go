@@ -17,12 +17,19 @@ var samples = map[string]string{
 	"PATCH /v1/devices/{device}":        `{"group":"g"}`,
 	"POST /v1/cas":                      `{"name":"nope","parent":"nope","subject":"CN=x","validity":"24h"}`,
 	"POST /v1/audit/verify":             `{}`,
+	"POST /v1/cas/import":               `{"name":"absent","chain":"x"}`,
+	"POST /v1/cas/import-record":        `{"record":"x"}`,
+	"POST /v1/ca-requests":              `{"name":"a-request","subject":"CN=A request"}`,
+	"POST /v1/ca-crosses":               `{"old":"absent","new":"absent"}`,
+	"POST /v1/ca-crosses/import":        `{"certificate":"x"}`,
 	"POST /v1/devices/{device}/token":   `{}`,
 	"POST /v1/devices/{device}/suspend": `{}`,
+	"POST /v1/devices/move":             `{"move":"suspend","group":"nobody"}`,
+	"POST /v1/certificates/revoke":      `{"group":"nobody"}`,
 }
 
 func filled(path string) string {
-	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{ca}", "absent", "{profile}", "absent", "{index}", "99999").Replace(path)
+	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{ca}", "absent", "{job}", strings.Repeat("0", 32), "{approval}", strings.Repeat("0", 32), "{profile}", "absent", "{index}", "99999").Replace(path)
 }
 
 // TestEveryRouteAsksForItsPermission calls each route as nobody, as a device and as each role, and compares the outcome with the table.
@@ -46,6 +53,9 @@ func TestEveryRouteAsksForItsPermission(t *testing.T) {
 			contentType, body := "application/json", samples[r.Method+" "+r.Path]
 			if r.Path == "/v1/devices/import" {
 				contentType, body = "text/csv", "name,profile\nx,nope\n"
+			}
+			if r.Path == "/v1/certificates/revoke-file" {
+				contentType, body = "text/plain", "nonsense"
 			}
 			status, header, answer := call(r.Method, filled(r.Path), contentType, body)
 			allowed := caller.known && (r.Permission == "" || actor.May(access.Permission(r.Permission)))

@@ -26,10 +26,13 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
+	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
+	"mooring/internal/core/job"
+	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api/v1"
 	"mooring/internal/server/gate"
@@ -43,8 +46,12 @@ type Deps struct {
 	Devices  *device.Registry
 	Profiles *ca.Profiles
 	CA       *ca.Authority
+	Custody  *key.Meter
 	Revoke   *revoke.Service
 	Enrol    *enrol.Service
+	Approve  *approve.Service
+	Jobs     *job.Service
+	Bulk     *revoke.Bulk
 	Now      func() time.Time
 	Log      *slog.Logger
 	Version  v1.Version // of the program; API is filled in here
@@ -54,6 +61,8 @@ type Deps struct {
 	Surfaces func() []Surface
 	// Collectors are registered in /metrics besides those of the parts above.
 	Collectors []prometheus.Collector
+	// Undo is how long a job of many waits before it begins, when nothing else is said.
+	Undo time.Duration
 	// MaxImport bounds the file of one import in octets; 0 = 1 GiB.
 	MaxImport int64
 }

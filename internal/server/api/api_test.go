@@ -27,10 +27,12 @@ import (
 	"mooring/internal/base/db/dbtest"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
+	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
+	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api"
@@ -81,7 +83,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	t.Helper()
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
-	d := dbtest.Open(t, audit.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema())
+	d := dbtest.Open(t, audit.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema())
 	keys := must[*key.Store](t)(key.Create(filepath.Join(t.TempDir(), "keys"), []byte("a long enough passphrase"), key.Options{}))
 	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
@@ -101,13 +103,22 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 		}})
 	authority := ca.New(ca.Deps{DB: d, Audit: record, Access: decider, Keys: keys, Profiles: profiles, Now: time.Now,
 		URLs: ca.URLs{CRL: "http://pki.example/crl/", OCSP: "http://pki.example/ocsp", CAIssuers: "http://pki.example/ca/"}})
+	if err := devices.Reindex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	revocation := revoke.New(revoke.Deps{DB: d, Audit: record, Access: decider, CA: authority, Devices: devices, Keys: keys, Now: time.Now, Log: log})
 	registration := enrol.New(enrol.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now, Log: log,
 		Retry: time.Minute, MaxPending: 10, Default: "device"})
-	p.deps = api.Deps{DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Revoke: revocation, Enrol: registration,
+	approvals := approve.New(approve.Deps{DB: d, Audit: record, Access: decider, Now: time.Now})
+	jobs := job.New(job.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Now: time.Now, Log: log})
+	bulk := revoke.NewBulk(revocation, jobs, 2)
+	for _, w := range bulk.Workers() {
+		jobs.Register(w)
+	}
+	p.deps = api.Deps{Approve: approvals, Jobs: jobs, Bulk: bulk, DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Revoke: revocation, Enrol: registration,
 		Now: time.Now, Log: log, Version: v1.Version{Version: "test"},
 		Checkers: func() []audit.Checker {
-			return []audit.Checker{devices.Checker(), authority.Checker(), revocation.Checker(), registration.Checker()}
+			return []audit.Checker{approvals.Checker(), jobs.Checker(), devices.Checker(), authority.Checker(), revocation.Checker(), registration.Checker()}
 		}}
 	ctx := access.System("test")
 	if err := authority.Load(t.Context()); err != nil {
@@ -126,6 +137,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	}
 	run(t, registration.Run)
 	run(t, revocation.Run)
+	run(t, jobs.Run)
 	p.listen(t)
 	return p
 }

@@ -16,6 +16,9 @@ func routes() []route {
 		{post, "/v1/devices", "add-device", access.DeviceWrite, "Register a device",
 			"With token also the permission device.token; a profile that grants a role also access.grant.", http.StatusCreated, answers((*server).addDevice)},
 		{post, "/v1/devices/import", "import-devices", access.DeviceWrite, "Register the devices of a file, all or none", aboutImport, 0, importRoute},
+		{get, "/v1/inventory/count", "count-devices", access.DeviceRead, "Count devices", "Filters that are given must all fit.", 0, answers((*server).countDevices)},
+		{get, "/v1/inventory/renewals", "forecast-renewals", access.DeviceRead, "Forecast when certificates are to be renewed",
+			"Of active devices; filters that are given must all fit.", 0, answers((*server).forecastRenewals)},
 		{get, "/v1/devices/{device}", "get-device", access.DeviceRead, "Show a device", "", 0, answers((*server).getDevice)},
 		{patch, "/v1/devices/{device}", "change-device", access.DeviceWrite, "Change a device", "What is absent stays.", 0, answers((*server).changeDevice)},
 		{post, "/v1/devices/{device}/token", "give-token", access.DeviceToken, "Give a device a new one-time token",
@@ -36,9 +39,48 @@ func routes() []route {
 			"To revoke twice changes nothing.", 0, answers((*server).revokeCertificate)},
 		{post, "/v1/certificates/{serial}/release", "release-certificate", access.CertRevoke, "Lift the hold of a certificate", "", 0, answers((*server).releaseCertificate)},
 
+		{post, "/v1/certificates/revoke", "revoke-certificates", access.CertRevoke, "Revoke every certificate that fits, as a job", aboutMany,
+			http.StatusCreated, answers((*server).revokeMany)},
+		{post, "/v1/certificates/revoke-file", "revoke-file", access.CertRevoke, "Revoke the certificates of a file, as a job",
+			"The body has one serial number a line, in hexadecimal digits. Lines that are wrong, and numbers of no certificate, are named and then nothing is done.",
+			http.StatusCreated, textRoute((*server).revokeFile, "text/plain")},
+		{post, "/v1/devices/move", "move-devices", access.DeviceState, "Change the state of every device that fits, as a job", aboutMany +
+			" Needs the permission cert.revoke as well.", http.StatusCreated, answers((*server).moveMany)},
+
+		{get, "/v1/jobs", "list-jobs", access.JobRead, "List jobs, newest first", "", 0, answers((*server).listJobs)},
+		{get, "/v1/jobs/{job}", "get-job", access.JobRead, "Show a job with its progress", "", 0, answers((*server).getJob)},
+		{get, "/v1/jobs/{job}/results", "get-job-results", access.JobRead, "Show what became of single items",
+			"Of items that failed the first thousand are kept, of others only where the kind of job needs it.", 0, answers((*server).jobResults)},
+		{post, "/v1/jobs/{job}/start", "start-job", access.JobRead, "Start a draft",
+			"Whoever made it starts it, and needs the permission of its kind, such as cert.revoke.", 0, answers((*server).startJob)},
+		{post, "/v1/jobs/{job}/pause", "pause-job", access.JobManage, "Pause a job before its next step", "", 0, answers((*server).pauseJob)},
+		{post, "/v1/jobs/{job}/resume", "resume-job", access.JobManage, "Let a paused or failed job go on",
+			"Needs the permission of its kind as well, such as cert.revoke.", 0, answers((*server).resumeJob)},
+		{post, "/v1/jobs/{job}/cancel", "cancel-job", access.JobManage, "End a job before its next step", "What was done stays done.", 0, answers((*server).cancelJob)},
+
+		{get, "/v1/approvals", "list-approvals", access.ApproveRead, "List what waits for a second person", "", 0, answers((*server).listApprovals)},
+		{get, "/v1/approvals/{approval}", "get-approval", access.ApproveRead, "Show what waits for a second person", "", 0, answers((*server).getApproval)},
+		{post, "/v1/approvals/{approval}/grant", "grant-approval", access.ApproveGrant, "Agree to what somebody else asked for",
+			"Needs the permission of the act as well. Whoever asked cannot agree.", 0, answers((*server).grantApproval)},
+		{post, "/v1/approvals/{approval}/refuse", "refuse-approval", access.ApproveGrant, "Turn down what somebody asked for", "", 0, answers((*server).refuseApproval)},
+
 		{get, "/v1/cas", "list-cas", access.CARead, "List certification authorities", "", 0, answers((*server).listCAs)},
 		{post, "/v1/cas", "create-ca", access.CAManage, "Make a certification authority", "", http.StatusCreated, answers((*server).createCA)},
 		{get, "/v1/cas/{ca}", "get-ca", access.CARead, "Show a certification authority with its chain", "", 0, answers((*server).getCA)},
+		{post, "/v1/cas/{ca}/limit", "limit-ca", access.CAManage, "Limit the use of a certification authority's key",
+			"What was signed before counts. An empty limit lifts it.", 0, answers((*server).limitCA)},
+		{get, "/v1/keys", "list-keys", access.CARead, "List the private keys of certification authorities",
+			"Where each is kept, whether it can be used, and how often it was.", 0, answers((*server).listKeys)},
+		{post, "/v1/cas/import", "import-ca", access.CAManage, "Take in the certificate of a CA that somebody else signed",
+			"The CA waits for it (request-ca), or its key is elsewhere, as that of an offline root. CAs above it that are not known are taken in too.", http.StatusCreated, answers((*server).importCA)},
+		{post, "/v1/cas/import-record", "import-ceremony", access.CAManage, "Take the ceremony record of an offline root into the audit record", "", 0, answers((*server).importRecord)},
+		{get, "/v1/ca-requests", "list-ca-requests", access.CARead, "List CAs that wait for their certificates", "", 0, answers((*server).listCARequests)},
+		{post, "/v1/ca-requests", "request-ca", access.CAManage, "Make the key of a CA and a request for its certificate", "", http.StatusCreated, answers((*server).requestCA)},
+		{post, "/v1/ca-requests/{ca}/withdraw", "withdraw-ca", access.CAManage, "Give up the request of a CA", "", 0, answers((*server).withdrawCA)},
+		{get, "/v1/ca-crosses", "list-crosses", access.CARead, "List the certificates by which roots vouch for each other", "", 0, answers((*server).listCrosses)},
+		{post, "/v1/ca-crosses", "cross-cas", access.CAManage, "Have two roots vouch for each other",
+			"What only an offline root can sign is left out: have it signed there, and import it.", http.StatusCreated, answers((*server).crossCAs)},
+		{post, "/v1/ca-crosses/import", "import-cross", access.CAManage, "Take in a cross certificate that was signed elsewhere", "", http.StatusCreated, answers((*server).importCross)},
 		{get, "/v1/profiles", "list-profiles", access.ProfileRead, "List profiles", "", 0, answers((*server).listProfiles)},
 		{get, "/v1/profiles/{profile}", "get-profile", access.ProfileRead, "Show a profile with its source", "", 0, answers((*server).getProfile)},
 
@@ -59,6 +101,9 @@ func routes() []route {
 		{get, "/v1/status", "status", access.ConfigRead, "Show how the server does", "", 0, answers((*server).status)},
 	}
 }
+
+const aboutMany = "Fields that are given must all fit. The job first finds what fits, and keeps it: what is done later is exactly that. Unless it is to start, it then " +
+	"waits as a draft to be looked at. Above approve.revoke_above items a second person must agree; then it waits for the time undo; then it is done in steps."
 
 // none is the input of a route that takes none.
 type none struct{}

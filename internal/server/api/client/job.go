@@ -1,0 +1,106 @@
+package client
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"mooring/internal/server/api/v1"
+)
+
+// Jobs selects jobs. Fields that are set must all fit.
+type Jobs struct {
+	State, Kind string
+	Cursor      string
+	Limit       int // jobs a page; 0 = 100, at most 1,000
+}
+
+// Jobs returns one page of jobs, newest first. While Next is set there are more.
+func (c *Client) Jobs(ctx context.Context, f Jobs) (v1.JobPage, error) {
+	q := query{}
+	q.text("state", f.State)
+	q.text("kind", f.Kind)
+	q.text("cursor", f.Cursor)
+	q.number("limit", int64(f.Limit))
+	return get[v1.JobPage](ctx, c, "/v1/jobs", url.Values(q))
+}
+
+// Job returns the job with this id.
+func (c *Client) Job(ctx context.Context, id string) (v1.Job, error) {
+	return get[v1.Job](ctx, c, "/v1/jobs/"+segment(id), nil)
+}
+
+// JobResults returns what became of single items from the number from on.
+func (c *Client) JobResults(ctx context.Context, id string, from int64) (v1.JobResults, error) {
+	return get[v1.JobResults](ctx, c, "/v1/jobs/"+segment(id)+"/results", url.Values{"from": {strconv.FormatInt(from, 10)}, "limit": {"1000"}})
+}
+
+// MoveJob does verb to a job: "start", "pause", "resume" or "cancel".
+func (c *Client) MoveJob(ctx context.Context, id, verb string) (v1.Job, error) {
+	return call[v1.Job](ctx, c, http.MethodPost, "/v1/jobs/"+segment(id)+"/"+segment(verb), nil)
+}
+
+// AwaitJob asks for a job until until says that it has seen enough, or ctx ends. It asks each second, and more often at first.
+func (c *Client) AwaitJob(ctx context.Context, id string, until func(v1.Job) bool) (v1.Job, error) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		j, err := c.Job(ctx, id)
+		if err != nil || until(j) {
+			return j, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return j, ctx.Err()
+		}
+	}
+}
+
+// RevokeMany makes a job that revokes every certificate that fits.
+func (c *Client) RevokeMany(ctx context.Context, r v1.NewRevocation) (v1.Job, error) {
+	return call[v1.Job](ctx, c, http.MethodPost, "/v1/certificates/revoke", r)
+}
+
+// RevokeFile makes a job that revokes the certificates whose serial numbers stand in file, one a line. Of r only reason, undo and start count.
+func (c *Client) RevokeFile(ctx context.Context, file io.Reader, name string, r v1.NewRevocation) (v1.Job, error) {
+	q := query{}
+	q.text("name", name)
+	q.text("reason", r.Reason)
+	q.text("undo", r.Undo)
+	if r.Start {
+		q.text("start", "true")
+	}
+	answer, err := c.send(ctx, http.MethodPost, "/v1/certificates/revoke-file", url.Values(q), "text/plain", io.NopCloser(file))
+	if err != nil {
+		return v1.Job{}, err
+	}
+	return decode[v1.Job](c, answer)
+}
+
+// MoveMany makes a job that changes the state of every device that fits.
+func (c *Client) MoveMany(ctx context.Context, m v1.NewMove) (v1.Job, error) {
+	return call[v1.Job](ctx, c, http.MethodPost, "/v1/devices/move", m)
+}
+
+// Approvals returns what waits for a second person, newest first, or with all also what was decided; at most limit (0: 100).
+func (c *Client) Approvals(ctx context.Context, all bool, limit int) ([]v1.Approval, error) {
+	q := query{}
+	q.number("limit", int64(limit))
+	if all {
+		q.text("all", "true")
+	}
+	list, err := get[v1.ApprovalList](ctx, c, "/v1/approvals", url.Values(q))
+	return list.Approvals, err
+}
+
+// Approval returns the approval with this id.
+func (c *Client) Approval(ctx context.Context, id string) (v1.Approval, error) {
+	return get[v1.Approval](ctx, c, "/v1/approvals/"+segment(id), nil)
+}
+
+// Decide does verb to an approval: "grant" or "refuse".
+func (c *Client) Decide(ctx context.Context, id, verb string) (v1.Approval, error) {
+	return call[v1.Approval](ctx, c, http.MethodPost, "/v1/approvals/"+segment(id)+"/"+segment(verb), nil)
+}
