@@ -42,7 +42,7 @@ func (c *cli) caCommand() *cobra.Command {
 		Example: "  mooring ca show devices",
 		Args:    needs("NAME"),
 		RunE:    c.online(c.caShow),
-	}, c.caExportCommand(), c.caCreateCommand(), c.caRootCommand())
+	}, c.caExportCommand(), c.caLimitCommand(), c.caCreateCommand(), c.caRootCommand())
 }
 
 func (c *cli) caList(ctx context.Context, s *client.Client, _ []string) error {
@@ -187,6 +187,7 @@ func (c *cli) caCreateCommand() *cobra.Command {
 	var n v1.NewCA
 	var validity string
 	var shards int
+	var limit limitFlags
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a CA", Long: caCreateHelp,
 		Example: "  mooring ca create devices-2 --parent root --subject \"CN=Acme Devices G2,O=Acme\" --validity 3650d\n" +
@@ -196,6 +197,10 @@ func (c *cli) caCreateCommand() *cobra.Command {
 			n.Name = args[0]
 			if shards >= 0 {
 				n.Shards = &shards
+			}
+			var err error
+			if n.KeyLimit, err = limit.limit(); err != nil {
+				return err
 			}
 			return c.caCreate(ctx, s, n, validity)
 		}),
@@ -209,6 +214,8 @@ func (c *cli) caCreateCommand() *cobra.Command {
 	flags.BoolVar(&n.Forever, "forever", false, "no well-defined end, for CAs of birth certificates")
 	flags.IntVar(&n.PathLen, "path-len", 0, "how many tiers of CAs may follow below")
 	flags.IntVar(&shards, "crl-shards", -1, "into how many revocation lists its certificates are divided: 0 (one) or a power of two up to 256\n(default 256, and 0 with --path-len)")
+	flags.StringVar(&n.Custody, "custody", "", "where its key is kept: file or pkcs11 (default: keys.custody of the configuration)")
+	limit.add(cmd)
 	return cmd
 }
 

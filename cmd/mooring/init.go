@@ -24,6 +24,9 @@ Nothing that exists is overwritten: the directory must be empty or not there. If
 --unlock says where the secret comes from that unlocks the key store: "file:PATH" (made if missing; by default keys/unlock in the data
 directory), "fd:N", or "prompt" to type it at each start.
 
+--custody pkcs11 makes the keys of all CAs in a token, which --pkcs11-module, --pkcs11-token and --pkcs11-pin-file describe. The key store
+is there all the same, for everything else that is secret. The program must be built for tokens; see doc/keys.md.
+
 Afterwards: keep operator/key.pem safe, for it is the administrator. Give root.pem to devices. Give audit.vkey to whoever is to
 check the audit record. Keep a copy of the whole directory where this machine cannot reach it.`
 
@@ -37,6 +40,7 @@ const auditKeyFile = "audit.vkey"
 // initFlags are the decisions that are hard to change later.
 type initFlags struct {
 	name, listen, database, password, unlock, operator string
+	custody, module, token, pinFile                    string
 	hosts                                              []string
 }
 
@@ -55,6 +59,10 @@ func (c *cli) initCommand() *cobra.Command {
 	flags.StringVar(&f.database, "database", "", "address of a PostgreSQL database (default a file in the data directory)")
 	flags.StringVar(&f.password, "password-file", "", "file with the password of the database")
 	flags.StringVar(&f.unlock, "unlock", "", "what unlocks the keys: file:PATH, fd:N or prompt")
+	flags.StringVar(&f.custody, "custody", "", "where keys of CAs are kept: file, or pkcs11 for a token (default file)")
+	flags.StringVar(&f.module, "pkcs11-module", "", "the token's PKCS #11 module, a shared library")
+	flags.StringVar(&f.token, "pkcs11-token", "", "the token's label or serial number")
+	flags.StringVar(&f.pinFile, "pkcs11-pin-file", "", "file with the token's user PIN, readable by its owner only")
 	flags.StringVar(&f.operator, "operator", "admin", "name of the first operator in the registry")
 	return cmd
 }
@@ -78,6 +86,15 @@ func (f initFlags) config() (*conf.Config, error) {
 		k.Database.PasswordFile = absolute
 	}
 	set(&k.Keys.Unlock, f.unlock)
+	set(&k.Keys.Custody, f.custody)
+	set(&k.Keys.PKCS11.Module, f.module)
+	set(&k.Keys.PKCS11.Token, f.token)
+	if f.pinFile != "" {
+		var err error
+		if k.Keys.PKCS11.PINFile, err = filepath.Abs(f.pinFile); err != nil { // not in the data directory, which is yet to be made
+			return nil, usagef("--pkcs11-pin-file: %v", err)
+		}
+	}
 	if len(f.hosts) > 0 {
 		k.Names = f.hosts
 	}

@@ -49,6 +49,17 @@ func (s *serverIdentity) signer() (crypto.Signer, *x509.Certificate, [][]byte) {
 	return nil, nil, nil
 }
 
+// begin makes the first certificate. While the key of the CA that issues it is not to be had, TLS clients are turned away and everything else is
+// served: revocation lists and status answers by plain HTTP above all, and the Unix socket, by which an administrator looks for the key.
+func (s *serverIdentity) begin(ctx context.Context, p *Platform) error {
+	err := s.ensure(ctx, p)
+	if errs.Is(err, errs.Unavailable) && ctx.Err() == nil {
+		p.log.LogAttrs(ctx, slog.LevelError, "the listeners have no certificate yet, so that TLS clients are turned away", slog.Any("cause", err))
+		return nil
+	}
+	return err
+}
+
 // ensure makes a certificate for the configured names.
 func (s *serverIdentity) ensure(ctx context.Context, p *Platform) error {
 	actor := access.System("server")
@@ -104,9 +115,12 @@ func (p *Platform) register(ctx context.Context, actor access.Actor) (device.Dev
 	return p.Devices.Change(ctx, actor, d.ID, device.Change{Names: &names, Profile: &profile})
 }
 
-// run renews the certificate in the last third of its life.
+// again is how often the first certificate is tried for, and the last one looked at.
+const again = 10 * time.Second
+
+// run renews the certificate in the last third of its life, and makes the first one where begin could not.
 func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
-	tick := time.NewTicker(time.Minute)
+	tick := time.NewTicker(again)
 	defer tick.Stop()
 	for {
 		select {
@@ -115,7 +129,7 @@ func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
 		case <-tick.C:
 		}
 		_, cert, _ := s.signer()
-		if p.now().Before(cert.NotAfter.Add(-cert.NotAfter.Sub(cert.NotBefore) / 3)) {
+		if cert != nil && p.now().Before(cert.NotAfter.Add(-cert.NotAfter.Sub(cert.NotBefore)/3)) {
 			continue
 		}
 		if err := s.ensure(ctx, p); err != nil && ctx.Err() == nil {

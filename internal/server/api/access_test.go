@@ -24,6 +24,7 @@ var samples = map[string]string{
 	"POST /v1/ca-crosses/import":        `{"certificate":"x"}`,
 	"POST /v1/devices/{device}/token":   `{}`,
 	"POST /v1/devices/{device}/suspend": `{}`,
+	"POST /v1/cas/{ca}/limit":           `{"max_uses":1000000}`,
 	"POST /v1/devices/move":             `{"move":"suspend","group":"nobody"}`,
 	"POST /v1/certificates/revoke":      `{"group":"nobody"}`,
 }

@@ -83,7 +83,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	t.Helper()
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
-	d := dbtest.Open(t, audit.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema())
+	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema())
 	keys := must[*key.Store](t)(key.Create(filepath.Join(t.TempDir(), "keys"), []byte("a long enough passphrase"), key.Options{}))
 	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
@@ -101,7 +101,9 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 			}
 			return true, found.Grants
 		}})
-	authority := ca.New(ca.Deps{DB: d, Audit: record, Access: decider, Keys: keys, Profiles: profiles, Now: time.Now,
+	meter := key.NewMeter(key.MeterDeps{DB: d, Audit: record, Access: decider, Now: time.Now, Log: log,
+		Custody: key.NewCustodies(key.InFile, map[key.Place]key.Custody{key.InFile: keys})})
+	authority := ca.New(ca.Deps{DB: d, Audit: record, Access: decider, Keys: meter, Profiles: profiles, Now: time.Now,
 		URLs: ca.URLs{CRL: "http://pki.example/crl/", OCSP: "http://pki.example/ocsp", CAIssuers: "http://pki.example/ca/"}})
 	if err := devices.Reindex(t.Context()); err != nil {
 		t.Fatal(err)
@@ -115,10 +117,10 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	for _, w := range bulk.Workers() {
 		jobs.Register(w)
 	}
-	p.deps = api.Deps{Approve: approvals, Jobs: jobs, Bulk: bulk, DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Revoke: revocation, Enrol: registration,
+	p.deps = api.Deps{Approve: approvals, Jobs: jobs, Bulk: bulk, DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
 		Now: time.Now, Log: log, Version: v1.Version{Version: "test"},
 		Checkers: func() []audit.Checker {
-			return []audit.Checker{approvals.Checker(), jobs.Checker(), devices.Checker(), authority.Checker(), revocation.Checker(), registration.Checker()}
+			return []audit.Checker{meter.Checker(), approvals.Checker(), jobs.Checker(), devices.Checker(), authority.Checker(), revocation.Checker(), registration.Checker()}
 		}}
 	ctx := access.System("test")
 	if err := authority.Load(t.Context()); err != nil {

@@ -227,7 +227,8 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 		shards = ca.MostShards
 	}
 	i, err := s.CA.Create(ctx, actor, ca.Spec{Name: b.Name, Parent: b.Parent, Subject: subject, Algorithm: key.Algorithm(b.Algorithm),
-		Validity: int64(validity / time.Second), Forever: b.Forever, PathLen: b.PathLen, Shards: shards})
+		Validity: int64(validity / time.Second), Forever: b.Forever, PathLen: b.PathLen, Shards: shards,
+		Custody: key.Place(b.Custody), Limit: limitOf(b.KeyLimit)})
 	if err != nil {
 		return v1.CA{}, err
 	}

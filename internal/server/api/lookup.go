@@ -64,7 +64,7 @@ func actions() []string {
 	return []string{"access.refuse", "approve.grant", "approve.refuse", "approve.request", "approve.spend", "ca.create", "cert.ephemeral", "cert.hold",
 		"cert.issue", "cert.purge", "cert.release", "cert.revoke", "crl.publish", "device.add", "device.change", "device.import", "device.rescue", "device.state",
 		"device.token", "enrol.approve", "enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move",
-		"job.step", "profile.load"}
+		"job.step", "key.exhausted", "key.limit", "key.use", "profile.load"}
 }
 
 func checkAction(name string) error {

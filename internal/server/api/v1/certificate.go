@@ -65,14 +65,16 @@ type CAList struct {
 
 // NewCA asks for a new CA.
 type NewCA struct {
-	Name      string `json:"name" pattern:"^[a-z0-9][a-z0-9-]*$" maxLength:"64" doc:"Unique name: small letters, digits, hyphens" example:"devices-2"`
-	Parent    string `json:"parent,omitempty" doc:"Name of the CA above; absent for a root" example:"root"`
-	Subject   string `json:"subject" minLength:"1" doc:"Distinguished name (RFC 4514), best with O and a CN that names the generation" example:"CN=Devices CA 2,O=Example"`
-	Algorithm string `json:"algorithm,omitempty" doc:"Kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096, ml-dsa-44, ml-dsa-65; ec-p256 when absent" example:"ec-p256"`
-	Validity  string `json:"validity,omitempty" doc:"How long it is good, in hours; needed unless forever" example:"87600h"`
-	Forever   bool   `json:"forever,omitempty" doc:"No well-defined end, for CAs of birth certificates"`
-	PathLen   int    `json:"path_len,omitempty" minimum:"0" maximum:"8" doc:"How many tiers of CAs may follow below" example:"0"`
-	Shards    *int   `json:"crl_shards,omitempty" minimum:"0" maximum:"256" doc:"Into how many revocation lists its certificates are divided: 0 (one list) or a power of two up to 256; when absent, 256 for a CA with no tier below it and 0 for others" example:"256"`
+	Name      string    `json:"name" pattern:"^[a-z0-9][a-z0-9-]*$" maxLength:"64" doc:"Unique name: small letters, digits, hyphens" example:"devices-2"`
+	Parent    string    `json:"parent,omitempty" doc:"Name of the CA above; absent for a root" example:"root"`
+	Subject   string    `json:"subject" minLength:"1" doc:"Distinguished name (RFC 4514), best with O and a CN that names the generation" example:"CN=Devices CA 2,O=Example"`
+	Algorithm string    `json:"algorithm,omitempty" doc:"Kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096, ml-dsa-44, ml-dsa-65; ec-p256 when absent" example:"ec-p256"`
+	Validity  string    `json:"validity,omitempty" doc:"How long it is good, in hours; needed unless forever" example:"87600h"`
+	Forever   bool      `json:"forever,omitempty" doc:"No well-defined end, for CAs of birth certificates"`
+	PathLen   int       `json:"path_len,omitempty" minimum:"0" maximum:"8" doc:"How many tiers of CAs may follow below" example:"0"`
+	Custody   string    `json:"custody,omitempty" enum:"file,pkcs11" doc:"Where its key is kept; when absent, as keys.custody of the configuration says" example:"pkcs11"`
+	KeyLimit  *KeyLimit `json:"key_limit,omitempty" doc:"How often and how long its key may sign certificates"`
+	Shards    *int      `json:"crl_shards,omitempty" minimum:"0" maximum:"256" doc:"Into how many revocation lists its certificates are divided: 0 (one list) or a power of two up to 256; when absent, 256 for a CA with no tier below it and 0 for others" example:"256"`
 }
 
 // Profile says what certificates of a kind look like and on which terms they are given.
