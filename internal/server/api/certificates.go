@@ -241,7 +241,7 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 func shownCA(i *ca.Issuer) v1.CA {
 	c := i.Certificate()
 	out := v1.CA{ID: i.ID().String(), Name: i.Name(), Subject: c.Subject.String(), Serial: hex.EncodeToString(c.SerialNumber.Bytes()),
-		Signature: i.Algorithm().String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Forever: i.Forever(), Shards: i.Shards(), Created: moment(i.Created())}
+		Signature: i.Algorithm().String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Forever: i.Forever(), Offline: i.Offline(), Shards: i.Shards(), Created: moment(i.Created())}
 	if p := i.Parent(); p != nil {
 		out.Parent = p.Name()
 	}
@@ -252,7 +252,7 @@ func (s *server) listProfiles(ctx context.Context, actor access.Actor, _ *none) 
 	if err := s.Access.Require(ctx, actor, access.ProfileRead, "profiles"); err != nil {
 		return v1.ProfileList{}, err
 	}
-	return v1.ProfileList{Profiles: each(s.Profiles.All(), shownProfile)}, nil
+	return v1.ProfileList{Profiles: each(s.Profiles.All(), s.shownProfile)}, nil
 }
 
 type getProfileInput struct {
@@ -267,14 +267,23 @@ func (s *server) getProfile(ctx context.Context, actor access.Actor, in *getProf
 	if err != nil {
 		return v1.Profile{}, err
 	}
-	out := shownProfile(p)
+	out := s.shownProfile(p)
 	out.Source = p.Source
 	return out, nil
 }
 
+func shownTurn(t ca.Turn) v1.Turn {
+	out := v1.Turn{Issuer: t.Issuer}
+	if t.From > 0 {
+		from := moment(t.From)
+		out.From = &from
+	}
+	return out
+}
+
 // shownProfile leaves the source out.
-func shownProfile(p *ca.Profile) v1.Profile {
-	return v1.Profile{Name: p.Name, Description: p.Description, Version: p.Version, Issuer: p.Issuer, Slot: p.Slot, Forever: p.Forever,
+func (s *server) shownProfile(p *ca.Profile) v1.Profile {
+	return v1.Profile{Name: p.Name, Description: p.Description, Version: p.Version, Issuer: p.IssuerAt(s.Now().Unix()), Turns: each(p.Turns, shownTurn), Slot: p.Slot, Forever: p.Forever,
 		Keys:     each(p.Keys, func(k der.KeyKind) string { return string(k) }),
 		Validity: length(p.Validity), Backdate: length(p.Backdate), RenewBefore: length(p.RenewBefore), ReuseKey: p.ReuseKey,
 		Evidence: each(p.Evidence, func(e ca.Evidence) string { return string(e) }), Approval: p.Approval, ServerKeygen: string(p.ServerKeygen),

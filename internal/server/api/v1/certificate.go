@@ -53,6 +53,7 @@ type CA struct {
 	NotBefore time.Time `json:"not_before" doc:"First second of validity"`
 	NotAfter  time.Time `json:"not_after" doc:"Last second of validity"`
 	Forever   bool      `json:"forever,omitempty" doc:"It has no well-defined end"`
+	Offline   bool      `json:"offline,omitempty" doc:"Its key is elsewhere: it signs nothing here"`
 	Shards    int       `json:"crl_shards,omitempty" doc:"Into how many revocation lists its certificates are divided; absent when there is one" example:"256"`
 	Created   time.Time `json:"created" doc:"When it was made"`
 	Chain     string    `json:"chain,omitempty" doc:"Its certificate and those above it, PEM; left out of listings"`
@@ -82,7 +83,8 @@ type Profile struct {
 	Name           string   `json:"name" doc:"Name" example:"device"`
 	Description    string   `json:"description,omitempty" doc:"What it is for"`
 	Version        string   `json:"version" doc:"Follows from the text" example:"8899aabbccddeeff"`
-	Issuer         string   `json:"issuer" doc:"Name of the CA that issues" example:"devices"`
+	Issuer         string   `json:"issuer" doc:"Name of the CA that issues now" example:"devices"`
+	Turns          []Turn   `json:"issuers,omitempty" doc:"Which CAs issue and from when; absent when it is one and the same"`
 	Slot           string   `json:"slot" doc:"The purpose of its certificates" example:"operational"`
 	Keys           []string `json:"keys" doc:"Kinds of keys that are accepted" example:"[\"ec-p256\"]"`
 	Validity       string   `json:"validity,omitempty" doc:"How long a certificate is good; absent when forever" example:"2160h0m0s"`
@@ -111,6 +113,12 @@ type Rescue struct {
 	Approval   string `json:"approval" enum:"none,once,four-eyes" doc:"Who must agree"`
 	Evidence   string `json:"evidence" enum:"certificate,certificate-and-token" doc:"What the device must show"`
 	Validity   string `json:"validity" doc:"How long the certificate lives that it gets" example:"7d"`
+}
+
+// Turn is from when on a CA issues by a profile.
+type Turn struct {
+	Issuer string     `json:"issuer" doc:"Name of the CA" example:"devices-g2"`
+	From   *time.Time `json:"from,omitempty" doc:"Since when; absent for the first"`
 }
 
 // ProfileList holds all profiles in the order of their names.
