@@ -215,8 +215,8 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Custody.ForStatus(), Now: p.now, Log: p.log,
 		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, DeltaLists: p.Config.CRL.Delta, OCSP: p.ocspOptions()})
 	p.Bulk = revoke.NewBulk(p.Revoke, p.Jobs, p.Config.Approve.RevokeAbove)
-	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
-		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile})
+	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
+		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile, Own: selfProfile})
 	for _, w := range p.Bulk.Workers() {
 		p.Jobs.Register(w)
 	}
