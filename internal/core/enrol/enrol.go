@@ -182,6 +182,9 @@ func (s *Service) Metrics() (batches, items int64) { return s.group.Metrics() }
 // mostAnnounced bounds how many CAs a client that names no profile is told about: with ML-DSA they make 400 kB.
 const mostAnnounced = 50
 
+// Anchors returns what a client needs to verify the certificates of the profile called label, or of every issuer when label is "": issuing
+// certificates first, roots last, in DER (RFC 7030, section 4.1.3). When there are too many issuers for that, label "" is for those of the
+// default profile and of the platform itself. An unknown profile is NotFound.
 func (s *Service) Anchors(label string) ([][]byte, error) {
 	if label == "" {
 		var names []string
