@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -131,7 +132,17 @@ func entryDetail(e v1.Entry) string {
 		all = append(all, "serial="+e.Serial)
 	}
 	for _, k := range slices.Sorted(maps.Keys(e.Detail)) {
-		all = append(all, k+"="+e.Detail[k])
+		all = append(all, k+"="+detailText(k, e.Detail[k]))
 	}
 	return strings.Join(all, " ")
+}
+
+// detailText writes a detail for people: what is a time stands in the record as UTC seconds.
+func detailText(name, value string) string {
+	seconds, err := strconv.ParseInt(value, 10, 64)
+	isTime := strings.HasSuffix(name, "_at") || strings.HasSuffix(name, "_update") || slices.Contains([]string{"at", "until", "not_before", "not_after", "deadline"}, name)
+	if err != nil || !isTime || seconds < 1e8 {
+		return value
+	}
+	return time.Unix(seconds, 0).UTC().Format(time.RFC3339)
 }

@@ -71,7 +71,7 @@ func Inventory(ctx context.Context, o InventoryOptions, print func(InventoryLine
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	f := &fleet{Platform: p, o: o, actor: access.Actor{Kind: access.KindLocal, ID: "bench", Role: access.RoleAdmin}, now: time.Now().Unix()}
+	f := &crowd{Platform: p, o: o, actor: access.Actor{Kind: access.KindLocal, ID: "bench", Role: access.RoleAdmin}, now: time.Now().Unix()}
 	for _, step := range []func(context.Context) error{f.register, f.certify, f.move, f.index} {
 		if err := step(ctx); err != nil {
 			return err
@@ -89,8 +89,8 @@ func Inventory(ctx context.Context, o InventoryOptions, print func(InventoryLine
 	return nil
 }
 
-// fleet is a registry that is filled and asked.
-type fleet struct {
+// crowd is a registry that is filled and asked.
+type crowd struct {
 	*app.Platform
 	o       InventoryOptions
 	actor   access.Actor
@@ -101,14 +101,14 @@ type fleet struct {
 	cells   map[device.ID]uint8
 }
 
-func (f *fleet) say(format string, args ...any) {
+func (f *crowd) say(format string, args ...any) {
 	if f.o.Progress != nil {
 		f.o.Progress(fmt.Sprintf(format, args...))
 	}
 }
 
 // register imports the devices: a hundred groups, one device in a hundred a gateway, one in 100,000 with a rare tag.
-func (f *fleet) register(ctx context.Context) error {
+func (f *crowd) register(ctx context.Context) error {
 	f.say("registering %d devices", f.o.Registered)
 	list, out := io.Pipe()
 	go func() {
@@ -133,7 +133,7 @@ func (f *fleet) register(ctx context.Context) error {
 func meter(i int) string { return fmt.Sprintf("meter-%07d", i) }
 
 // certify gives each device a certificate as issuing would, but for the signature: rows of the device, its slot and the certificate.
-func (f *fleet) certify(ctx context.Context) error {
+func (f *crowd) certify(ctx context.Context) error {
 	f.say("giving each of them a certificate")
 	issuer, err := f.CA.Issuer("devices")
 	if err != nil {
@@ -185,7 +185,7 @@ func keyOf(i int) string {
 	return "ec-p256"
 }
 
-func (f *fleet) certificate(dice *rand.Rand, id device.ID, i int) *ca.Certificate {
+func (f *crowd) certificate(dice *rand.Rand, id device.ID, i int) *ca.Certificate {
 	issued := f.now - int64(dice.IntN(60*86400))
 	c := &ca.Certificate{Cell: f.cells[id], Day: issued / 86400, Issuer: f.main, Profile: "device", Version: "bench", Slot: "operational", Device: id,
 		NotBefore: issued, NotAfter: issued + 90*86400, DER: make([]byte, 600)}
@@ -201,7 +201,7 @@ func (f *fleet) certificate(dice *rand.Rand, id device.ID, i int) *ca.Certificat
 }
 
 // move suspends one device in a thousand.
-func (f *fleet) move(ctx context.Context) error {
+func (f *crowd) move(ctx context.Context) error {
 	f.say("suspending one in a thousand")
 	for i := 5; i < f.o.Registered; i += 1000 {
 		id, _ := f.Devices.IDOf(meter(i))
@@ -212,7 +212,7 @@ func (f *fleet) move(ctx context.Context) error {
 	return nil
 }
 
-func (f *fleet) index(ctx context.Context) error {
+func (f *crowd) index(ctx context.Context) error {
 	f.say("making the inventory")
 	return f.Devices.Reindex(ctx)
 }
@@ -223,7 +223,7 @@ type inventoryCase struct {
 }
 
 // cases are the combinations. "disjoint": many devices pass each of the filters and none passes both.
-func (f *fleet) cases() []inventoryCase {
+func (f *crowd) cases() []inventoryCase {
 	const day = 86400
 	soon := f.now + 40*day
 	return []inventoryCase{
@@ -252,7 +252,7 @@ func (f *fleet) cases() []inventoryCase {
 	}
 }
 
-func (f *fleet) measure(ctx context.Context, c inventoryCase) (InventoryLine, error) {
+func (f *crowd) measure(ctx context.Context, c inventoryCase) (InventoryLine, error) {
 	l := InventoryLine{Bench: "inventory", Case: c.name, Registered: f.o.Registered}
 	first, middle, large := c.filter, c.filter, c.filter
 	first.Limit, middle.Limit, large.Limit = 100, 100, 1000

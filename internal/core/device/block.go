@@ -33,8 +33,8 @@ const (
 )
 
 const (
-	blockMost = 2048 // devices in a block; a larger one is split
-	blockStep = 1024 // devices that are read at once when blocks are made
+	blockMost = 4096 // devices in a block; a larger one is split
+	blockStep = 2048 // devices that are read at once when blocks are made
 	timeSize  = 5    // octets of a time: seconds since 1970, to the year 36812
 )
 
@@ -239,9 +239,12 @@ func readWords(b []byte, n int) (w words, err error) {
 	}
 	w.codes = b
 	for i := range n {
-		if w.code(i) >= len(w.texts) {
+		if width == 2 && w.code(i) >= len(w.texts) {
 			return w, errDamaged
 		}
+	}
+	if width == 1 && n > 0 && int(slices.Max(b)) >= len(w.texts) {
+		return w, errDamaged
 	}
 	return w, nil
 }
@@ -258,12 +261,15 @@ func (w *words) code(i int) int {
 
 func (w *words) at(i int) string { return w.texts[w.code(i)] }
 
-// which reports for each text whether it is wanted, and whether all or none are.
-func (w *words) which(wanted func(string) bool) (by []bool, all, none bool) {
-	by, all, none = make([]bool, len(w.texts)), true, true
+// which reports for each text whether it is wanted, as 0 or 1, and whether all or none are.
+func (w *words) which(wanted func(string) bool) (by []byte, all, none bool) {
+	by, all, none = make([]byte, max(len(w.texts), 256)), true, true
 	for i, text := range w.texts {
-		by[i] = wanted(text)
-		all, none = all && by[i], none && !by[i]
+		if wanted(text) {
+			by[i], none = 1, false
+		} else {
+			all = false
+		}
 	}
 	return by, all, none
 }

@@ -231,12 +231,12 @@ func TestBlocksAreSplit(t *testing.T) {
 		}
 		return n
 	}
-	put(0, 3000)
+	put(0, 6000)
 	w.filled(t)
-	if got := blocks(); len(got) < 3 || sum(got) != 3000 {
-		t.Fatalf("after the walk: got blocks %v, want 3,000 devices in three or more", got)
+	if got := blocks(); len(got) < 3 || sum(got) != 6000 {
+		t.Fatalf("after the walk: got blocks %v, want 6,000 devices in three or more", got)
 	}
-	ids := put(3000, 9000)
+	ids := put(6000, 18000)
 	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
 	w.do(t, func(ctx context.Context, tx *db.Tx) error {
 		cell, err := readCell(ctx, tx, 9)
@@ -262,12 +262,12 @@ func TestBlocksAreSplit(t *testing.T) {
 		return nil
 	})
 	got := blocks()
-	if sum(got) != 9000 || slices.Max(got) > blockMost {
-		t.Errorf("after the notes: got blocks %v, want 9,000 devices in blocks of at most %d", got, blockMost)
+	if sum(got) != 18000 || slices.Max(got) > blockMost {
+		t.Errorf("after the notes: got blocks %v, want 18,000 devices in blocks of at most %d", got, blockMost)
 	}
 	w.filled(t)
-	if got := blocks(); sum(got) != 9000 {
-		t.Errorf("after a second walk: got %d devices, want 9,000", sum(got))
+	if got := blocks(); sum(got) != 18000 {
+		t.Errorf("after a second walk: got %d devices, want 18,000", sum(got))
 	}
 }
 
@@ -342,5 +342,46 @@ func TestRenewalsAreSpread(t *testing.T) {
 	}
 	if at := RenewAt("x", end, 0, 0); at != 0 {
 		t.Errorf("a certificate that is never renewed: got %d, want 0", at)
+	}
+}
+
+// TestForecast enrols 10,000 devices within one hour and looks at when they are to renew.
+func TestForecast(t *testing.T) {
+	w := newWorld(t)
+	w.renewal = func(profile string) (before, spread int64, ok bool) {
+		return 30 * 86400, 9 * 86400, profile == "sensor"
+	}
+	const n = 10_000
+	w.imported(t, n)
+	all := w.everything(t)
+	for chunk := range slices.Chunk(all, 500) {
+		claims := make([]Claim, len(chunk))
+		for i := range chunk {
+			claims[i] = w.claim(chunk[i], 1)
+			claims[i].NotAfter = w.now.Unix() + 90*86400 + int64(i)*7
+			claims[i].Serial = fmt.Appendf(nil, "%s", chunk[i].ID[:])
+		}
+		w.enrol(t, claims...)
+	}
+	w.filled(t)
+	f, err := w.Forecast(t.Context(), auditor, Filter{Profile: "sensor"}, 86400, 90)
+	if err != nil {
+		t.Fatal(err)
+	}
+	total, days, most := int64(0), 0, int64(0)
+	for day, k := range f.Spans {
+		if total += k; k > 0 {
+			days, most = days+1, max(most, k)
+		}
+		if k > 0 && (day < 50 || day > 69) {
+			t.Errorf("day %d: %d renewals outside the window", day, k)
+		}
+	}
+	want, err := w.Count(t.Context(), auditor, Filter{Profile: "sensor"})
+	if err != nil || total != want || f.Overdue+f.Later+f.Never != 0 {
+		t.Errorf("got %d in the window, %+v, want %d", total, f, want)
+	}
+	if days < 18 || most > want/18*13/10 {
+		t.Errorf("got %d days, at most %d a day, want 18 or 19 days with about %d", days, most, want/18)
 	}
 }

@@ -27,3 +27,12 @@ func renewAt(fraction uint64, notAfter, before, spread int64) int64 {
 	offset, _ := bits.Mul64(fraction, 2*uint64(max(spread, 0)))
 	return notAfter - before - max(spread, 0) + int64(offset)
 }
+
+// RenewAt is when d is to renew the certificate in s, in UTC seconds; 0 when it never is, or need not any more.
+func (r *Registry) RenewAt(d *Device, s *Slot) int64 {
+	if s.Revoked > 0 || len(s.Issuer) == 0 || s.NotAfter == noExpiry || !d.State.Active() {
+		return 0
+	}
+	before, spread, _ := r.renewal(d.Profile)
+	return RenewAt(d.Name, s.NotAfter, before, spread)
+}

@@ -6,14 +6,11 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"strconv"
 	"strings"
 
 	"mooring/internal/base/db"
 )
-
-// selectColumns reads some columns of the cells in a range. There is one text for any number of columns: the last is repeated.
-const selectColumns = `SELECT cell, kind, first, data FROM inventory WHERE cell >= $1 AND cell < $2
- AND kind IN ($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ORDER BY cell, kind, first`
 
 const (
 	cellsFirst   = 4       // cells that a search reads at first: a filter that many devices pass needs no more
@@ -21,11 +18,25 @@ const (
 	windowEnough = 2 << 20 // octets at once from which no more cells are taken
 )
 
+// selectColumns reads some columns of some cells. There is one text for any number of both: the last of each is repeated. The lists let the
+// engines jump from column to column; a range of cells would have them read all of each. Order is made here, where it costs nothing.
+func selectColumns() string {
+	return `SELECT cell, kind, first, data FROM inventory WHERE cell IN (` + placeholders(1, cellsMost) + `) AND kind IN (` + placeholders(cellsMost+1, columns-1) + `)`
+}
+
+func placeholders(from, n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = "$" + strconv.Itoa(from+i)
+	}
+	return strings.Join(list, ", ")
+}
+
 // eachBlock calls fn for the blocks from a cell on, in order, with the given columns, until it returns false.
 func eachBlock(ctx context.Context, tx *db.Tx, from uint8, cols []column, fn func(*raw) (more bool, err error)) error {
-	width := int64(cellsFirst)
+	text, width := selectColumns(), int64(cellsFirst)
 	for begin := int64(from); begin < 256; {
-		blocks, read, err := readWindow(ctx, tx, begin, begin+width, cols)
+		blocks, read, err := readWindow(ctx, tx, text, begin, min(begin+width, 256), cols)
 		if err != nil {
 			return err
 		}
@@ -42,12 +53,19 @@ func eachBlock(ctx context.Context, tx *db.Tx, from uint8, cols []column, fn fun
 	return nil
 }
 
-func readWindow(ctx context.Context, tx *db.Tx, begin, end int64, cols []column) (blocks []*raw, read int, err error) {
-	args := []any{begin, end}
+func readWindow(ctx context.Context, tx *db.Tx, text string, begin, end int64, cols []column) (blocks []*raw, read int, err error) {
+	args := make([]any, 0, cellsMost+columns-1)
+	for i := range int64(cellsMost) {
+		args = append(args, min(begin+i, end-1))
+	}
 	for i := range columns - 1 {
 		args = append(args, int64(cols[min(i, len(cols)-1)]))
 	}
-	at, cell := map[string]*raw{}, begin-1
+	type key struct {
+		cell  int64
+		first string
+	}
+	at := map[key]*raw{}
 	err = tx.Each(ctx, func(row db.Row) error {
 		var c, kind int64
 		var first, data []byte
@@ -57,19 +75,16 @@ func readWindow(ctx context.Context, tx *db.Tx, begin, end int64, cols []column)
 		if kind < 1 || kind >= columns || c < begin || c >= end {
 			return errDamaged
 		}
-		if c != cell {
-			cell = c
-			clear(at)
-		}
-		b := at[string(first)]
+		b := at[key{c, string(first)}]
 		if b == nil {
 			b = &raw{cell: uint8(c), first: first}
-			at[string(first)], blocks = b, append(blocks, b)
+			at[key{c, string(first)}], blocks = b, append(blocks, b)
 		}
 		b.col[kind] = data
 		read += len(data)
 		return nil
-	}, selectColumns, args...)
+	}, text, args...)
+	slices.SortFunc(blocks, func(a, b *raw) int { return cmp.Or(int(a.cell)-int(b.cell), bytes.Compare(a.first, b.first)) })
 	return blocks, read, err
 }
 
@@ -113,7 +128,7 @@ func (f *Filter) match(b *raw, m *marks) (count int, err error) {
 		if c.col == colProfile && f.Profile == "" || c.col == colGroup && f.Group == "" || c.col == colTags && f.Tag == "" {
 			continue
 		}
-		if any, err := keep(b.col[c.col], m.on, c.wanted); err != nil || !any {
+		if any, err := keep(b.col[c.col], m.on, c.wanted); err != nil || !any || bytes.IndexByte(m.on, 1) < 0 {
 			return 0, err
 		}
 	}
@@ -144,12 +159,16 @@ func keep(col, on []byte, wanted func(string) bool) (any bool, err error) {
 		return false, err
 	}
 	by, all, none := w.which(wanted)
-	if all || none {
+	switch {
+	case all || none:
 		return all, nil
-	}
-	for i := range on {
-		if !by[w.code(i)] {
-			on[i] = 0
+	case len(w.texts) <= 256:
+		for i, c := range w.codes {
+			on[i] &= by[c]
+		}
+	default:
+		for i := range on {
+			on[i] &= by[w.code(i)]
 		}
 	}
 	return true, nil
@@ -168,8 +187,9 @@ func (f *Filter) matchCerts(b *raw, m *marks) error {
 		}
 		if any, err := keep(b.col[c.col], fit, is(c.want)); err != nil {
 			return err
-		} else if !any {
-			clear(fit)
+		} else if !any || bytes.IndexByte(fit, 1) < 0 {
+			clear(m.on)
+			return nil
 		}
 	}
 	byEnd := f.byEnd()

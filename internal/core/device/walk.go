@@ -75,78 +75,113 @@ const (
 	lockAsRead  = `UPDATE inventory_state SET epoch = epoch + 1 WHERE cell = 0 AND epoch = $1`
 )
 
-// walkStep makes the block at at anew and moves at behind it. It reads first and writes what differs in a transaction of its own, under the
-// condition that the inventory is still the one that it has read.
+// walkStep makes the next blocks anew, as many as hold blockStep devices, and moves at behind them. It reads first and writes what differs in a
+// transaction of its own, under the condition that the inventory is still the one that it has read.
 func (r *Registry) walkStep(ctx context.Context, at *walkAt) error {
-	if at.first == nil {
-		at.first = []byte{}
-	}
 	var (
 		epoch, built int64
-		next         []byte
-		bounded      bool
-		old          *raw
-		g            gather
+		parts        []part
+		next         walkAt
 	)
 	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
-		g, old = gather{}, &raw{cell: uint8(at.cell), first: at.first}
 		if _, err = tx.Get(ctx, []any{&built, &epoch}, selectBuilt); err != nil {
 			return err
 		}
-		if bounded, err = tx.Get(ctx, []any{&next}, selectNext, at.cell, at.first); err != nil {
-			return err
+		parts, next = nil, *at
+		for devices := 0; devices < blockStep && next.cell <= 255; {
+			var p part
+			if p, next, err = readPart(ctx, tx, next); err != nil {
+				return err
+			}
+			devices += len(p.entries)
+			if !p.same() {
+				parts = append(parts, p)
+			}
 		}
-		if !bounded {
-			next = maxID()
-		}
-		if err := tx.Each(ctx, old.scan, selectBlock, at.cell, at.first); err != nil {
-			return err
-		}
-		return tx.Each(ctx, g.row, selectRange, at.cell, at.first, next, int64(blockStep))
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	entries := make([]entry, len(g.found))
-	for i := range g.found {
-		entries[i] = entryOf(&g.found[i])
+	if len(parts) > 0 {
+		if err := r.writeParts(ctx, parts, epoch); err != nil {
+			return err
+		}
 	}
-	following := walkAt{at.cell, next}
-	switch {
-	case len(entries) == blockStep:
-		following.first = successor(entries[len(entries)-1].id)
-	case !bounded:
-		following = walkAt{at.cell + 1, []byte{}}
-	}
-	split := len(entries) == blockStep && !bytes.Equal(following.first, next) // what follows in the range becomes a block of its own
-	if err := r.replaceBlock(ctx, old, entries, epoch, split, following.first); err != nil {
-		return err
-	}
-	*at = following
+	*at = next
 	return nil
 }
 
-// replaceBlock writes what differs from old, and the beginning of an empty block that ends it.
-func (r *Registry) replaceBlock(ctx context.Context, old *raw, entries []entry, epoch int64, split bool, first []byte) error {
-	fresh, same := pack(old.cell, old.first, entries), true
+// part is a block as it is stored and as it should be.
+type part struct {
+	old     *raw
+	entries []entry
+	rest    []byte // where a block begins of what does not fit; nil = all fits
+}
+
+// readPart reads the block at at and the devices that belong there, and returns what comes next.
+func readPart(ctx context.Context, tx *db.Tx, at walkAt) (p part, next walkAt, err error) {
+	if at.first == nil {
+		at.first = []byte{}
+	}
+	p.old = &raw{cell: uint8(at.cell), first: at.first}
+	var end []byte
+	bounded, err := tx.Get(ctx, []any{&end}, selectNext, at.cell, at.first)
+	if err != nil {
+		return p, at, err
+	}
+	if !bounded {
+		end = maxID()
+	}
+	if err := tx.Each(ctx, p.old.scan, selectBlock, at.cell, at.first); err != nil {
+		return p, at, err
+	}
+	var g gather
+	if err := tx.Each(ctx, g.row, selectRange, at.cell, at.first, end, int64(blockStep)); err != nil {
+		return p, at, err
+	}
+	for i := range g.found {
+		p.entries = append(p.entries, entryOf(&g.found[i]))
+	}
+	if len(p.entries) == blockStep {
+		if first := successor(p.entries[blockStep-1].id); !bytes.Equal(first, end) {
+			p.rest = first
+			return p, walkAt{at.cell, first}, nil
+		}
+	}
+	if bounded {
+		return p, walkAt{at.cell, end}, nil
+	}
+	return p, walkAt{at.cell + 1, []byte{}}, nil
+}
+
+// same reports whether nothing is to be written.
+func (p *part) same() bool {
+	fresh, same := pack(p.old.cell, p.old.first, p.entries), p.rest == nil
 	for kind := 1; kind < columns; kind++ {
-		same = same && old.col[kind] != nil && bytes.Equal(old.col[kind], fresh.col[kind])
+		same = same && p.old.col[kind] != nil && bytes.Equal(p.old.col[kind], fresh.col[kind])
 	}
-	if same && !split || len(entries) == 0 && old.col[colIDs] == nil && len(old.first) > 0 {
-		return nil
-	}
+	return same
+}
+
+func (r *Registry) writeParts(ctx context.Context, parts []part, epoch int64) error {
 	return r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if n, err := tx.Exec(ctx, lockAsRead, epoch); err != nil {
 			return err
 		} else if n != 1 {
 			return errOvertaken
 		}
-		if split {
-			if err := writeBlock(ctx, tx, &raw{cell: old.cell, first: first}, nil); err != nil {
+		for _, p := range parts {
+			if p.rest != nil {
+				if err := writeBlock(ctx, tx, &raw{cell: p.old.cell, first: p.rest}, nil); err != nil {
+					return err
+				}
+			}
+			if err := writeBlock(ctx, tx, p.old, p.entries); err != nil {
 				return err
 			}
 		}
-		return writeBlock(ctx, tx, old, entries)
+		return nil
 	})
 }
 

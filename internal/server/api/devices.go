@@ -10,29 +10,59 @@ import (
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
+	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api/v1"
 )
 
-type listDevicesInput struct {
+// DeviceFilter are the parameters that select devices. All that are given must fit. It is exported for the sake of the library, which does not see
+// into embedded structs that are not.
+type DeviceFilter struct {
 	Group         string    `query:"group" doc:"In this group"`
 	State         string    `query:"state" enum:"registered,enrolled,suspended,lost,retired" doc:"In this state"`
 	Profile       string    `query:"profile" doc:"With this profile"`
 	Tag           string    `query:"tag" doc:"With this tag: key, or key=value"`
-	ExpiresBefore time.Time `query:"expires_before" doc:"Holding a certificate that is not revoked and ends before this time; in order of the end" example:"2026-12-31T00:00:00Z"`
-	Cursor        string    `query:"cursor" maxLength:"1024" doc:"The next of the page before"`
-	Limit         int       `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Devices a page"`
+	Issuer        string    `query:"issuer" maxLength:"64" doc:"Holding a certificate of this CA, by name or id. What is said about certificates must fit one and the same, which is not revoked" example:"devices"`
+	Algorithm     string    `query:"algorithm" maxLength:"32" doc:"Holding a certificate for a key of this kind" example:"ec-p256"`
+	ExpiresBefore time.Time `query:"expires_before" doc:"Holding a certificate that ends before this time; in order of the end" example:"2026-12-31T00:00:00Z"`
+	ExpiresAfter  time.Time `query:"expires_after" doc:"Holding a certificate that ends at this time or later; in order of the end" example:"2026-12-01T00:00:00Z"`
+	SeenBefore    time.Time `query:"seen_before" doc:"Last heard of before this time, or never" example:"2026-11-01T00:00:00Z"`
+	SeenAfter     time.Time `query:"seen_after" doc:"Last heard of at this time or later" example:"2026-11-01T00:00:00Z"`
+}
+
+// filter is in as the registry takes it.
+func (s *server) filter(in *DeviceFilter) (f device.Filter, err error) {
+	f = device.Filter{Group: in.Group, Profile: in.Profile, Tag: in.Tag, Key: in.Algorithm, ExpiresBefore: seconds(in.ExpiresBefore), ExpiresAfter: seconds(in.ExpiresAfter),
+		SeenBefore: seconds(in.SeenBefore), SeenAfter: seconds(in.SeenAfter)}
+	if in.State != "" {
+		if f.State, err = device.ParseState(in.State); err != nil {
+			return f, err
+		}
+	}
+	if in.Issuer != "" {
+		issuer, err := s.CA.Issuer(in.Issuer)
+		if err != nil {
+			return f, err
+		}
+		id := issuer.ID()
+		f.Issuer = id[:]
+	}
+	return f, nil
+}
+
+type listDevicesInput struct {
+	DeviceFilter
+	Cursor string `query:"cursor" maxLength:"1024" doc:"The next of the page before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Devices a page"`
 }
 
 func (s *server) listDevices(ctx context.Context, actor access.Actor, in *listDevicesInput) (v1.DevicePage, error) {
-	f := device.Filter{Group: in.Group, Profile: in.Profile, Tag: in.Tag, ExpiresBefore: seconds(in.ExpiresBefore), Cursor: in.Cursor, Limit: in.Limit}
-	if in.State != "" {
-		var err error
-		if f.State, err = device.ParseState(in.State); err != nil {
-			return v1.DevicePage{}, err
-		}
+	f, err := s.filter(&in.DeviceFilter)
+	if err != nil {
+		return v1.DevicePage{}, err
 	}
+	f.Cursor, f.Limit = in.Cursor, in.Limit
 	page, next, err := s.Devices.List(ctx, actor, f)
 	if err == nil && len(page) == 0 && next == "" && in.Cursor == "" {
 		err = s.unknownProfile(errs.NotFound, in.Profile) // devices may still have a profile whose file is gone
@@ -40,7 +70,7 @@ func (s *server) listDevices(ctx context.Context, actor access.Actor, in *listDe
 	if err != nil {
 		return v1.DevicePage{}, err
 	}
-	return v1.DevicePage{Devices: each(page, shownDevice), Next: next}, nil
+	return v1.DevicePage{Devices: each(page, s.shownDevice), Next: next}, nil
 }
 
 type addDeviceInput struct{ Body v1.NewDevice }
@@ -65,13 +95,13 @@ func (s *server) addDevice(ctx context.Context, actor access.Actor, in *addDevic
 		return v1.AddedDevice{}, s.whyNotAdded(ctx, actor, b, err)
 	}
 	if !b.Token {
-		return v1.AddedDevice{Device: shownDevice(d)}, nil
+		return v1.AddedDevice{Device: s.shownDevice(d)}, nil
 	}
 	token, err := s.token(ctx, actor, d.ID, life)
 	if err != nil {
 		return v1.AddedDevice{}, errs.Wrap(errs.KindOf(err), err, "the device was added, but not its token: %s", errs.Public(err))
 	}
-	return v1.AddedDevice{Device: shownDevice(d), Token: &token}, nil
+	return v1.AddedDevice{Device: s.shownDevice(d), Token: &token}, nil
 }
 
 func (s *server) token(ctx context.Context, actor access.Actor, id device.ID, life time.Duration) (v1.Token, error) {
@@ -107,7 +137,7 @@ func (s *server) changeDevice(ctx context.Context, actor access.Actor, in *chang
 			err = cmp.Or(s.unknownProfile(errs.Invalid, *in.Body.Profile), err)
 		}
 	}
-	return shownDevice(d), err
+	return s.shownDevice(d), err
 }
 
 // named returns the device called nameOrID to an actor who wants perm, which is asked for before anything is looked up.
@@ -249,18 +279,26 @@ func seconds(t time.Time) int64 {
 	return t.Unix()
 }
 
-func shownDevice(d device.Device) v1.Device {
+func (s *server) shownDevice(d device.Device) v1.Device {
 	out := v1.Device{ID: d.ID.String(), Name: d.Name, Names: d.Names, Group: d.Group, Tags: d.Tags, Profile: d.Profile, State: d.State.String(), Issued: d.Issued,
 		Created: moment(d.Created), Updated: moment(d.Updated), LastSeen: moment(d.LastSeen), Slots: each(d.Slots, shownSlot)}
 	if len(d.Token.Hash) > 0 {
 		out.Token = &v1.TokenState{Until: moment(d.Token.Until), Used: moment(d.Token.Used)}
+	}
+	for i := range d.Slots {
+		out.Slots[i].RenewAt = moment(s.Devices.RenewAt(&d, &d.Slots[i]))
+		if id := d.Slots[i].Issuer; len(id) == len(ca.IssuerID{}) {
+			if issuer, err := s.CA.IssuerByID(ca.IssuerID(id)); err == nil {
+				out.Slots[i].Issuer = issuer.Name()
+			}
+		}
 	}
 	return out
 }
 
 // fullDevice shows also why certificates are not good any more, which listings leave out because it is a look-up for each.
 func (s *server) fullDevice(ctx context.Context, d device.Device) (v1.Device, error) {
-	out := shownDevice(d)
+	out := s.shownDevice(d)
 	for i, slot := range d.Slots {
 		if len(slot.Serial) == 0 {
 			continue
@@ -278,5 +316,6 @@ func (s *server) fullDevice(ctx context.Context, d device.Device) (v1.Device, er
 
 func shownSlot(s device.Slot) v1.Slot {
 	return v1.Slot{Name: s.Name, Serial: hex.EncodeToString(s.Serial), Previous: hex.EncodeToString(s.Prev), NotAfter: moment(s.NotAfter),
-		Key: hex.EncodeToString(s.SPKI), Revoked: moment(s.Revoked), Fingerprint: hex.EncodeToString(s.Fingerprint)}
+		Key: hex.EncodeToString(s.SPKI), Revoked: moment(s.Revoked), Fingerprint: hex.EncodeToString(s.Fingerprint),
+		Issuer: hex.EncodeToString(s.Issuer), Algorithm: s.Key}
 }

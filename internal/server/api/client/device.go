@@ -15,7 +15,10 @@ import (
 type Devices struct {
 	Group, State, Profile string
 	Tag                   string    // "key" or "key=value"
+	Issuer, Algorithm     string    // those that hold a certificate of this CA, for a key of this kind
 	ExpiresBefore         time.Time // those that hold a certificate which ends before this time; then in order of the end
+	ExpiresAfter          time.Time // … at this time or later
+	SeenBefore, SeenAfter time.Time // those that were last heard of before, or at and after, these times
 	Cursor                string
 	Limit                 int // devices a page; 0 = 100, at most 1,000
 }
@@ -26,7 +29,12 @@ func (f Devices) query() url.Values {
 	q.text("state", f.State)
 	q.text("profile", f.Profile)
 	q.text("tag", f.Tag)
+	q.text("issuer", f.Issuer)
+	q.text("algorithm", f.Algorithm)
 	q.time("expires_before", f.ExpiresBefore)
+	q.time("expires_after", f.ExpiresAfter)
+	q.time("seen_before", f.SeenBefore)
+	q.time("seen_after", f.SeenAfter)
 	q.text("cursor", f.Cursor)
 	q.number("limit", int64(f.Limit))
 	return url.Values(q)
@@ -79,6 +87,21 @@ func pages[T any](cursor string, fetch func(cursor string) ([]T, string, error))
 // Devices returns one page of devices. While Next is set there are more.
 func (c *Client) Devices(ctx context.Context, f Devices) (v1.DevicePage, error) {
 	return get[v1.DevicePage](ctx, c, "/v1/devices", f.query())
+}
+
+// CountDevices returns how many devices pass f. Cursor and Limit do not count.
+func (c *Client) CountDevices(ctx context.Context, f Devices) (v1.DeviceCount, error) {
+	f.Cursor, f.Limit = "", 0
+	return get[v1.DeviceCount](ctx, c, "/v1/inventory/count", f.query())
+}
+
+// Renewals returns how many certificates of the devices that pass f are to be renewed in each of so many spans, "hour" or "day" long.
+func (c *Client) Renewals(ctx context.Context, f Devices, by string, spans int) (v1.Forecast, error) {
+	f.Cursor, f.Limit = "", 0
+	q := query(f.query())
+	q.text("by", by)
+	q.number("spans", int64(spans))
+	return get[v1.Forecast](ctx, c, "/v1/inventory/renewals", url.Values(q))
 }
 
 // AllDevices returns every device that passes f, page by page. An error is the last thing that comes.

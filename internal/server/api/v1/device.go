@@ -24,7 +24,10 @@ type Slot struct {
 	Name        string    `json:"name" doc:"The purpose" example:"operational"`
 	Serial      string    `json:"serial,omitempty" doc:"Serial number of the newest certificate" example:"4165a1b2c3d4e5f60718293a4b5c6d7e"`
 	Previous    string    `json:"previous,omitempty" doc:"Serial number of the certificate with which that one was asked for"`
+	Issuer      string    `json:"issuer,omitempty" doc:"The CA that signed it, by its name" example:"devices"`
+	Algorithm   string    `json:"algorithm,omitempty" doc:"The kind of its key" example:"ec-p256"`
 	NotAfter    time.Time `json:"not_after,omitzero" doc:"When it ends"`
+	RenewAt     time.Time `json:"renew_at,omitzero" doc:"When the device is to renew it"`
 	Key         string    `json:"key,omitempty" doc:"SHA-256 of its public key"`
 	Revoked     time.Time `json:"revoked,omitzero" doc:"When it was revoked or put on hold"`
 	Reason      string    `json:"reason,omitempty" doc:"Why, by the names of RFC 5280, section 5.3.1; certificateHold can be lifted; left out of listings" example:"certificateHold"`
@@ -122,6 +125,8 @@ type Request struct {
 	Created time.Time `json:"created" doc:"When it came"`
 	Decided time.Time `json:"decided,omitzero" doc:"When it was decided"`
 	Decider string    `json:"decider,omitempty" doc:"Who decided"`
+	Expired time.Time `json:"expired,omitzero" doc:"In a rescue: when the certificate ended by which the device asks"`
+	Second  string    `json:"second,omitempty" doc:"Id of the approval that a second person must give before this decision counts"`
 }
 
 // Decision says more about a decision on a request.
