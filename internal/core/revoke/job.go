@@ -289,8 +289,15 @@ func (b *Bulk) known(ctx context.Context, f *serialFile, to Reason) (keep [][]by
 		if err != nil {
 			return nil, nil, err
 		}
-		for i, c := range certs {
-			if c == nil {
+		brief, err := b.brief(ctx, chunk)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range certs {
+			if certs[i] == nil {
+				certs[i] = brief[string(chunk[i])]
+			}
+			if certs[i] == nil {
 				unknown = append(unknown, chunk[i])
 			}
 		}

@@ -158,6 +158,9 @@ func (b *Bulk) byDevice(ctx context.Context, actor access.Actor, what *params, c
 	var certs []*ca.Certificate
 	for i := range page {
 		for _, c := range held[page[i].ID] {
+			if c.Profile == "" { // recorded in brief: its slot does not say by which profile
+				c.Profile = page[i].Profile
+			}
 			if (issuer == nil || c.Issuer == issuer.ID()) && (what.Filter.Profile == "" || c.Profile == what.Filter.Profile) {
 				certs = append(certs, c)
 			}

@@ -24,8 +24,12 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 	if err := what.read(&batch.Job); err != nil {
 		return err
 	}
+	brief, err := b.brief(ctx, batch.Items)
+	if err != nil {
+		return err
+	}
 	var changed []Revocation
-	err := batch.Commit(ctx, func(ctx context.Context, tx *db.Tx) (o job.Outcome, err error) {
+	err = batch.Commit(ctx, func(ctx context.Context, tx *db.Tx) (o job.Outcome, err error) {
 		changed = nil
 		certs, err := b.CA.GetManyTx(ctx, tx, batch.Items)
 		if err != nil {
@@ -33,6 +37,9 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 		}
 		there := make([]*ca.Certificate, 0, len(certs))
 		for i, c := range certs {
+			if c == nil {
+				c = brief[string(batch.Items[i])]
+			}
 			if c == nil {
 				o.Results = append(o.Results, job.Result{Item: hex.EncodeToString(batch.Items[i]), Text: "the certificate is not kept any more"})
 				continue
@@ -50,8 +57,25 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 	if err != nil {
 		return err
 	}
-	b.note(batch.Job.ID, changed)
+	b.note(ctx, batch.Job.ID, changed)
 	return nil
+}
+
+// brief returns what the record knows of the certificates that have no row. It never changes, so it need not be read in the transaction.
+func (b *Bulk) brief(ctx context.Context, serials [][]byte) (map[string]*ca.Certificate, error) {
+	known := map[string]*ca.Certificate{}
+	for _, serial := range serials {
+		if ca.KeptAs(serial) != ca.Brief {
+			continue
+		}
+		c, err := b.CA.Known(ctx, serial)
+		if err == nil {
+			known[string(serial)] = c
+		} else if !errs.Is(err, errs.NotFound) {
+			return nil, err
+		}
+	}
+	return known, nil
 }
 
 // only returns what was changed.
@@ -79,7 +103,11 @@ func (b *Bulk) changeManyTx(ctx context.Context, tx *db.Tx, actor access.Actor, 
 		if list[i], err = next(rows[i], c, to, byDevice, now); err != nil {
 			return nil, err
 		}
+		list[i].spki = c.SPKIHash
 		if list[i].changed {
+			if list[i].Shard, err = b.shardOf(c); err != nil {
+				return nil, err
+			}
 			if err := b.markDevice(ctx, tx, c, to, list[i].At); err != nil {
 				return nil, err
 			}
@@ -99,6 +127,7 @@ func (b *Bulk) changeManyTx(ctx context.Context, tx *db.Tx, actor access.Actor, 
 		entries = append(entries, list[i].entry(actor))
 	}
 	b.countOnCommit(tx, list)
+	tx.OnCommit(func() { b.changed(list) })
 	return list, b.Audit.Append(ctx, tx, entries...)
 }
 
@@ -144,7 +173,7 @@ func (b *Bulk) stepMove(ctx context.Context, batch *job.Batch) error {
 	if err != nil {
 		return err
 	}
-	b.note(batch.Job.ID, changed)
+	b.note(ctx, batch.Job.ID, changed)
 	return nil
 }
 
@@ -189,10 +218,8 @@ func (b *Bulk) moveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id dev
 }
 
 // note remembers what the lists do not show yet, and lets nobody be told "good" any more.
-func (b *Bulk) note(id job.ID, changed []Revocation) {
-	for i := range changed {
-		b.answers.purge(changed[i].Serial)
-	}
+func (b *Bulk) note(ctx context.Context, id job.ID, changed []Revocation) {
+	b.renewAnswersOf(ctx, changed)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := b.behind[id]
