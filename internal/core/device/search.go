@@ -106,6 +106,8 @@ func (f *Filter) columnsFor(more ...column) []column {
 type marks struct {
 	on   []byte
 	ends []int64
+
+	fit, passed []byte // room for matchCerts
 }
 
 // match marks the devices of b that pass f and returns how many they are.
@@ -177,7 +179,11 @@ func keep(col, on []byte, wanted func(string) bool) (any bool, err error) {
 // matchCerts keeps the marks of the devices that hold a certificate which passes.
 func (f *Filter) matchCerts(b *raw, m *marks) error {
 	owners := b.col[colOwner]
-	fit := bytes.Repeat([]byte{1}, len(owners)/2)
+	m.fit = slices.Grow(m.fit[:0], len(owners)/2)[:len(owners)/2]
+	fit := m.fit
+	for i := range fit {
+		fit[i] = 1
+	}
 	for _, c := range []struct {
 		col  column
 		want string
@@ -198,7 +204,8 @@ func (f *Filter) matchCerts(b *raw, m *marks) error {
 	}
 	m.ends = slices.Grow(m.ends[:0], len(m.on))[:len(m.on)]
 	clear(m.ends)
-	passed := make([]byte, len(m.on))
+	passed := slices.Grow(m.passed[:0], len(m.on))[:len(m.on)]
+	clear(passed)
 	for i := range fit {
 		owner := int(binary.LittleEndian.Uint16(owners[2*i:]))
 		if owner >= len(m.on) {
@@ -218,7 +225,7 @@ func (f *Filter) matchCerts(b *raw, m *marks) error {
 		}
 		passed[owner] = 1
 	}
-	m.on = passed
+	m.on, m.passed = passed, m.on
 	return nil
 }
 
@@ -241,6 +248,7 @@ func (f *Filter) hits(ctx context.Context, tx *db.Tx, from position, want int) (
 		start = 0
 	}
 	behind := hit{end: from.notAfter, cell: from.cell}
+	var far *hit
 	err = eachBlock(ctx, tx, start, f.columnsFor(colIDs), func(b *raw) (bool, error) {
 		n, err := f.match(b, &m)
 		if err != nil || n == 0 {
@@ -260,11 +268,16 @@ func (f *Filter) hits(ctx context.Context, tx *db.Tx, from position, want int) (
 			if c := cmp.Or(cmp.Compare(h.end, behind.end), int(h.cell)-int(behind.cell), bytes.Compare(h.id[:], from.id)); c <= 0 {
 				continue
 			}
+			if far != nil && h.compare(far) > 0 {
+				continue
+			}
 			if found = append(found, h); !byEnd && len(found) == want {
 				return false, nil
 			}
 			if byEnd && len(found) >= 4*want+1000 {
 				found = earliestHits(found, want)
+				last := found[want-1]
+				far = &last // what comes after it is not wanted
 			}
 		}
 		return true, nil
