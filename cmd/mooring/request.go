@@ -21,6 +21,9 @@ whoever holds the device's token can ask for something else at any moment.`
 
 const requestApproveHelp = `Approves the request that a device has waiting. The certificate is issued when the device asks again.
 
+A rescue, that is, a renewal by a certificate that has expired, can take two people: then the first one's decision waits for the second one's,
+who gives the same command.
+
 With --request nothing is approved when another request than this one waits by now.`
 
 const requestRefuseHelp = `Refuses the request that a device has waiting. The device is told so when it asks again.
@@ -64,7 +67,11 @@ func (c *cli) requestList(ctx context.Context, s *client.Client, limit int) erro
 		}
 		row(w, "DEVICE", "REQUEST", "PROFILE", "SINCE", "ASKS FOR", "KEY")
 		for _, r := range requests {
-			row(w, r.Device, r.ID, r.Profile, within(r.Created, time.Now()), strings.Join(nonEmpty(r.Subject, r.Names), " "), r.Key+" "+r.SPKI)
+			asks := strings.Join(nonEmpty(r.Subject, r.Names), " ")
+			if !r.Expired.IsZero() {
+				asks += " (rescue: expired " + minute(r.Expired) + ")"
+			}
+			row(w, r.Device, r.ID, r.Profile, within(r.Created, time.Now()), asks, r.Key+" "+r.SPKI)
 		}
 	})
 }
@@ -84,6 +91,9 @@ func (c *cli) decideCommand(verb, short, help string, decide func(c *client.Clie
 				fact(w, "Device", r.Device)
 				fact(w, "Request", r.State)
 				fact(w, "Key", r.Key+" "+r.SPKI)
+				if r.Second != "" {
+					fact(w, "Not yet decided", "a second person must approve it too, by the same command; approval "+r.Second)
+				}
 			})
 		}),
 	}

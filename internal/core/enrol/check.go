@@ -15,7 +15,7 @@ import (
 // rowMark is the digest of a waiting request as the record holds it: what the person who decides is shown, and what a decision stands for.
 func (p *Pending) rowMark() string {
 	h := sha256.New()
-	for _, text := range []string{string(p.Device[:]), string(p.id), p.Profile, p.Subject, p.Names, p.Key, string(p.SPKI), fmt.Sprint(p.Created)} {
+	for _, text := range []string{string(p.Device[:]), string(p.id), p.Profile, p.Subject, p.Names, p.Key, string(p.SPKI), fmt.Sprint(p.Created), fmt.Sprint(p.Rescue)} {
 		fmt.Fprintf(h, "%d:%s", len(text), text)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -24,6 +24,7 @@ import (
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
+	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
@@ -115,6 +116,7 @@ type Deps struct {
 	Devices *device.Registry
 	CA      *ca.Authority
 	Revoke  *revoke.Service
+	Approve *approve.Service // for rescues that take two people
 	Now     func() time.Time
 	Log     *slog.Logger
 	// Retry is how long a requester waits before it asks again whether a person has approved.

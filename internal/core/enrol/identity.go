@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
@@ -28,9 +29,11 @@ type Identity struct {
 	// Profile is the profile that Own was issued by, if it still exists.
 	Profile *ca.Profile
 
-	role  access.Role   // that Leaf grants, by its own word and its profile's
-	token []byte        // the hash of the token, by token
-	by    *access.Actor // who vouches, by operator
+	role  access.Role // that Leaf grants, by its own word and its profile's
+	token []byte      // the hash of the token, by token
+	// expired is when Leaf ended, if that is to be forgiven; else 0.
+	expired int64
+	by      *access.Actor // who vouches, by operator
 }
 
 // Actor returns the actor for what the identity does over the surface via. A person's or service's role is the one that its certificate
@@ -56,6 +59,12 @@ func unauthenticated(format string, args ...any) error {
 // certificate must be one that this platform issued and recorded, or one registered as a device's birth certificate; it must be valid now,
 // meant for clients, not revoked, and still stand in the device's slot.
 func (s *Service) Authenticate(ctx context.Context, chain [][]byte) (*Identity, error) {
+	return s.byChain(ctx, chain, false)
+}
+
+// byChain is Authenticate, and with forgive lets a certificate through that has expired, if it is one of ours: whether that is forgiven,
+// checkRescue decides.
+func (s *Service) byChain(ctx context.Context, chain [][]byte, forgive bool) (*Identity, error) {
 	if len(chain) == 0 {
 		return nil, unauthenticated("no client certificate was presented; present one, or the device's name and token")
 	}
@@ -63,7 +72,11 @@ func (s *Service) Authenticate(ctx context.Context, chain [][]byte) (*Identity, 
 	if err != nil {
 		return nil, unauthenticated("the client certificate cannot be parsed; present one that strict X.509 readers accept")
 	}
-	if err := s.fit(leaf); err != nil {
+	at, expired := s.Now(), int64(0)
+	if forgive && at.After(leaf.NotAfter) {
+		at, expired = leaf.NotAfter, leaf.NotAfter.Unix()
+	}
+	if err := fit(leaf, at); err != nil {
 		return nil, err
 	}
 	own, err := s.recorded(ctx, leaf)
@@ -73,20 +86,26 @@ func (s *Service) Authenticate(ctx context.Context, chain [][]byte) (*Identity, 
 	if own == nil && ca.KeptAs(leaf.SerialNumber.Bytes()) == ca.Ephemeral {
 		return nil, unauthenticated("the client certificate is for one transaction with others, and nothing is known about it here; present the device's own")
 	}
+	if own == nil && expired != 0 {
+		return nil, expiredText(expired)
+	}
 	if own == nil {
 		return s.byBirth(ctx, leaf)
 	}
-	return s.byOwn(ctx, leaf, own)
+	id, err := s.byOwn(ctx, leaf, own)
+	if id != nil {
+		id.expired = expired
+	}
+	return id, err
 }
 
-// fit checks what a certificate says about itself.
-func (s *Service) fit(leaf *x509.Certificate) error {
-	now := s.Now()
+// fit checks what a certificate says about itself, at a time.
+func fit(leaf *x509.Certificate, now time.Time) error {
 	switch {
 	case now.Before(leaf.NotBefore):
 		return unauthenticated("the client certificate is not valid before %s; check the clocks", leaf.NotBefore.UTC().Format("2006-01-02 15:04:05Z"))
 	case now.After(leaf.NotAfter):
-		return unauthenticated("the client certificate expired at %s; enrol again with a new token", leaf.NotAfter.UTC().Format("2006-01-02 15:04:05Z"))
+		return expiredText(leaf.NotAfter.Unix())
 	case leaf.IsCA:
 		return unauthenticated("the client certificate is a CA certificate; present the device's own")
 	}
@@ -210,14 +229,15 @@ func (s *Service) byToken(ctx context.Context, name, secret string) (*Identity, 
 
 // identify proves who made the request: by token, by certificate, or, when both are presented, by both.
 func (s *Service) identify(ctx context.Context, r *Request) (*Identity, error) {
+	forgive := r.Op == Renew
 	if !r.Basic {
-		return s.Authenticate(ctx, r.Chain)
+		return s.byChain(ctx, r.Chain, forgive)
 	}
 	id, err := s.byToken(ctx, r.User, r.Secret)
 	if err != nil || len(r.Chain) == 0 {
 		return id, err
 	}
-	other, err := s.Authenticate(ctx, r.Chain)
+	other, err := s.byChain(ctx, r.Chain, forgive)
 	if err != nil {
 		return nil, err
 	}
@@ -225,5 +245,8 @@ func (s *Service) identify(ctx context.Context, r *Request) (*Identity, error) {
 		return nil, unauthenticated("the client certificate and the device name belong to different devices; use those of one device")
 	}
 	id.Leaf, id.Own, id.Slot, id.Profile = other.Leaf, other.Own, other.Slot, other.Profile
+	if id.expired = other.expired; id.expired != 0 { // the token comes to the certificate's help and does not take its place
+		id.Evidence, id.role = other.Evidence, other.role
+	}
 	return id, nil
 }

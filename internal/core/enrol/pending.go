@@ -51,6 +51,8 @@ type Pending struct {
 	Created int64  // UTC seconds
 	Decided int64
 	Decider string
+	Rescue  int64  // when the certificate ended by which the device asks, in a rescue; 0 for an ordinary request
+	Second  string // the id of the approval that a second person must give; set by Decide
 	id      []byte
 }
 
@@ -65,13 +67,13 @@ func forgotten(now time.Time) int64 { return now.Add(-pendingLife).Unix() }
 
 const (
 	deleteRequest = `DELETE FROM request WHERE cell = $1 AND device = $2`
-	selectRequest = `SELECT device, id, profile, state, subject, names, keykind, spki, created, decided, decider FROM request`
+	selectRequest = `SELECT device, id, profile, state, subject, names, keykind, spki, created, decided, decider, rescue FROM request`
 )
 
 func scanPending(r db.Row) (p Pending, err error) {
 	var dev []byte
 	var state int64
-	err = r.Scan(&dev, &p.id, &p.Profile, &state, &p.Subject, &p.Names, &p.Key, &p.SPKI, &p.Created, &p.Decided, &p.Decider)
+	err = r.Scan(&dev, &p.id, &p.Profile, &state, &p.Subject, &p.Names, &p.Key, &p.SPKI, &p.Created, &p.Decided, &p.Decider, &p.Rescue)
 	copy(p.Device[:], dev)
 	p.State = PendingState(state)
 	return p, err
@@ -99,7 +101,7 @@ func (s *Service) awaitApproval(ctx context.Context, sub *submission) (time.Dura
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("looking for the request: %w", err)
-	case !found || !bytes.Equal(p.id, same) || p.Created < forgotten(s.Now()):
+	case !found || !bytes.Equal(p.id, same) || p.Rescue != sub.identity.expired || p.Created < forgotten(s.Now()):
 		return s.Retry, s.keep(ctx, sub)
 	case p.State == Refused:
 		return 0, errs.New(errs.Denied, "an operator has refused this request")
@@ -114,7 +116,7 @@ func (s *Service) awaitApproval(ctx context.Context, sub *submission) (time.Dura
 func (s *Service) keep(ctx context.Context, sub *submission) error {
 	d, now, spki := &sub.identity.Device, s.Now().Unix(), sub.csr.HashSPKI()
 	p := Pending{Device: d.ID, Profile: sub.profile.Name, State: Waiting, Subject: der.FormatName(sub.csr.Subject), Names: describe(sub.csr.Names),
-		Key: string(der.KindOf(sub.csr.PublicKey)), SPKI: spki[:], Created: now, id: sub.sameness()}
+		Key: string(der.KindOf(sub.csr.PublicKey)), SPKI: spki[:], Created: now, Rescue: sub.identity.expired, id: sub.sameness()}
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, `DELETE FROM request WHERE created < $1`, forgotten(s.Now())); err != nil {
 			return err
@@ -128,11 +130,11 @@ func (s *Service) keep(ctx context.Context, sub *submission) error {
 		if waiting >= s.MaxPending {
 			return errs.WithRetry(errs.New(errs.Limited, "too many requests wait for approval; an operator must decide about some"), s.Retry)
 		}
-		_, err := tx.Exec(ctx, `INSERT INTO request (cell, device, id, profile, state, subject, names, keykind, spki, created, decided, decider)
-			VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, 0, '')
+		_, err := tx.Exec(ctx, `INSERT INTO request (cell, device, id, profile, state, subject, names, keykind, spki, created, decided, decider, rescue)
+			VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, 0, '', $10)
 			ON CONFLICT (cell, device) DO UPDATE SET id = excluded.id, profile = excluded.profile, state = 1, subject = excluded.subject, names = excluded.names,
-			keykind = excluded.keykind, spki = excluded.spki, created = excluded.created, decided = 0, decider = ''`,
-			int64(d.Cell), d.ID[:], p.id, p.Profile, p.Subject, p.Names, p.Key, p.SPKI, now)
+			keykind = excluded.keykind, spki = excluded.spki, created = excluded.created, decided = 0, decider = '',
+			rescue = excluded.rescue`, int64(d.Cell), d.ID[:], p.id, p.Profile, p.Subject, p.Names, p.Key, p.SPKI, now, p.Rescue)
 		if err != nil {
 			return err
 		}
@@ -192,11 +194,30 @@ func (s *Service) Decide(ctx context.Context, actor access.Actor, nameOrID, seen
 			return Pending{}, err
 		}
 	}
+	if approve {
+		if err := s.agree(ctx, actor, &d, seen); err != nil {
+			return Pending{}, err
+		}
+	}
 	p, err := s.settle(ctx, actor, &d, seen, approve)
 	if err != nil {
 		return Pending{}, err
 	}
 	return p, nil
+}
+
+// agree lets actor be the second person for a rescue that takes two.
+func (s *Service) agree(ctx context.Context, actor access.Actor, d *device.Device, seen string) error {
+	var p Pending
+	var found bool
+	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		p, found, err = s.pending(ctx, tx, d.Cell, d.ID)
+		return err
+	})
+	if err != nil || !found || p.State != Waiting || seen != "" && seen != p.ID() || !s.fourEyes(&p) {
+		return err // what is wrong with it, settle says
+	}
+	return s.second(ctx, actor, &p)
 }
 
 func (s *Service) settle(ctx context.Context, actor access.Actor, d *device.Device, seen string, approve bool) (p Pending, err error) {
@@ -215,6 +236,11 @@ func (s *Service) settle(ctx context.Context, actor access.Actor, d *device.Devi
 		}
 		if seen != "" && seen != p.ID() {
 			return errs.New(errs.Conflict, "another request of this device waits by now; look at it again")
+		}
+		if approve && s.fourEyes(&p) {
+			if agreed, err := s.agreedTx(ctx, tx, actor, &p); err != nil || !agreed {
+				return err
+			}
 		}
 		p.State, p.Decided, p.Decider = state, s.Now().Unix(), actor.String()
 		// The condition on id: the device may ask for something else between the look above and now.

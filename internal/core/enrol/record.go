@@ -42,7 +42,8 @@ func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	i := &item{device: id.Device.ID, cell: id.Device.Cell, cert: c, approved: sub.approved, entry: c.Entry(id.Actor(sub.req.Protocol))}
 	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: token, Slot: c.Slot, Serial: c.Serial[:], Prev: id.presented(c.Slot),
 		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Group: id.Device.Group,
-		Issuer: c.Issuer[:], Key: sub.keyKind()}
+		Issuer: c.Issuer[:], Key: sub.keyKind(), Rescue: s.rescueClaim(sub)}
+	i.expired = id.expired
 	i.entry.Detail["evidence"] = string(id.Evidence)
 	i.entry.Detail["protocol"] = sub.req.Protocol
 	return i
@@ -158,7 +159,7 @@ func (i *item) issued() []audit.Entry {
 	if i.approved {
 		e.Detail["approved"] = "yes"
 	}
-	if i.claim.Rescue == 0 {
+	if i.expired == 0 {
 		return []audit.Entry{e}
 	}
 	return []audit.Entry{e, {Action: "device.rescue", Actor: e.Actor, Device: e.Device, Serial: hex.EncodeToString(i.claim.Prev), Detail: map[string]string{

@@ -62,7 +62,7 @@ func overtaken(err error) bool {
 }
 
 func (s *Service) submit(ctx context.Context, sub *submission) (Answer, error) {
-	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal, s.checkNames)
+	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkRescue, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal, s.checkNames)
 }
 
 // decide runs the steps, in order, and issues when none refuses.
@@ -93,7 +93,7 @@ func (s *Service) decide(ctx context.Context, sub *submission, steps ...func(con
 // needsApproval reports whether a person must look at the request. A renewal keeps the identity that was approved, and an administrator's own
 // word is an approval.
 func (s *Service) needsApproval(sub *submission) bool {
-	return sub.profile.Approval && sub.req.Op != Renew && sub.identity.Evidence != ByOperator
+	return sub.rescueApproval() || sub.profile.Approval && sub.req.Op != Renew && sub.identity.Evidence != ByOperator
 }
 
 func (s *Service) answer(sub *submission, c *ca.Certificate) Answer {
@@ -290,6 +290,9 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 		return nil, err
 	}
 	order := ca.Order{Profile: sub.profile, Device: d.ID, Cell: d.Cell, Registry: known, Request: sub.csr, SPKI: sub.spki}
+	if sub.identity.expired != 0 {
+		order.Validity = sub.profile.Rescue.Validity
+	}
 	// The certificate follows the newest one in its slot, whichever of the two good ones proved the device: so the history has no gaps.
 	if slot, ok := d.Slot(sub.profile.Slot); ok && sub.profile.Record != ca.Ephemeral {
 		order.PrevSerial = slot.Serial
@@ -309,6 +312,9 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	if sub.issued = err == nil; sub.issued {
 		s.pace.count(d.ID, s.Now(), paceOf(sub.profile.Record))
 		s.counts.add(sub.profile.Record)
+		if sub.identity.expired != 0 {
+			s.counts.rescued.Add(1)
+		}
 	}
 	return cert, err
 }

@@ -49,5 +49,6 @@ func (s *server) decide(ctx context.Context, actor access.Actor, in *decideInput
 
 func shownRequest(p enrol.Pending) v1.Request {
 	return v1.Request{ID: p.ID(), Device: p.Device.String(), Profile: p.Profile, State: p.State.String(), Subject: p.Subject, Names: p.Names, Key: p.Key,
-		SPKI: hex.EncodeToString(p.SPKI), Created: moment(p.Created), Decided: moment(p.Decided), Decider: p.Decider}
+		SPKI: hex.EncodeToString(p.SPKI), Created: moment(p.Created), Decided: moment(p.Decided), Decider: p.Decider,
+		Expired: moment(p.Rescue), Second: p.Second}
 }
