@@ -3,7 +3,6 @@ package revoke
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -357,7 +356,7 @@ func (s *Service) signDigest(ctx context.Context, i *ca.Issuer, digest []byte) (
 		}
 		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.Name(), err)
 	}
-	signature, err := signer.Sign(rand.Reader, digest, i.Algorithm().Hash())
+	signature, err := signer.Sign(nonces(signer.Public()), digest, i.Algorithm().Hash())
 	if err != nil && errs.KindOf(err) == errs.Internal {
 		return nil, errs.Wrap(errs.Unavailable, err, "the CA's key does not sign at present")
 	}

@@ -244,15 +244,15 @@ func TestRenewal(t *testing.T) {
 	devices := w.issuer(t, "devices")
 	c := w.issue(t, w.add(t, "pump").ID, nil)
 	q := question(t, devices, crypto.SHA1, nil, c.Serial[:])
-	if w.KeptOCSP(q) != nil {
+	if w.KeptOCSP(q, w.now.Load()) != nil {
 		t.Error("an answer was kept before there was one")
 	}
 	_, first := w.ask(t, devices, q)
-	if w.KeptOCSP(q) != first {
+	if w.KeptOCSP(q, w.now.Load()) != first {
 		t.Error("the fast way finds another answer than the slow one")
 	}
 	w.now.Add(6 * 3600)
-	if w.KeptOCSP(q) != nil {
+	if w.KeptOCSP(q, w.now.Load()) != nil {
 		t.Error("the fast way gives an answer past half of its life")
 	}
 	// A key that is away: the old answer is good to its end, the next attempt is some seconds off, and then there is none.
@@ -262,7 +262,7 @@ func TestRenewal(t *testing.T) {
 	if a != first || err == nil {
 		t.Errorf("without a key: got %+v, %v, want the old answer and the cause", a, err)
 	}
-	if a, err := w.OCSP(t.Context(), q); a != first || err != nil || w.KeptOCSP(q) != first {
+	if a, err := w.OCSP(t.Context(), q); a != first || err != nil || w.KeptOCSP(q, w.now.Load()) != first {
 		t.Errorf("directly after: got %+v, %v, want the old answer without another attempt", a, err)
 	}
 	w.now.Add(6*3600 + 1)
@@ -358,7 +358,7 @@ func BenchmarkKept(b *testing.B) {
 	w.ask(b, devices, q)
 	b.ReportAllocs()
 	for b.Loop() {
-		if w.KeptOCSP(q) == nil {
+		if w.KeptOCSP(q, w.now.Load()) == nil {
 			b.Fatal("not kept")
 		}
 	}

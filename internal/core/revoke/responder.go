@@ -265,13 +265,19 @@ func newSigner(private crypto.Signer, spki []byte, cert *ca.Certificate) (*signe
 	if err := errors.Join(err, bitsErr); err != nil {
 		return nil, fmt.Errorf("reading the key of an OCSP responder: %w", err)
 	}
-	var random io.Reader = rand.Reader
-	if _, ok := private.(*ecdsa.PrivateKey); ok {
-		random = nil // the nonce comes from key and digest (RFC 6979), which costs less
-	}
+	random := nonces(private.Public())
 	return &signer{algorithm: algorithm, key: sha1.Sum(bits), certs: [][]byte{cert.DER}, notAfter: cert.NotAfter,
 		halfway: cert.NotBefore + (cert.NotAfter-cert.NotBefore)/2,
 		sign: func(_ context.Context, message []byte) ([]byte, error) {
 			return private.Sign(random, algorithm.Digest(message), algorithm.Hash())
 		}}, nil
+}
+
+// nonces returns the source of randomness for a signature. None means that ECDSA takes its nonce from key and digest (RFC 6979), which costs less
+// and cannot suffer from bad randomness, as in package ca.
+func nonces(pub crypto.PublicKey) io.Reader {
+	if _, ok := pub.(*ecdsa.PublicKey); ok {
+		return nil
+	}
+	return rand.Reader
 }

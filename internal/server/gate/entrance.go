@@ -94,7 +94,7 @@ func drop(c net.Conn) {
 
 // admit applies the limits to a new connection. For a TLS connection it takes a handshake slot, which the caller gives back.
 func (g *Gate) admit(raw net.Conn) (*conn, reason) {
-	c := &conn{Conn: raw, peer: &Peer{}}
+	c := &conn{Conn: raw, peer: &Peer{}, read: deadline{move: raw.SetReadDeadline}, write: deadline{move: raw.SetWriteDeadline}}
 	if unix, ok := raw.(*net.UnixConn); ok {
 		actor, err := localActor(unix)
 		if err != nil {
@@ -178,8 +178,9 @@ func (in *entrance) deliver(ctx context.Context, c *conn, out net.Conn) {
 // conn is an admitted connection; closing it gives its place back.
 type conn struct {
 	net.Conn
-	peer  *Peer
-	leave func()
+	peer        *Peer
+	leave       func()
+	read, write deadline
 }
 
 func (c *conn) Close() error {

@@ -28,10 +28,10 @@ type FastDeps struct {
 //
 // It takes what nearly all clients send: a POST with a length, or a GET without conditions, for one certificate without nonce.
 func Fast(d FastDeps, next http.Handler) http.Handler {
-	f := &fast{FastDeps: d, next: next, meter: d.Counters.Meter(ocspPath, http.StatusOK),
+	return &fast{FastDeps: d, next: next, meter: d.Counters.Meter(ocspPath, http.StatusOK),
 		mediaType: []string{typeResponse}, noStore: []string{"no-store"}, noSniff: []string{"nosniff"},
+		padded: base64.StdEncoding.Strict(), raw: base64.RawStdEncoding.Strict(),
 		buffers: sync.Pool{New: func() any { return new([ocsp.MaxRequest]byte) }}}
-	return f
 }
 
 type fast struct {
@@ -40,7 +40,8 @@ type fast struct {
 	meter   *web.Meter
 	buffers sync.Pool // of *[ocsp.MaxRequest]byte
 
-	mediaType, noStore, noSniff []string // values of headers; shared
+	mediaType, noStore, noSniff []string         // values of headers; shared
+	padded, raw                 *base64.Encoding // both strict
 }
 
 // ServeHTTP answers r or passes it on.
@@ -53,9 +54,9 @@ func (f *fast) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var answer *revoke.Answer
 	switch {
 	case r.Method == http.MethodPost && r.ContentLength > 0 && r.ContentLength <= ocsp.MaxRequest && (r.RequestURI == ocspPath || r.RequestURI == ocspPrefix) && isRequest(r.Header):
-		answer = f.fromBody(r)
+		answer = f.fromBody(r, began.Unix())
 	case r.Method == http.MethodGet && !conditional(r.Header):
-		answer = f.fromPath(r.RequestURI)
+		answer = f.fromPath(r.RequestURI, began.Unix())
 	}
 	if answer == nil {
 		f.next.ServeHTTP(w, r)
@@ -65,9 +66,9 @@ func (f *fast) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
 		prepareAnswer(answer).set(h, began.Unix())
 	} else {
-		h["Content-Type"], h["Cache-Control"] = f.mediaType, f.noStore
+		h["Cache-Control"] = f.noStore
 	}
-	h["X-Content-Type-Options"] = f.noSniff
+	h["Content-Type"], h["X-Content-Type-Options"] = f.mediaType, f.noSniff
 	h["Content-Length"] = []string{strconv.Itoa(len(answer.DER))}
 	_, _ = w.Write(answer.DER) // the client has gone; nobody is left to tell
 	f.meter.Observe(f.Now().Sub(began))
@@ -89,12 +90,12 @@ func conditional(h http.Header) bool {
 }
 
 // fromBody looks for the answer to the question in the body. When there is none it leaves the body as it was.
-func (f *fast) fromBody(r *http.Request) *revoke.Answer {
+func (f *fast) fromBody(r *http.Request, now int64) *revoke.Answer {
 	buffer := f.buffers.Get().(*[ocsp.MaxRequest]byte)
 	defer f.buffers.Put(buffer)
 	n, err := io.ReadFull(r.Body, buffer[:r.ContentLength])
 	if err == nil {
-		if answer := f.Revoke.KeptOCSP(buffer[:n]); answer != nil {
+		if answer := f.Revoke.KeptOCSP(buffer[:n], now); answer != nil {
 			return answer
 		}
 	}
@@ -118,51 +119,56 @@ type broken struct{ err error }
 func (b broken) Read([]byte) (int, error) { return 0, b.err }
 
 // fromPath looks for the answer to the question in the path.
-func (f *fast) fromPath(uri string) *revoke.Answer {
+func (f *fast) fromPath(uri string, now int64) *revoke.Answer {
 	text, ok := strings.CutPrefix(uri, ocspPrefix)
 	if !ok {
 		return nil
 	}
 	buffer := f.buffers.Get().(*[ocsp.MaxRequest]byte)
 	defer f.buffers.Put(buffer)
-	request, ok := decodePath(buffer[:], text)
+	request, ok := f.decodePath(buffer[:], text)
 	if !ok {
 		return nil
 	}
-	return f.Revoke.KeptOCSP(request)
+	return f.Revoke.KeptOCSP(request, now)
 }
 
 // decodePath is ocsp.DecodePath without allocation, for what fits into buffer.
-func decodePath(buffer []byte, text string) ([]byte, bool) {
+func (f *fast) decodePath(buffer []byte, text string) ([]byte, bool) {
 	if len(text) > len(buffer) {
 		return nil, false
 	}
-	plain := buffer[:0]
-	for i := 0; i < len(text); i++ {
-		c := text[i]
-		if c == '%' {
-			if i+2 >= len(text) {
-				return nil, false
-			}
-			high, low := unhex(text[i+1]), unhex(text[i+2])
-			if high > 15 || low > 15 {
-				return nil, false
-			}
-			c, i = high<<4|low, i+2
-		} else if c == '?' {
-			return nil, false
-		}
-		if c == '\r' || c == '\n' {
-			return nil, false
-		}
-		plain = append(plain, c)
+	plain, ok := unescape(buffer[:0], text)
+	if !ok {
+		return nil, false
 	}
-	encoding := base64.StdEncoding
-	if len(plain) == 0 || plain[len(plain)-1] != '=' {
-		encoding = base64.RawStdEncoding
+	encoding := f.raw
+	if len(plain) > 0 && plain[len(plain)-1] == '=' {
+		encoding = f.padded
 	}
-	n, err := encoding.Strict().Decode(plain, plain) // what is written is behind what is read
+	n, err := encoding.Decode(plain, plain) // what is written is behind what is read
 	return plain[:n], err == nil
+}
+
+// unescape undoes percent-encoding. What a path of base64 cannot have, such as a query, is not for the fast way.
+func unescape(dst []byte, text string) ([]byte, bool) {
+	for {
+		at := strings.IndexByte(text, '%')
+		if at < 0 {
+			dst = append(dst, text...)
+			break
+		}
+		if at+2 >= len(text) {
+			return nil, false
+		}
+		high, low := unhex(text[at+1]), unhex(text[at+2])
+		if high > 15 || low > 15 {
+			return nil, false
+		}
+		dst = append(append(dst, text[:at]...), high<<4|low)
+		text = text[at+3:]
+	}
+	return dst, !bytes.ContainsAny(dst, "?\r\n") // the decoder would pass over ends of lines
 }
 
 func unhex(c byte) byte {

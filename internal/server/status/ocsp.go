@@ -79,14 +79,16 @@ func (s *server) fromBody(w http.ResponseWriter, r *http.Request, path string) (
 
 // cacheable answers with the headers of RFC 5019, section 6.2.
 func (s *server) cacheable(w http.ResponseWriter, r *http.Request, a *revoke.Answer) {
+	w.Header().Set("Content-Type", typeResponse)
 	prepareAnswer(a).set(w.Header(), s.Now().Unix())
 	http.ServeContent(w, r, "", time.Unix(a.ThisUpdate, 0), bytes.NewReader(a.DER))
 }
 
-// prepared are the headers of a cacheable answer that do not change with time, ready to be put into a header map. It is shared.
+// prepared are the headers of a cacheable answer that do not change with time, ready to be put into a header map. It is shared. The cache may hold
+// many of them, which the garbage collector has to look at: the texts are parts of one.
 type prepared struct {
-	mediaType, etag, expires, modified []string
-	refresh                            int64
+	etag, expires, modified [1]string
+	refresh                 int64
 }
 
 // prepareAnswer returns the headers of a, made the first time.
@@ -95,18 +97,21 @@ func prepareAnswer(a *revoke.Answer) *prepared {
 		return p
 	}
 	sum := sha256.Sum256(a.DER)
-	p := &prepared{mediaType: []string{typeResponse}, etag: []string{`"` + hex.EncodeToString(sum[:16]) + `"`}, refresh: a.Refresh,
-		expires:  []string{time.Unix(a.NextUpdate, 0).UTC().Format(http.TimeFormat)},
-		modified: []string{time.Unix(a.ThisUpdate, 0).UTC().Format(http.TimeFormat)}}
+	text := make([]byte, 0, 96)
+	text = append(hex.AppendEncode(append(text, '"'), sum[:16]), '"')
+	tag := len(text)
+	text = time.Unix(a.NextUpdate, 0).UTC().AppendFormat(text, http.TimeFormat)
+	expires := len(text)
+	all := string(time.Unix(a.ThisUpdate, 0).UTC().AppendFormat(text, http.TimeFormat))
+	p := &prepared{[1]string{all[:tag]}, [1]string{all[tag:expires]}, [1]string{all[expires:]}, a.Refresh}
 	a.Memo.Store(p)
 	return p
 }
 
 // set puts the headers into h. Caches ask again when a newer answer is to be had, halfway to the end.
 func (p *prepared) set(h http.Header, now int64) {
-	h["Content-Type"] = p.mediaType
-	h["Etag"] = p.etag
-	h["Expires"] = p.expires
-	h["Last-Modified"] = p.modified
+	h["Etag"] = p.etag[:]
+	h["Expires"] = p.expires[:]
+	h["Last-Modified"] = p.modified[:]
 	h["Cache-Control"] = []string{"max-age=" + strconv.FormatInt(max(0, p.refresh-now), 10) + ", public, no-transform, must-revalidate"}
 }

@@ -1,0 +1,129 @@
+package gate
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// pair returns a conn over TCP, its other end, and how often a real deadline was set.
+func pair(t *testing.T) (*conn, net.Conn, *atomic.Int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	far, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close(); raw.Close() })
+	moves := new(atomic.Int64)
+	count := func(move func(time.Time) error) func(time.Time) error {
+		return func(at time.Time) error { moves.Add(1); return move(at) }
+	}
+	return &conn{Conn: raw, leave: func() {}, read: deadline{move: count(raw.SetReadDeadline)}, write: deadline{move: count(raw.SetWriteDeadline)}}, far, moves
+}
+
+// within calls read, which must end by a timeout after about d.
+func within(t *testing.T, d time.Duration, read func() (int, error)) {
+	t.Helper()
+	began := time.Now()
+	_, err := read()
+	if took := time.Since(began); !os.IsTimeout(err) || took < d*9/10 || took > d+3*time.Second {
+		t.Errorf("got %v after %s, want a timeout after %s", err, took, d)
+	}
+}
+
+func TestDeadlines(t *testing.T) {
+	c, _, moves := pair(t)
+	one := make([]byte, 1)
+	read := func() (int, error) { return c.Read(one) }
+	after := func(d time.Duration) {
+		t.Helper()
+		if err := c.SetReadDeadline(time.Now().Add(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after(30 * time.Millisecond)
+	within(t, 30*time.Millisecond, read)
+	within(t, 0, read) // and stays so
+	after(20 * time.Millisecond)
+	after(100 * time.Millisecond) // later: holds all the same
+	within(t, 100*time.Millisecond, read)
+	after(time.Hour)
+	after(20 * time.Millisecond) // earlier
+	within(t, 20*time.Millisecond, read)
+
+	// Moving on and on costs nothing.
+	before := moves.Load()
+	after(time.Minute)
+	for i := range 1000 {
+		after(time.Minute + time.Duration(i)*time.Second)
+	}
+	if n := moves.Load() - before; n > 1 {
+		t.Errorf("%d real deadlines for 1001 later and later ones", n)
+	}
+	// A read that waits is cut off by a deadline in the past, as net/http does it.
+	ended := make(chan error)
+	go func() { _, err := read(); ended <- err }()
+	time.Sleep(20 * time.Millisecond)
+	after(-time.Hour)
+	if err := <-ended; !os.IsTimeout(err) {
+		t.Errorf("a waiting read ended with %v", err)
+	}
+}
+
+func TestNoDeadline(t *testing.T) {
+	c, far, _ := pair(t)
+	if err := c.SetDeadline(time.Now().Add(30 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	go func() { time.Sleep(100 * time.Millisecond); _, _ = far.Write([]byte("x")) }()
+	if n, err := c.Read(make([]byte, 8)); n != 1 || err != nil {
+		t.Errorf("without a deadline: %d octets, %v", n, err)
+	}
+}
+
+// TestWriteGoesOn writes more than fits into the sockets while the first deadline passes, and wants every octet once.
+func TestWriteGoesOn(t *testing.T) {
+	c, far, _ := pair(t)
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	for _, d := range []time.Duration{50 * time.Millisecond, time.Minute} {
+		if err := c.SetWriteDeadline(time.Now().Add(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make(chan []byte)
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		all, _ := io.ReadAll(far)
+		got <- all
+	}()
+	if n, err := c.Write(sent); n != len(sent) || err != nil {
+		t.Fatalf("wrote %d of %d octets, %v", n, len(sent), err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if all := <-got; !bytes.Equal(all, sent) {
+		t.Errorf("%d octets arrived, want %d, the same", len(all), len(sent))
+	}
+	slow, _, _ := pair(t)
+	if err := slow.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 50*time.Millisecond, func() (int, error) { return slow.Write(sent) })
+}
