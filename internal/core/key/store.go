@@ -148,13 +148,19 @@ func (s *Store) Signer(ctx context.Context, id ID) (crypto.Signer, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k := s.loaded[id]; k != nil {
+	k := s.loaded[id]
+	s.mu.Unlock()
+	if k != nil {
 		return k, nil
 	}
-	k, err := s.load(id)
+	k, err := s.load(id) // without the lock, so that a slow disk holds up nobody whose key is here
 	if err != nil {
 		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first := s.loaded[id]; first != nil { // one Signer for each key counts all its uses
+		return first, nil
 	}
 	s.loaded[id] = k
 	return k, nil
