@@ -29,7 +29,7 @@ const caCreateHelp = `Makes a CA: a key in the key store and its certificate, si
 they name it as their issuer. It cannot be undone: a CA is kept until its last certificate has expired.`
 
 func (c *cli) caCommand() *cobra.Command {
-	return group(&cobra.Command{
+	cmd := group(&cobra.Command{
 		Use: "ca", Short: "List, export and make certification authorities", Long: caHelp,
 		Example: "  mooring ca list\n  mooring ca export --root -o root.pem",
 	}, &cobra.Command{
@@ -43,6 +43,8 @@ func (c *cli) caCommand() *cobra.Command {
 		Args:    needs("NAME"),
 		RunE:    c.online(c.caShow),
 	}, c.caExportCommand(), c.caLimitCommand(), c.caCreateCommand(), c.caRootCommand())
+	cmd.AddCommand(c.caHierarchyCommands()...)
+	return cmd
 }
 
 func (c *cli) caList(ctx context.Context, s *client.Client, _ []string) error {
@@ -78,6 +80,9 @@ func (c *cli) caPrint(a v1.CA) error {
 		fact(w, "Name", a.Name)
 		fact(w, "ID", a.ID)
 		fact(w, "Parent", orNone(a.Parent))
+		if a.Offline {
+			fact(w, "Key", "elsewhere: it signs nothing here")
+		}
 		fact(w, "Subject", a.Subject)
 		fact(w, "Serial", a.Serial)
 		fact(w, "Valid from", minute(a.NotBefore))

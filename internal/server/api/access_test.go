@@ -18,6 +18,7 @@ var samples = map[string]string{
 	"POST /v1/cas":                      `{"name":"nope","parent":"nope","subject":"CN=x","validity":"24h"}`,
 	"POST /v1/audit/verify":             `{}`,
 	"POST /v1/cas/import":               `{"name":"absent","chain":"x"}`,
+	"POST /v1/cas/import-crl":           `{"crl":"x"}`,
 	"POST /v1/cas/import-record":        `{"record":"x"}`,
 	"POST /v1/ca-requests":              `{"name":"a-request","subject":"CN=A request"}`,
 	"POST /v1/ca-crosses":               `{"old":"absent","new":"absent"}`,

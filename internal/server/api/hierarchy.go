@@ -47,7 +47,8 @@ func (s *server) requestCA(ctx context.Context, actor access.Actor, in *requestC
 	case b.PathLen == 0:
 		shards = ca.MostShards
 	}
-	p, err := s.CA.Request(ctx, actor, ca.Spec{Name: b.Name, Subject: subject, Algorithm: key.Algorithm(b.Algorithm), PathLen: b.PathLen, Shards: shards})
+	p, err := s.CA.Request(ctx, actor, ca.Spec{Name: b.Name, Subject: subject, Algorithm: key.Algorithm(b.Algorithm), PathLen: b.PathLen, Shards: shards,
+		Custody: key.Place(b.Custody)})
 	if err != nil {
 		return v1.CARequest{}, err
 	}
@@ -146,4 +147,18 @@ func (s *server) importCross(ctx context.Context, actor access.Actor, in *certif
 func shownCross(c *ca.Cross) v1.Cross {
 	return v1.Cross{Subject: c.Subject.Name(), Issuer: c.Issuer.Name(), Serial: hex.EncodeToString(c.Cert.SerialNumber.Bytes()), NotBefore: c.Cert.NotBefore.UTC(), NotAfter: c.Cert.NotAfter.UTC(),
 		Shadowed: c.Shadowed(), PEM: string(pemOf(c.Cert.Raw))}
+}
+
+type listInput struct{ Body v1.ListText }
+
+func (s *server) importCRL(ctx context.Context, actor access.Actor, in *listInput) (v1.ListImported, error) {
+	var raw []byte // what is no list is refused after the permission was looked at
+	if b, _ := pem.Decode([]byte(in.Body.CRL)); b != nil && b.Type == "X509 CRL" {
+		raw = b.Bytes
+	}
+	i, l, err := s.Revoke.ImportCRL(ctx, actor, raw)
+	if err != nil {
+		return v1.ListImported{}, err
+	}
+	return v1.ListImported{CA: i.Name(), Number: l.Number, ThisUpdate: moment(l.ThisUpdate), NextUpdate: moment(l.NextUpdate)}, nil
 }

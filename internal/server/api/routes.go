@@ -73,6 +73,7 @@ func routes() []route {
 			"Where each is kept, whether it can be used, and how often it was.", 0, answers((*server).listKeys)},
 		{post, "/v1/cas/import", "import-ca", access.CAManage, "Take in the certificate of a CA that somebody else signed",
 			"The CA waits for it (request-ca), or its key is elsewhere, as that of an offline root. CAs above it that are not known are taken in too.", http.StatusCreated, answers((*server).importCA)},
+		{post, "/v1/cas/import-crl", "import-crl", access.CAManage, "Take in the revocation list of a CA whose key is elsewhere", "", 0, answers((*server).importCRL)},
 		{post, "/v1/cas/import-record", "import-ceremony", access.CAManage, "Take the ceremony record of an offline root into the audit record", "", 0, answers((*server).importRecord)},
 		{get, "/v1/ca-requests", "list-ca-requests", access.CARead, "List CAs that wait for their certificates", "", 0, answers((*server).listCARequests)},
 		{post, "/v1/ca-requests", "request-ca", access.CAManage, "Make the key of a CA and a request for its certificate", "", http.StatusCreated, answers((*server).requestCA)},

@@ -50,3 +50,8 @@ func (c *Client) CrossCAs(ctx context.Context, n v1.NewCross) ([]v1.Cross, error
 func (c *Client) ImportCross(ctx context.Context, certificate string) (v1.Cross, error) {
 	return call[v1.Cross](ctx, c, http.MethodPost, "/v1/ca-crosses/import", v1.CertificateText{Certificate: certificate})
 }
+
+// ImportCRL takes in a revocation list, PEM, of a CA whose key is elsewhere.
+func (c *Client) ImportCRL(ctx context.Context, list string) (v1.ListImported, error) {
+	return call[v1.ListImported](ctx, c, http.MethodPost, "/v1/cas/import-crl", v1.ListText{CRL: list})
+}

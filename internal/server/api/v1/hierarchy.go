@@ -22,6 +22,7 @@ type NewCARequest struct {
 	Name      string `json:"name" pattern:"^[a-z][a-z0-9-]*$" maxLength:"32" doc:"Unique name: small letters, digits, hyphens" example:"devices"`
 	Subject   string `json:"subject" minLength:"1" doc:"Distinguished name (RFC 4514), best with O and a CN that names the generation" example:"CN=Devices CA 1,O=Example"`
 	Algorithm string `json:"algorithm,omitempty" doc:"Kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096, ml-dsa-44, ml-dsa-65; ec-p256 when absent" example:"ec-p256"`
+	Custody   string `json:"custody,omitempty" enum:"file,pkcs11" doc:"Where its key is kept; when absent, as keys.custody of the configuration says" example:"pkcs11"`
 	PathLen   int    `json:"path_len,omitempty" minimum:"0" maximum:"6" doc:"How many tiers of CAs may follow below" example:"0"`
 	Shards    *int   `json:"crl_shards,omitempty" minimum:"0" maximum:"256" doc:"Into how many revocation lists its certificates are divided: 0 (one list) or a power of two up to 256; when absent, 256 for a CA with no tier below it and 0 for others" example:"256"`
 }
@@ -75,4 +76,17 @@ type RecordText struct {
 type RecordImported struct {
 	CA      string `json:"ca" doc:"Name of the root" example:"root"`
 	Entries int    `json:"entries" doc:"Entries that are new"`
+}
+
+// ListText is a revocation list that was signed elsewhere.
+type ListText struct {
+	CRL string `json:"crl" minLength:"1" doc:"PEM"`
+}
+
+// ListImported tells about a revocation list that was taken in.
+type ListImported struct {
+	CA         string    `json:"ca" doc:"Name of the CA" example:"root"`
+	Number     int64     `json:"number" doc:"Number of the list"`
+	ThisUpdate time.Time `json:"this_update" doc:"When it was made"`
+	NextUpdate time.Time `json:"next_update" doc:"When it ends"`
 }
