@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 
+	"mooring/wire/der"
 	wire "mooring/wire/est"
 )
 
@@ -48,13 +49,9 @@ func (s *Session) ServerKeygen(ctx context.Context, order Order) (*Generated, er
 		cert, err := leaf(certs)
 		return &Generated{Certificate: cert, Sealed: parts.Key}, err
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(parts.Key)
-	if err != nil {
+	key, err := der.ParsePrivateKey(parts.Key)
+	if err != nil { // its text might tell of the key
 		return nil, errors.New("reading the key that the server made: it is not PKCS #8 of a known kind")
-	}
-	key, ok := parsed.(crypto.Signer)
-	if !ok {
-		return nil, errors.New("the server made a key that cannot sign")
 	}
 	cert, err := pick(certs, key.Public())
 	return &Generated{Certificate: cert, Key: key}, err
@@ -80,7 +77,7 @@ func leaf(certs []*x509.Certificate) (*x509.Certificate, error) {
 
 // pick is the certificate of the key. Servers must send it alone, and some send its chain with it.
 func pick(certs []*x509.Certificate, key crypto.PublicKey) (*x509.Certificate, error) {
-	want, err := x509.MarshalPKIXPublicKey(key)
+	want, err := der.EncodePublicKey(key)
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func sign(key crypto.Signer, spec der.RequestSpec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if spec.SPKI, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+	if spec.SPKI, err = der.EncodePublicKey(key.Public()); err != nil {
 		return nil, fmt.Errorf("encoding the public key: %w", err)
 	}
 	info, err := der.AppendRequestInfo(nil, spec)

@@ -2,7 +2,6 @@ package est
 
 import (
 	"bytes"
-	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -156,7 +155,7 @@ func (o *Order) followExtension(spec *der.RequestSpec, e wire.Extension, renewal
 }
 
 func (o *Order) addKeyID(spec *der.RequestSpec) error {
-	spki, err := x509.MarshalPKIXPublicKey(o.Key.Public())
+	spki, err := der.EncodePublicKey(o.Key.Public())
 	if err != nil {
 		return err
 	}

@@ -3,14 +3,15 @@ package app_test
 import (
 	"crypto"
 	"crypto/x509"
+	"encoding/asn1"
 	"net/http"
 	"testing"
 
 	"filippo.io/mldsa"
 
+	"mooring/agent/est"
 	"mooring/internal/app/apptest"
 	"mooring/internal/core/ca"
-	"mooring/internal/core/enrol"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
 	"mooring/wire/der"
@@ -98,25 +99,43 @@ func enrolOverEST(t *testing.T, p *apptest.Platform, profile string, alg key.Alg
 	return leaf
 }
 
-// The server makes an ML-DSA key where the profile lets it, and hands it out as its seed.
-func TestMLDSAKeyMadeByTheServer(t *testing.T) {
-	p := apptest.Start(t, nil, apptest.Variant("device", "made", "keys: [ml-dsa-44]", "server_keygen: ml-dsa-44"))
-	_, token := p.Device(t, "device-made", "made")
-	request := apptest.CSR(t, apptest.Key(t), der.RequestSpec{})
-	answer, err := p.Enrol.Submit(t.Context(), enrol.Request{Protocol: "est", Op: enrol.Generate, Basic: true, User: "device-made", Secret: token, CSR: request})
-	if err != nil || answer.Certificate == nil {
-		t.Fatalf("%+v, %v", answer, err)
+// The public EST client follows the wish for an ML-DSA key, and gets one that the server made, as its seed.
+func TestMLDSAWithTheClient(t *testing.T) {
+	p := apptest.Start(t, nil, apptest.Variant("device", "wanted", "keys: [ml-dsa-44]", "server_keygen: ml-dsa-44"))
+	connect := func(name string) *est.Session {
+		_, token := p.Device(t, name, "wanted")
+		return p.Session(t, "wanted", est.Credential{User: name, Secret: token})
 	}
-	k, err := der.ParsePrivateKey(answer.Key)
+	session := connect("own")
+	attrs, err := session.CSRAttrs(t.Context())
+	if set := (asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 17}); err != nil || !attrs.Wants(set) || attrs.Template == nil || !attrs.Template.Key.Algorithm.Equal(set) {
+		t.Fatalf("the CSR attributes do not ask for ML-DSA-44: %+v, %v", attrs, err)
+	}
+	own, err := mldsa.GenerateKey(mldsa.MLDSA44())
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := x509.ParseCertificate(answer.Certificate.DER)
+	cert, err := session.Enrol(t.Context(), est.Order{Key: own, Subject: []der.Attribute{{Type: der.OIDCommonName, Value: "own"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pub, err := der.ParsePublicKey(leaf.RawSubjectPublicKeyInfo); err != nil || der.KindOf(pub) != der.KeyMLDSA44 || !k.(*mldsa.PrivateKey).PublicKey().Equal(pub) {
-		t.Errorf("the certificate has the key %s, %v", der.KindOf(pub), err)
+	certified(t, cert, own.Public())
+
+	made, err := connect("made").ServerKeygen(t.Context(), est.Order{Key: apptest.Key(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := made.Key.(*mldsa.PrivateKey); !ok {
+		t.Fatalf("the server made a key of type %T", made.Key)
+	}
+	certified(t, made.Certificate, made.Key.Public())
+}
+
+func certified(t *testing.T, cert *x509.Certificate, want crypto.PublicKey) {
+	t.Helper()
+	pub, err := der.ParsePublicKey(cert.RawSubjectPublicKeyInfo)
+	if err != nil || !want.(*mldsa.PublicKey).Equal(pub) {
+		t.Errorf("the certificate has another key, of kind %s: %v", der.KindOf(pub), err)
 	}
 }
 
