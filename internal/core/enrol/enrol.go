@@ -125,10 +125,10 @@ type Deps struct {
 	MaxPending int
 	// Default is the profile whose rules a stranger is told when a request names none.
 	Default string
-}
-
 	// Own is the profile of the platform's own certificate, which a device must be able to verify.
 	Own string
+}
+
 // Service is the registration authority. It is safe for concurrent use.
 type Service struct {
 	Deps
@@ -179,8 +179,6 @@ func (s *Service) Expect() (done func()) { return s.group.Expect() }
 // Metrics returns how many commits recorded how many issues.
 func (s *Service) Metrics() (batches, items int64) { return s.group.Metrics() }
 
-// Anchors returns what a client needs to verify the certificates of the profile called label, or of every issuer when label is "": issuing
-// certificates first, roots last, in DER (RFC 7030, section 4.1.3). An unknown profile is NotFound.
 // mostAnnounced bounds how many CAs a client that names no profile is told about: with ML-DSA they make 400 kB.
 const mostAnnounced = 50
 
@@ -202,9 +200,6 @@ func (s *Service) Anchors(label string) ([][]byte, error) {
 	return s.CA.Anchors(p.Issuers()...), nil
 }
 
-// Profile returns the profile whose rules a request under label must follow; "" means the default one. An unknown profile is NotFound.
-func (s *Service) Profile(label string) (*ca.Profile, error) {
-	if label == "" {
 // issuersOf returns the names of the CAs of profiles that exist.
 func (s *Service) issuersOf(profiles ...string) (names []string) {
 	for _, name := range profiles {
@@ -215,6 +210,9 @@ func (s *Service) issuersOf(profiles ...string) (names []string) {
 	return names
 }
 
+// Profile returns the profile whose rules a request under label must follow; "" means the default one. An unknown profile is NotFound.
+func (s *Service) Profile(label string) (*ca.Profile, error) {
+	if label == "" {
 		label = s.Default
 	}
 	return s.profile(label)
