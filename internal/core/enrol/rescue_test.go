@@ -126,9 +126,13 @@ func TestNoRescue(t *testing.T) {
 	must(t, err)
 	newer := submit(t, p, byCert(enrol.Renew, pairs["replaced"], again(t, pairs["replaced"], apptest.Key(t))))
 	_ = newer
-	renew := func(name string) enrol.Request { return byCert(enrol.Renew, pairs[name], again(t, pairs[name], apptest.Key(t))) }
+	renew := func(name string) enrol.Request {
+		return byCert(enrol.Renew, pairs[name], again(t, pairs[name], apptest.Key(t)))
+	}
 	expire(p, pairs["good"], 30*day)
-	expired := func(name string) string { return "the client certificate expired at " + at(pairs[name]) + "; enrol again with a new token" }
+	expired := func(name string) string {
+		return "the client certificate expired at " + at(pairs[name]) + "; enrol again with a new token"
+	}
 
 	wantRefusal(t, p, renew("revoked"), errs.Denied, "the client certificate is revoked; ask the device's operator for a new token")
 	wantRefusal(t, p, renew("held"), errs.Denied, "the client certificate is on hold; ask the device's operator")
@@ -224,7 +228,9 @@ func TestRescueByTwo(t *testing.T) {
 	r := byCert(enrol.Renew, pair, again(t, pair, apptest.Key(t)))
 	_, err := p.Enrol.Submit(t.Context(), r)
 	must(t, err)
-	person := func(id string) access.Actor { return access.Actor{Kind: access.KindOperator, ID: id, Role: access.RoleOperator, Via: "api"} }
+	person := func(id string) access.Actor {
+		return access.Actor{Kind: access.KindOperator, ID: id, Role: access.RoleOperator, Via: "api"}
+	}
 	for range 2 {
 		decided, err := p.Enrol.Decide(t.Context(), person("0a"), d.Name, "", true)
 		if err != nil || decided.State != enrol.Waiting || decided.Second == "" {
@@ -250,4 +256,3 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
-
