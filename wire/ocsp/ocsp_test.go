@@ -171,7 +171,10 @@ func extensions(list ...der.Extension) []byte {
 	return seq(content)
 }
 
-const oidNonce der.OID = "\x2b\x06\x01\x05\x05\x07\x30\x01\x02"
+const (
+	oidNonce der.OID = "\x2b\x06\x01\x05\x05\x07\x30\x01\x02"
+	oidSHA1          = "\x2b\x0e\x03\x02\x1a"
+)
 
 func nonceExtension(value []byte) []byte {
 	return tagged(2, extensions(der.Extension{OID: oidNonce, Value: value}))
@@ -507,5 +510,130 @@ func BenchmarkAnswer(b *testing.B) {
 			b.Fatal(err)
 		}
 		ocsp.WrapResponse(nil, tbs, der.ECDSAWithSHA256, signature)
+	}
+}
+
+func TestPlain(t *testing.T) {
+	c := newCA(t)
+	id := c.id(t, crypto.SHA256)
+	single := seq(id.Raw)
+	for _, row := range []struct {
+		name string
+		in   []byte
+		want bool
+	}{
+		{"one certificate", request(nil, single), true},
+		{"nothing", nil, false},
+		{"two certificates", request(nil, bytes.Repeat(single, 2)), false},
+		{"no certificate", request(nil, nil), false},
+		{"version", request(tagged(0, []byte{2, 1, 0}), single), false},
+		{"requestor", request(tagged(1, tagged(4, seq())), single), false},
+		{"nonce", request(nil, single, nonceExtension(ocsp.NonceValue([]byte{1}))), false},
+		{"single extension", request(nil, seq(id.Raw, tagged(0, extensions(der.Extension{OID: "\x2a"})))), false},
+		{"signature", seq(seq(seq(single)), tagged(0, seq())), false},
+		{"trailing octet", append(request(nil, single), 0), false},
+		{"too long", request(nil, seq(seq(make([]byte, ocsp.MaxRequest)))), false},
+	} {
+		if got, ok := ocsp.Plain(row.in); ok != row.want || ok && !bytes.Equal(got, id.Raw) {
+			t.Errorf("%s: Plain = %x, %v, want %v", row.name, got, ok, row.want)
+		}
+	}
+	in := request(nil, single)
+	if n := testing.AllocsPerRun(100, func() { ocsp.Plain(in) }); n > 0 {
+		t.Errorf("Plain allocates %v times", n)
+	}
+}
+
+// FuzzPlain holds Plain to ParseRequest: what one takes for the question about a single certificate, the other must read the same.
+func FuzzPlain(f *testing.F) {
+	c := newCA(f)
+	in, err := ocsp.AppendRequest(nil, []ocsp.CertID{c.id(f, crypto.SHA1)}, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(in)
+	f.Fuzz(func(t *testing.T, in []byte) {
+		id, plain := ocsp.Plain(in)
+		r, err := ocsp.ParseRequest(in)
+		if err != nil {
+			return
+		}
+		if plain && (len(r.IDs) != 1 || r.Nonce != nil || r.Signed || !bytes.Equal(r.IDs[0].Raw, id)) {
+			t.Fatalf("%x is plain, but read as %+v", in, r)
+		}
+		again, err := ocsp.AppendRequest(nil, r.IDs, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.IDs) == 1 && bytes.Equal(again, in) && !plain {
+			t.Fatalf("%x is not plain", in)
+		}
+	})
+}
+
+// FuzzRequestFields puts anything into each field of a request, which random octets reach too seldom.
+func FuzzRequestFields(f *testing.F) {
+	c := newCA(f)
+	id := c.id(f, crypto.SHA1)
+	f.Add([]byte{0}, []byte("requestor"), []byte(oidSHA1), []byte{5, 0}, id.NameHash, id.KeyHash, c.serial(), []byte(oidNonce), true, ocsp.NonceValue([]byte{1}), []byte{}, byte(0x7f))
+	f.Add([]byte{}, []byte{}, []byte("\x60\x86\x48\x01\x65\x03\x04\x02\x01"), []byte{}, make([]byte, 32), make([]byte, 32), []byte{0}, []byte("\x2a"), false, []byte{}, []byte{1}, byte(0))
+	f.Fuzz(func(t *testing.T, version, requestor, hash, parameters, name, key, serial, extension []byte, critical bool, value, signature []byte, parts byte) {
+		algorithm := seq(der.AppendElement(nil, 6, hash), parameters)
+		single := seq(seq(algorithm, der.AppendElement(nil, 4, name), der.AppendElement(nil, 4, key), der.AppendElement(nil, 2, serial)))
+		e := extensions(der.Extension{OID: der.OID(extension), Critical: critical, Value: value})
+		var before, after []byte
+		if parts&1 > 0 {
+			before = append(before, tagged(0, der.AppendElement(nil, 2, version))...)
+		}
+		if parts&2 > 0 {
+			before = append(before, tagged(1, tagged(4, requestor))...)
+		}
+		if parts&4 > 0 {
+			single = seq(single[2:], tagged(0, e))
+		}
+		if parts&8 > 0 {
+			after = tagged(2, e)
+		}
+		in := request(before, bytes.Repeat(single, int(parts>>5)), after)
+		if parts&16 > 0 {
+			in = seq(in[2:], tagged(0, signature))
+		}
+		r, err := ocsp.ParseRequest(in)
+		if err != nil {
+			return
+		}
+		if len(r.IDs) == 0 || len(r.IDs) > ocsp.MaxCertIDs || len(r.Nonce) > ocsp.MaxNonce+3 || r.Nonce != nil && len(r.Nonce) == 0 {
+			t.Fatalf("read %+v", r)
+		}
+		for _, id := range r.IDs {
+			if len(id.NameHash) != id.Hash.Size() || len(id.KeyHash) != id.Hash.Size() || len(id.Serial) == 0 || len(id.Serial) > 20 || !bytes.Contains(in, id.Raw) {
+				t.Fatalf("CertID %+v", id)
+			}
+			single := ocsp.Single{ID: id, Status: ocsp.Good, ThisUpdate: 1, NextUpdate: 2}
+			tbs, err := ocsp.AppendTBSResponse(nil, ocsp.ResponseData{ProducedAt: 1, Singles: []ocsp.Single{single}, Nonce: r.Nonce})
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, err := ocsp.ParseResponse(ocsp.WrapResponse(nil, tbs, der.ECDSAWithSHA256, make([]byte, 71)))
+			if err != nil || !bytes.Equal(answer.Nonce, r.Nonce) {
+				t.Fatalf("the answer to %x is %+v, %v", in, answer, err)
+			}
+			if _, ok := answer.Find(id); !ok {
+				t.Fatalf("the answer does not repeat CertID %x", id.Raw)
+			}
+		}
+	})
+}
+
+func TestResponderByName(t *testing.T) {
+	c := newCA(t)
+	in := signed(t, ocsp.ResponseData{ResponderName: c.cert.RawSubject, ProducedAt: 1_700_000_000, Singles: []ocsp.Single{{ID: c.id(t, crypto.SHA1), Status: ocsp.Good, ThisUpdate: 1_700_000_000}}}, c.key)
+	r, err := ocsp.ParseResponse(in)
+	if err != nil || !bytes.Equal(r.ResponderName, c.cert.RawSubject) || r.ResponderKey != nil {
+		t.Errorf("read %+v, %v", r, err)
+	}
+	parsed, err := oracle.ParseResponse(in, c.cert)
+	if err != nil || !bytes.Equal(parsed.RawResponderName, c.cert.RawSubject) {
+		t.Errorf("the oracle reads %+v, %v", parsed, err)
 	}
 }
