@@ -31,7 +31,7 @@ import (
 type sample struct {
 	profile  *Profile
 	template *template
-	signer   *ecdsa.PrivateKey
+	signer   crypto.Signer
 	urls     URLs
 	order    Order
 	variable der.Variable
@@ -189,7 +189,7 @@ func (s *sample) certificate(kind der.KeyKind) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return seal(s.signer, der.ECDSAWithSHA256, tbs)
+	return seal(s.signer, s.template.der.Algorithm(), tbs)
 }
 
 // compare makes a certificate of the same fields with crypto/x509 and compares what both parse to. Extensions must agree octet by octet,

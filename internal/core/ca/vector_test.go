@@ -3,6 +3,7 @@ package ca
 import (
 	"bytes"
 	"crypto"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/pem"
@@ -105,6 +106,64 @@ func remake(t *testing.T, i *Issuer) {
 	if !bytes.Equal(again.RawTBSCertificate, cert.RawTBSCertificate) {
 		t.Errorf("the certificate of %s is made differently: got\n%x\nwant\n%x", i.Name(), again.RawTBSCertificate, cert.RawTBSCertificate)
 	}
+}
+
+// Every default profile makes certificates under an ML-DSA CA that zlint accepts, as it does under the sample's P-256 one.
+func TestDefaultProfilesUnderMLDSA(t *testing.T) {
+	ps, err := LoadProfiles(DefaultProfiles())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, signer := mldsaCA(t)
+	for _, p := range ps.All() {
+		s, err := newSample(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.signer = signer
+		if s.template, err = newTemplate(issuer, p, signer, s.urls); err != nil {
+			t.Fatalf("%s: %v", p.Name, err)
+		}
+		raw, err := s.certificate(p.Keys[0])
+		if err != nil {
+			t.Fatalf("%s: %v", p.Name, err)
+		}
+		if findings, err := zlint(raw, p.LintExceptions); err != nil || len(findings) > 0 {
+			t.Errorf("%s: zlint: %v, %v", p.Name, findings, err)
+		}
+		cert, err := x509.ParseCertificate(raw)
+		if err != nil {
+			t.Fatalf("%s: %v", p.Name, err)
+		}
+		if err := issuer.CheckSignature(cert); err != nil {
+			t.Errorf("%s: %v", p.Name, err)
+		}
+	}
+}
+
+func mldsaCA(t *testing.T) (*Issuer, crypto.Signer) {
+	t.Helper()
+	signer, err := key.New(key.MLDSA65)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := der.EncodePublicKey(signer.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := der.BuildName([]der.Attribute{{Type: der.OIDCommonName, Value: "Sample"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := Certify(signer, rand.Reader, sampleTime, CACertificate{Subject: name, SPKI: spki, NotBefore: sampleTime - 86400, NotAfter: der.NoExpiry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := newIssuer("sample", nil, "sample", raw, sampleTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issuer, signer
 }
 
 func anotherKey(t *testing.T, like crypto.PublicKey) crypto.Signer {
