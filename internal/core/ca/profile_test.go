@@ -118,6 +118,7 @@ func TestProfileMistakes(t *testing.T) {
 		{"linking without binding", "challenge: binding", "challenge: ignore\nlinking: required", `profiles/device.yaml:16: linking: is required, but "challenge: ignore" says not to look at it`},
 		{"unknown role", "crl: true", "grants: root", `profiles/device.yaml:16: unknown role "root": use admin, operator or auditor`},
 		{"role by birth", "evidence: [token]", "evidence: [birth]\ngrants: admin", `profiles/device.yaml:15: grants: a role needs a person's token, not a birth certificate: take birth out of evidence`},
+		{"role with an ML-DSA key", "keys: [ec-p256]\n", "keys: [ec-p256, ml-dsa-65]\ngrants: admin\n", `profiles/device.yaml:10: grants: a role is exercised over TLS, which has no ML-DSA yet: take ml-dsa-… out of keys`},
 		{"role that is not signed", "crl: true", "grants: admin", `profiles/device.yaml:16: grants: the role must stand in the certificate: add "urn:mooring:role:admin" to fixed under uri in san`},
 		{"another role than the signed one", "fixed: [\"urn:mooring:device:{device.id}\"]\n", "fixed: [\"urn:mooring:role:auditor\"]\ngrants: admin\n", `profiles/device.yaml:6: san: the URI "urn:mooring:role:auditor" is for profiles that grant the role: take it out`},
 		{"signed role that is not granted", "urn:mooring:device:{device.id}", "URN:Mooring:role:admin", `profiles/device.yaml:6: san: the URI "URN:Mooring:role:admin" is for profiles that grant the role: take it out`},

@@ -111,6 +111,9 @@ func (p *Profile) checkTerms(d *document) {
 	if !slices.Contains(p.ExtKeyUsage, der.OIDClientAuth) {
 		d.at("grants", "a role is exercised over TLS: add clientAuth to ext_key_usage")
 	}
+	if slices.ContainsFunc(p.Keys, isMLDSA) {
+		d.at("grants", "a role is exercised over TLS, which has no ML-DSA yet: take ml-dsa-… out of keys")
+	}
 	if p.Accepts(EvidenceBirth) {
 		d.at("grants", "a role needs a person's token, not a birth certificate: take birth out of evidence")
 	}
