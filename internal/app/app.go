@@ -65,6 +65,7 @@ type Platform struct {
 	CA       *ca.Authority
 	Revoke   *revoke.Service
 	Bulk     *revoke.Bulk
+	Bundle   *enrol.Bundle
 	Enrol    *enrol.Service
 
 	log      *slog.Logger
@@ -217,7 +218,8 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Bulk = revoke.NewBulk(p.Revoke, p.Jobs, p.Config.Approve.RevokeAbove)
 	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile, Own: selfProfile})
-	for _, w := range p.Bulk.Workers() {
+	p.Bundle = enrol.NewBundle(p.Enrol, p.Jobs)
+	for _, w := range append(p.Bulk.Workers(), p.Bundle.Worker()) {
 		p.Jobs.Register(w)
 	}
 	return nil
