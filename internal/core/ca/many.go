@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 
 	"mooring/internal/base/db"
@@ -19,7 +20,7 @@ func (a *Authority) GetManyTx(ctx context.Context, tx *db.Tx, serials [][]byte) 
 		if err != nil {
 			continue
 		}
-		stmts = append(stmts, &db.Stmt{SQL: `SELECT ` + certColumns + ` FROM cert WHERE cell = $1 AND day = $2 AND serial = $3`,
+		stmts = append(stmts, &db.Stmt{SQL: `SELECT ` + certColumns + ` FROM ` + tableOf(serial) + ` WHERE cell = $1 AND day = $2 AND serial = $3`,
 			Args: []any{int64(cell), day, serial}, Each: func(row db.Row) (err error) {
 				list[i], err = scanCert(row)
 				return err
@@ -29,4 +30,28 @@ func (a *Authority) GetManyTx(ctx context.Context, tx *db.Tx, serials [][]byte) 
 		return nil, fmt.Errorf("reading certificates: %w", err)
 	}
 	return list, nil
+}
+
+// PageTx is List inside a transaction, for components that have decided who may see it.
+func (a *Authority) PageTx(ctx context.Context, tx *db.Tx, f CertFilter) (page []*Certificate, next string, err error) {
+	if f.Limit <= 0 || f.Limit > 1000 {
+		f.Limit = 1000
+	}
+	where, args, err := f.where()
+	if err != nil {
+		return nil, "", err
+	}
+	args = append(args, int64(f.Limit))
+	err = tx.Each(ctx, func(row db.Row) error {
+		c, err := scanCert(row)
+		page = append(page, c)
+		return err
+	}, fmt.Sprintf(`SELECT %s FROM cert WHERE %s ORDER BY cell, day, serial LIMIT $%d`, certColumns, where, len(args)), args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing certificates: %w", err)
+	}
+	if len(page) == f.Limit {
+		next = base64.RawURLEncoding.EncodeToString(page[len(page)-1].Serial[:])
+	}
+	return page, next, nil
 }

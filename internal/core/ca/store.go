@@ -1,11 +1,15 @@
 package ca
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"encoding/base64"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 
 	"mooring/internal/base/db"
@@ -34,18 +38,44 @@ func (a *Authority) InsertStmts(tx *db.Tx, certs []*Certificate) []*db.Stmt {
 		return nil
 	}
 	if tx.Arrays() {
-		return []*db.Stmt{insertArray(certs)}
+		return insertArrays(certs)
 	}
 	stmts := make([]*db.Stmt, len(certs))
 	for i, c := range certs {
-		stmts[i] = &db.Stmt{SQL: `INSERT INTO cert (` + certColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, Args: []any{
+		stmts[i] = &db.Stmt{SQL: `INSERT INTO ` + tableOf(c.Serial[:]) + ` (` + certColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, Args: []any{
 			int64(c.Cell), c.Day, c.Serial[:], c.Device[:], c.Slot, c.Issuer[:], c.Profile, c.Version, notNil(c.PrevSerial), c.NotBefore, c.NotAfter,
 			c.SPKIHash[:], c.DER}}
 	}
 	return stmts
 }
 
-func insertArray(certs []*Certificate) *db.Stmt {
+// The tables of certificates. Which one it is, the serial number tells.
+const (
+	tableOrdinary = "cert"
+	tableLong     = "cert_long"
+)
+
+func tableOf(serial []byte) string {
+	if serial[0] == classLong {
+		return tableLong
+	}
+	return tableOrdinary
+}
+
+// insertArrays writes one statement for each table that there is something for.
+func insertArrays(certs []*Certificate) (stmts []*db.Stmt) {
+	byTable := map[string][]*Certificate{}
+	for _, c := range certs {
+		table := tableOf(c.Serial[:])
+		byTable[table] = append(byTable[table], c)
+	}
+	for _, table := range slices.Sorted(maps.Keys(byTable)) {
+		stmts = append(stmts, insertArray(table, byTable[table]))
+	}
+	return stmts
+}
+
+func insertArray(table string, certs []*Certificate) *db.Stmt {
 	n := len(certs)
 	cell, day := make([]int16, n), make([]int32, n)
 	serial, device, issuer, prev, spki, der := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n)
@@ -57,7 +87,7 @@ func insertArray(certs []*Certificate) *db.Stmt {
 		slot[i], profile[i], version[i] = c.Slot, c.Profile, c.Version
 		notBefore[i], notAfter[i] = c.NotBefore, c.NotAfter
 	}
-	return &db.Stmt{SQL: `INSERT INTO cert (` + certColumns + `) SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bytea[], $4::bytea[], $5::text[],
+	return &db.Stmt{SQL: `INSERT INTO ` + table + ` (` + certColumns + `) SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bytea[], $4::bytea[], $5::text[],
 		$6::bytea[], $7::text[], $8::text[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bytea[], $13::bytea[])`,
 		Args: []any{cell, day, serial, device, slot, issuer, profile, version, prev, notBefore, notAfter, spki, der}}
 }
@@ -106,7 +136,7 @@ func (a *Authority) GetTx(ctx context.Context, tx *db.Tx, serial []byte) (*Certi
 	err = tx.Each(ctx, func(row db.Row) (err error) {
 		c, err = scanCert(row)
 		return err
-	}, `SELECT `+certColumns+` FROM cert WHERE cell = $1 AND day = $2 AND serial = $3`, int64(cell), day, serial)
+	}, `SELECT `+certColumns+` FROM `+tableOf(serial)+` WHERE cell = $1 AND day = $2 AND serial = $3`, int64(cell), day, serial)
 	if err != nil {
 		return nil, fmt.Errorf("reading a certificate: %w", err)
 	}
@@ -169,30 +199,16 @@ func (a *Authority) List(ctx context.Context, actor access.Actor, f CertFilter) 
 	if err := a.deps.Access.Require(ctx, actor, access.CertRead, "certificates"); err != nil {
 		return nil, "", err
 	}
-	if f.Limit <= 0 || f.Limit > 1000 {
-		f.Limit = 1000
-	}
-	where, args, err := f.where()
-	if err != nil {
-		return nil, "", err
-	}
-	args = append(args, int64(f.Limit))
-	sql := fmt.Sprintf(`SELECT %s FROM cert WHERE %s ORDER BY cell, day, serial LIMIT $%d`, certColumns, where, len(args))
 	err = a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		page = nil
-		return tx.Each(ctx, func(row db.Row) error {
-			c, err := scanCert(row)
-			page = append(page, c)
-			return err
-		}, sql, args...)
+		page, next, err = a.PageTx(ctx, tx, f)
+		return err
 	})
-	if err != nil {
-		return nil, "", fmt.Errorf("listing certificates: %w", err)
-	}
-	if len(page) == f.Limit {
-		next = base64.RawURLEncoding.EncodeToString(page[len(page)-1].Serial[:])
-	}
-	return page, next, nil
+	return page, next, err
+}
+
+// compare is the order of lists.
+func (c *Certificate) compare(o *Certificate) int {
+	return cmp.Or(cmp.Compare(c.Cell, o.Cell), cmp.Compare(c.Day, o.Day), bytes.Compare(c.Serial[:], o.Serial[:]))
 }
 
 // where writes the condition; every value is a parameter.
