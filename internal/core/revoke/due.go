@@ -67,6 +67,11 @@ func (s *Service) begin(ctx context.Context) error {
 	s.duties.lead(true)
 	s.duties.missing.Store(true)
 	longAgo := s.Now().Add(-pollEvery)
+	return s.eachBehind(ctx, func(k scopeKey, changes int64) { s.duties.add(k, changes, longAgo) })
+}
+
+// eachBehind calls fn for every list that does not show all changes, with the number of the last one; perhaps more than once for one.
+func (s *Service) eachBehind(ctx context.Context, fn func(k scopeKey, changes int64)) error {
 	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		return tx.Each(ctx, func(row db.Row) error {
 			var k scopeKey
@@ -76,7 +81,7 @@ func (s *Service) begin(ctx context.Context) error {
 				return err
 			}
 			copy(k.issuer[:], issuer)
-			s.duties.add(k, changes, longAgo)
+			fn(k, changes)
 			return nil
 		}, `SELECT s.issuer, s.shard, s.changes FROM crl_scope s LEFT JOIN crl c ON c.cell = s.cell AND c.issuer = s.issuer AND c.shard = s.shard
  WHERE s.cell = 0 AND s.shard >= 0 AND s.changes > COALESCE(c.covers, 0)`)

@@ -372,3 +372,18 @@ func readManyTx(ctx context.Context, tx *db.Tx, certs []*ca.Certificate) ([]Revo
 	}
 	return rows, nil
 }
+
+// StandingTx returns, for each certificate, how it is revoked or on hold in the state of the database that tx sees; nil where it is not.
+func (s *Service) StandingTx(ctx context.Context, tx *db.Tx, certs []*ca.Certificate) ([]*Revocation, error) {
+	rows, err := readManyTx(ctx, tx, certs)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]*Revocation, len(rows))
+	for i := range rows {
+		if rows[i].standing() {
+			list[i] = &rows[i]
+		}
+	}
+	return list, nil
+}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -245,26 +246,46 @@ const (
 	publishShare = 5
 )
 
-// rest makes the lists for what the steps of a job have changed.
+// rest makes the lists for what the steps of a job have changed. At the end of a job, or of a part of it, it makes all that are behind: this
+// node may have gone on with what another one, or itself before a crash, began.
 func (b *Bulk) rest(ctx context.Context, j job.Job, last bool) {
-	b.mu.Lock()
-	w := b.behind[j.ID]
-	began := b.Now()
-	if w == nil || len(w.changed) == 0 || !last && began.Sub(w.since) < max(publishLeast, publishShare*w.took) {
-		if last {
-			delete(b.behind, j.ID)
+	changed, due := b.due(j.ID, last)
+	if last {
+		if err := b.eachBehind(ctx, func(k scopeKey, changes int64) {
+			changed = append(changed, Revocation{Issuer: k.issuer, Shard: k.shard, change: changes})
+		}); err != nil {
+			b.Log.LogAttrs(ctx, slog.LevelWarn, "the lists of a job are left to the regular work", slog.Any("cause", err))
 		}
-		b.mu.Unlock()
+	}
+	if !due && !last || len(changed) == 0 {
 		return
 	}
-	changed := w.changed
-	w.changed, w.since = nil, began
-	if last {
-		delete(b.behind, j.ID)
-	}
-	b.mu.Unlock()
+	began := b.Now()
 	b.makeVisible(ctx, changed) // what it cannot make in time, Run makes
 	b.mu.Lock()
-	w.took = b.Now().Sub(began)
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	if w := b.behind[j.ID]; w != nil {
+		w.took = b.Now().Sub(began)
+	}
+}
+
+// due takes out what the lists do not show, when it is time to make them.
+func (b *Bulk) due(id job.ID, last bool) ([]Revocation, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.behind[id]
+	if w == nil {
+		return nil, false
+	}
+	if last {
+		delete(b.behind, id)
+		return w.changed, true
+	}
+	now := b.Now()
+	if len(w.changed) == 0 || now.Sub(w.since) < max(publishLeast, publishShare*w.took) {
+		return nil, false
+	}
+	changed := w.changed
+	w.changed, w.since = nil, now
+	return changed, true
 }
