@@ -18,6 +18,9 @@ import (
 const initHelp = `Makes an installation in the data directory: the configuration, the encrypted key store, the profiles, a root CA with issuing
 CAs for devices, services, operators and birth certificates, and the first operator's certificate. It then tells what to do next.
 
+--offline-root makes no root but requests for the CAs, which a root on another machine signs (mooring ca root); the first operator's certificate is
+made when they are imported.
+
 Nothing that exists is overwritten: the directory must be empty or not there. If anything fails, what was made is removed again.
 
 --host names the server as devices and operators will reach it; the first one also goes into the addresses that devices are told.
@@ -40,6 +43,7 @@ const auditKeyFile = "audit.vkey"
 // initFlags are the decisions that are hard to change later.
 type initFlags struct {
 	name, listen, database, password, unlock, operator string
+	offlineRoot                                        bool
 	custody, module, token, pinFile                    string
 	hosts                                              []string
 }
@@ -64,6 +68,7 @@ func (c *cli) initCommand() *cobra.Command {
 	flags.StringVar(&f.token, "pkcs11-token", "", "the token's label or serial number")
 	flags.StringVar(&f.pinFile, "pkcs11-pin-file", "", "file with the token's user PIN, readable by its owner only")
 	flags.StringVar(&f.operator, "operator", "admin", "name of the first operator in the registry")
+	flags.BoolVar(&f.offlineRoot, "offline-root", false, "make no root: have an offline root certify the CAs")
 	return cmd
 }
 
@@ -118,7 +123,7 @@ func (c *cli) init(ctx context.Context, f initFlags) error {
 	if err != nil {
 		return err
 	}
-	r, err := app.Init(ctx, app.InitOptions{Dir: c.dir, Config: k, Prompt: c.promptTwice, Operator: f.operator})
+	r, err := app.Init(ctx, app.InitOptions{Dir: c.dir, Config: k, Prompt: c.promptTwice, Operator: f.operator, OfflineRoot: f.offlineRoot})
 	if err != nil {
 		return err
 	}
@@ -130,11 +135,19 @@ func (c *cli) init(ctx context.Context, f initFlags) error {
 		fact(w, "Configuration", r.Config)
 		fact(w, "Profiles", r.Profiles)
 		fact(w, "Keys unlocked by", orNone(r.Unlock))
-		fact(w, "Root certificate", r.Root)
-		fact(w, "  its SHA-256", r.Fingerprint)
-		fact(w, "Operator", r.Operator)
+		if f.offlineRoot {
+			requestFacts(w, r)
+		} else {
+			fact(w, "Root certificate", r.Root)
+			fact(w, "  its SHA-256", r.Fingerprint)
+			fact(w, "Operator", r.Operator)
+		}
 		fact(w, "Audit key", r.AuditKey)
-		if !c.quiet {
+		switch {
+		case c.quiet:
+		case f.offlineRoot:
+			fmt.Fprint(w, offlineSteps(r, k))
+		default:
 			fmt.Fprint(w, nextSteps(r, k))
 		}
 	})
@@ -151,6 +164,32 @@ Next:
   3. Enrol it, on the device, with that token:
 %[2]s
 `, r.Dir, enrolSteps("sensor-1", r.Root, k.ESTURL()))
+}
+
+// requestFacts tells what is to be signed.
+func requestFacts(w io.Writer, r app.InitResult) {
+	for _, q := range r.Requests {
+		fact(w, "Request", q.File)
+		fact(w, "  SHA-256 of its key", keyDigest(q.Key))
+	}
+}
+
+// offlineSteps lead to the ceremony at the offline root and back.
+func offlineSteps(r app.InitResult, k *conf.Config) string {
+	return fmt.Sprintf(`
+Next:
+  1. Carry %[1]s to the machine of the offline root; doc/ceremony.md walks through the ceremony. There:
+       mooring ca root create --root root --subject "CN=%[3]s Root G1,O=%[3]s" --status-url %[4]s -o root.pem
+       mooring ca root sign devices.csr --root root -o devices.pem          and the same for the others
+       mooring ca root crl --root root -o root.crl
+       mooring ca root record --root root -o ceremony.txt
+  2. Start the server here. It answers on its socket alone until it has its CAs:
+       mooring serve --dir %[2]s
+  3. Carry the files back, and import:
+       mooring ca import --name devices --chain devices.pem --chain root.pem --record ceremony.txt --dir %[2]s
+       mooring ca import --name services --chain services.pem --dir %[2]s   and the same for the others
+       mooring ca import-crl root.crl --dir %[2]s
+`, filepath.Dir(r.Requests[0].File), r.Dir, k.Name, k.StatusURL())
 }
 
 // enrolSteps are the commands by which a device enrols: with the agent, or with nothing but OpenSSL and curl. Both ask for the token, so that it

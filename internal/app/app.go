@@ -30,6 +30,7 @@ import (
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
+	"mooring/internal/core/export"
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
@@ -66,6 +67,7 @@ type Platform struct {
 	Revoke   *revoke.Service
 	Bulk     *revoke.Bulk
 	Bundle   *enrol.Bundle
+	Export   *export.Service
 	Enrol    *enrol.Service
 
 	log      *slog.Logger
@@ -127,6 +129,7 @@ func build(ctx context.Context, o Options, why purpose) (p *Platform, err error)
 		p.openDatabase,
 		p.buildCore,
 	}
+	p.identity.prepare(p.Config)
 	// The checks come before anything is written: an entry made with other keys than the database's would be damage.
 	switch why {
 	case toServe:
@@ -219,6 +222,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile, Own: selfProfile})
 	p.Bundle = enrol.NewBundle(p.Enrol, p.Jobs)
+	p.Export = export.New(export.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now})
 	for _, w := range append(p.Bulk.Workers(), p.Bundle.Worker()) {
 		p.Jobs.Register(w)
 	}
@@ -321,7 +325,7 @@ func (p *Platform) bind(ctx context.Context) error {
 	devices := est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
 	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol,
-		Approve: p.Approve, Jobs: p.Jobs, Bulk: p.Bulk, Undo: p.Config.Jobs.Undo,
+		Approve: p.Approve, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Export: p.Export, Undo: p.Config.Jobs.Undo,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)
 	for _, s := range []struct {

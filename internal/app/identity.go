@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -9,11 +10,14 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
+	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/key"
 	"mooring/internal/server/gate"
@@ -28,10 +32,18 @@ const (
 	selfSlot    = "operational"
 )
 
-// serverIdentity is the key and certificate of the listeners. The key is made anew with every certificate and is never stored: a restart
-// costs one certificate, a stolen disk gives nothing.
+// serverIdentity is what the listeners present: one face for everybody, and one more for each name of tls.anchors. Keys are made anew with every
+// certificate and are never stored: a restart costs one certificate, a stolen disk gives nothing.
 type serverIdentity struct {
-	held    gate.ServerCertificate
+	held  gate.ServerCertificate
+	faces []*face // the first is for everybody; fixed once the platform is built
+}
+
+// face is a certificate that renews itself.
+type face struct {
+	sni     string // the name that clients ask for; "" for everybody else
+	device  string // of the registry
+	profile string
 	current atomic.Pointer[pair]
 }
 
@@ -39,31 +51,68 @@ type pair struct {
 	signer crypto.Signer
 	cert   *x509.Certificate
 	above  [][]byte // DER
+	issuer *ca.Issuer
+}
+
+// prepare lays down the faces that the configuration asks for.
+func (s *serverIdentity) prepare(c *conf.Config) {
+	s.faces = []*face{{device: selfName, profile: selfProfile}}
+	for _, a := range c.TLS.Anchors {
+		s.faces = append(s.faces, &face{sni: a.Name, device: selfName + "-" + a.Name, profile: a.Profile})
+	}
 }
 
 // signer is the est.Identity of the platform.
 func (s *serverIdentity) signer() (crypto.Signer, *x509.Certificate, [][]byte) {
-	if p := s.current.Load(); p != nil {
+	if p := s.faces[0].current.Load(); p != nil {
 		return p.signer, p.cert, p.above
 	}
 	return nil, nil, nil
 }
 
-// begin makes the first certificate. While the key of the CA that issues it is not to be had, TLS clients are turned away and everything else is
-// served: revocation lists and status answers by plain HTTP above all, and the Unix socket, by which an administrator looks for the key.
-func (s *serverIdentity) begin(ctx context.Context, p *Platform) error {
-	err := s.ensure(ctx, p)
-	if errs.Is(err, errs.Unavailable) && ctx.Err() == nil {
-		p.log.LogAttrs(ctx, slog.LevelError, "the listeners have no certificate yet, so that TLS clients are turned away", slog.Any("cause", err))
-		return nil
+// anchor returns the root that a client must trust who completed a handshake under the name sni, and false when there are several that would do.
+func (s *serverIdentity) anchor(sni string) (root ca.IssuerID, only bool) {
+	shown := s.faces[0]
+	for _, f := range s.faces[1:] {
+		if strings.EqualFold(f.sni, sni) {
+			shown = f
+		}
 	}
-	return err
+	p := shown.current.Load()
+	if p == nil {
+		return root, false
+	}
+	tiers := 0
+	top := p.issuer
+	for ; top.Parent() != nil; top = top.Parent() {
+		tiers++
+	}
+	return top.ID(), len(p.above) == tiers // more is a cross certificate, by which another root would do
 }
 
-// ensure makes a certificate for the configured names.
-func (s *serverIdentity) ensure(ctx context.Context, p *Platform) error {
+// begin makes the first certificates. While the key of the CA that issues them is not to be had, TLS clients are turned away and everything else is
+// served: revocation lists and status answers by plain HTTP above all, and the Unix socket, by which an administrator looks for the key.
+func (s *serverIdentity) begin(ctx context.Context, p *Platform) error {
+	for _, f := range s.faces {
+		err := s.ensure(ctx, p, f)
+		switch {
+		case err == nil:
+		case errs.Is(err, errs.Unavailable) && ctx.Err() == nil:
+			p.log.LogAttrs(ctx, slog.LevelError, "the listeners have no certificate yet, so that TLS clients are turned away", slog.String("name", f.sni), slog.Any("cause", err))
+		case f.sni != "" && ctx.Err() == nil: // a name for tests only: the others go on
+			p.log.LogAttrs(ctx, slog.LevelError, "a name of tls.anchors has no certificate", slog.String("name", f.sni), slog.Any("cause", err))
+		default:
+			return err
+		}
+	}
+	p.finishInit(ctx)
+	return nil
+}
+
+// ensure makes a certificate for a face.
+func (s *serverIdentity) ensure(ctx context.Context, p *Platform, f *face) error {
 	actor := access.System("server")
-	d, err := p.register(ctx, actor)
+	d, err := p.register(ctx, actor, f)
 	if err != nil {
 		return fmt.Errorf("registering the platform itself: %w", err)
 	}
@@ -83,42 +132,48 @@ func (s *serverIdentity) ensure(ctx context.Context, p *Platform) error {
 	if err != nil {
 		return err
 	}
-	chain := [][]byte{leaf.Raw}
-	// The root is the client's to have.
-	for i := issuer; i.Parent() != nil; i = i.Parent() {
-		chain = append(chain, i.Certificate().Raw)
-	}
-	s.current.Store(&pair{signer, leaf, chain[1:]})
-	s.held.Set(&tls.Certificate{Certificate: chain, PrivateKey: signer, Leaf: leaf})
+	s.present(p, f, &pair{signer: signer, cert: leaf, issuer: issuer})
 	return nil
 }
 
-// register returns the registry's entry of the platform, with the names that are configured now.
-func (p *Platform) register(ctx context.Context, actor access.Actor) (device.Device, error) {
-	names := p.ownNames()
-	d, err := p.Devices.Get(ctx, actor, selfName)
+// present puts a certificate to use with what leads from it to the roots, which are the client's to have. A name that is to show which root a
+// client trusts has no other way to one.
+func (s *serverIdentity) present(p *Platform, f *face, with *pair) {
+	with.above = p.CA.Ladder(with.issuer)
+	if f.sni != "" {
+		with.above = with.above[:len(with.issuer.Chain())-1]
+	}
+	f.current.Store(with)
+	s.held.SetFor(f.sni, &tls.Certificate{Certificate: append([][]byte{with.cert.Raw}, with.above...), PrivateKey: with.signer, Leaf: with.cert})
+}
+
+// register returns the registry's entry of a face, with the names that are configured now.
+func (p *Platform) register(ctx context.Context, actor access.Actor, f *face) (device.Device, error) {
+	names := p.faceNames(f)
+	d, err := p.Devices.Get(ctx, actor, f.device)
 	if errs.Is(err, errs.NotFound) {
-		d, err = p.Devices.Add(ctx, actor, device.Spec{Name: selfName, Names: names, Group: selfGroup, Profile: selfProfile})
+		d, err = p.Devices.Add(ctx, actor, device.Spec{Name: f.device, Names: names, Group: selfGroup, Profile: f.profile})
 		if !errs.Is(err, errs.Conflict) {
 			return d, err
 		}
 		// Another node was faster.
-		d, err = p.Devices.Get(ctx, actor, selfName)
+		d, err = p.Devices.Get(ctx, actor, f.device)
 	}
 	if err != nil {
 		return d, err
 	}
-	if slices.Equal(d.Names, names) && d.Profile == selfProfile {
+	if slices.Equal(d.Names, names) && d.Profile == f.profile {
 		return d, nil
 	}
-	profile := selfProfile
+	profile := f.profile
 	return p.Devices.Change(ctx, actor, d.ID, device.Change{Names: &names, Profile: &profile})
 }
 
 // again is how often the first certificate is tried for, and the last one looked at.
 const again = 10 * time.Second
 
-// run renews the certificate in the last third of its life, and makes the first one where begin could not.
+// run renews each certificate in the last third of its life or when another CA has its turn, makes the first one where begin could not, and sends
+// along new cross certificates.
 func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
 	tick := time.NewTicker(again)
 	defer tick.Stop()
@@ -128,18 +183,50 @@ func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
 			return nil
 		case <-tick.C:
 		}
-		_, cert, _ := s.signer()
-		if cert != nil && p.now().Before(cert.NotAfter.Add(-cert.NotAfter.Sub(cert.NotBefore)/3)) {
-			continue
+		for _, f := range s.faces {
+			if err := s.look(ctx, p, f); err != nil && ctx.Err() == nil {
+				p.log.LogAttrs(ctx, slog.LevelError, "the listeners' certificate could not be renewed", slog.String("name", f.sni), slog.Any("cause", err))
+			}
 		}
-		if err := s.ensure(ctx, p); err != nil && ctx.Err() == nil {
-			p.log.LogAttrs(ctx, slog.LevelError, "the listeners' certificate could not be renewed", slog.Any("cause", err))
-		}
+		p.finishInit(ctx)
 	}
 }
 
-// ownNames are the configured names of the listeners, as the registry writes names.
+// look does what is due for a face.
+func (s *serverIdentity) look(ctx context.Context, p *Platform, f *face) error {
+	now, have := p.now(), f.current.Load()
+	profile, err := p.Profiles.Get(f.profile)
+	if err != nil {
+		return err
+	}
+	if have == nil || profile.IssuerAt(now.Unix()) != have.issuer.Name() || now.After(have.cert.NotAfter.Add(-have.cert.NotAfter.Sub(have.cert.NotBefore)/3)) {
+		return s.ensure(ctx, p, f)
+	}
+	if f.sni == "" && !slices.EqualFunc(have.above, p.CA.Ladder(have.issuer), bytes.Equal) {
+		s.present(p, f, &pair{signer: have.signer, cert: have.cert, issuer: have.issuer})
+	}
+	return nil
+}
+
+// faceNames are the names in the certificate of a face.
+func (p *Platform) faceNames(f *face) []string {
+	if f.sni != "" {
+		return []string{"dns:" + f.sni}
+	}
+	return p.configuredNames()
+}
+
+// ownNames are all names of the listeners, which nobody else may have.
 func (p *Platform) ownNames() []string {
+	names := p.configuredNames()
+	for _, a := range p.Config.TLS.Anchors {
+		names = append(names, "dns:"+a.Name)
+	}
+	return names
+}
+
+// configuredNames are the names of the listeners, as the registry writes names.
+func (p *Platform) configuredNames() []string {
 	var names []string
 	for _, n := range p.Config.Names {
 		kind := "dns:"

@@ -35,20 +35,24 @@ type InitOptions struct {
 	Prompt func() ([]byte, error) // asks for the secret that unlocks the keys, where the configuration says "prompt"
 	// Operator names the first operator in the registry; "" for "admin".
 	Operator string
-	Now      func() time.Time
-	Log      *slog.Logger
+	// OfflineRoot says that an offline root will certify the CAs: they are requested, and the first operator's credential is made by the running
+	// server as soon as they are there.
+	OfflineRoot bool
+	Now         func() time.Time
+	Log         *slog.Logger
 }
 
 // InitResult says what was made.
 type InitResult struct {
-	Dir         string `json:"dir"`
-	Config      string `json:"config"`
-	Profiles    string `json:"profiles"`
-	Unlock      string `json:"unlock"`      // the file that unlocks the keys; "" when the secret is elsewhere
-	Root        string `json:"root"`        // the root certificate, PEM
-	Fingerprint string `json:"fingerprint"` // SHA-256 of the root certificate, hex
-	Operator    string `json:"operator"`    // the directory of the first operator's credential
-	AuditKey    string `json:"audit_key"`   // with which anybody verifies checkpoints
+	Dir         string    `json:"dir"`
+	Config      string    `json:"config"`
+	Profiles    string    `json:"profiles"`
+	Unlock      string    `json:"unlock"`             // the file that unlocks the keys; "" when the secret is elsewhere
+	Root        string    `json:"root"`               // the root certificate, PEM; is not there yet with an offline root
+	Fingerprint string    `json:"fingerprint"`        // SHA-256 of the root certificate, hex; "" with an offline root
+	Operator    string    `json:"operator"`           // the directory of the first operator's credential; is not there yet with an offline root
+	AuditKey    string    `json:"audit_key"`          // with which anybody verifies checkpoints
+	Requests    []Request `json:"requests,omitempty"` // to be signed by the offline root
 }
 
 // Init makes a data directory: configuration, keys, profiles, root and issuing CAs, and the first operator's credential. It refuses to touch
@@ -88,7 +92,7 @@ func Init(ctx context.Context, o InitOptions) (r InitResult, err error) {
 	// The secret was read and may not be there a second time: a descriptor ends, a person was asked. So what was read is used again.
 	again := *c
 	again.Keys.Unlock = "prompt"
-	return populate(ctx, c, Options{Config: &again, Prompt: prompt, Log: o.Log, Now: o.Now}, o.Operator)
+	return populate(ctx, c, Options{Config: &again, Prompt: prompt, Log: o.Log, Now: o.Now}, o)
 }
 
 // emptyDir makes dir, or accepts an empty one, and reports whether it made it.
@@ -199,33 +203,22 @@ func hierarchy(organisation string) []ca.Spec {
 }
 
 // populate makes the CAs and the first operator.
-func populate(ctx context.Context, c *conf.Config, o Options, operator string) (r InitResult, err error) {
+func populate(ctx context.Context, c *conf.Config, o Options, init InitOptions) (r InitResult, err error) {
 	p, err := build(ctx, o, toPopulate)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	actor := access.System("init")
-	for _, spec := range hierarchy(c.Name) {
-		if _, err := p.CA.Create(ctx, actor, spec); err != nil {
-			return r, fmt.Errorf("making the CA %q: %w", spec.Name, err)
-		}
-	}
-	root, err := p.CA.Issuer(rootName)
-	if err != nil {
-		return r, err
-	}
-	sum := sha256.Sum256(root.Certificate().Raw)
-	r = InitResult{Dir: c.Dir, Config: filepath.Join(c.Dir, conf.FileName), Profiles: c.ProfileDir(), Root: filepath.Join(c.Dir, "root.pem"),
-		Fingerprint: hex.EncodeToString(sum[:]), Operator: filepath.Join(c.Dir, "operator"), AuditKey: p.AuditKey}
+	r = InitResult{Dir: c.Dir, Config: filepath.Join(c.Dir, conf.FileName), Profiles: c.ProfileDir(), Root: p.rootFile(), Operator: p.operatorDir(), AuditKey: p.AuditKey}
 	if path, ok := strings.CutPrefix(c.UnlockSource(), "file:"); ok {
 		r.Unlock = path
 	}
-	if err := os.WriteFile(r.Root, encodePEM(root.Certificate().Raw), 0o644); err != nil {
-		return r, errs.Wrap(errs.Unavailable, err, "the root certificate cannot be written")
+	make := p.ownHierarchy
+	if init.OfflineRoot {
+		make = p.requestHierarchy
 	}
-	if err := p.firstOperator(ctx, actor, operator, r.Operator); err != nil {
-		return r, fmt.Errorf("making the first operator's credential: %w", err)
+	if err := make(ctx, access.System("init"), init.Operator, &r); err != nil {
+		return r, err
 	}
 	if err := p.Custody.Store(ctx); err != nil {
 		return r, err
@@ -233,8 +226,22 @@ func populate(ctx context.Context, c *conf.Config, o Options, operator string) (
 	return r, p.Audit.Sequence(ctx)
 }
 
-// firstOperator registers an administrator and writes key, certificate chain and root to dir.
-func (p *Platform) firstOperator(ctx context.Context, actor access.Actor, name, dir string) error {
+// ownHierarchy makes root and CAs here, and the first operator.
+func (p *Platform) ownHierarchy(ctx context.Context, actor access.Actor, operator string, r *InitResult) error {
+	for _, spec := range hierarchy(p.Config.Name) {
+		if _, err := p.CA.Create(ctx, actor, spec); err != nil {
+			return fmt.Errorf("making the CA %q: %w", spec.Name, err)
+		}
+	}
+	root, err := p.CA.Issuer(rootName)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(root.Certificate().Raw)
+	r.Fingerprint = hex.EncodeToString(sum[:])
+	if err := os.WriteFile(r.Root, encodePEM(root.Certificate().Raw), 0o644); err != nil {
+		return errs.Wrap(errs.Unavailable, err, "the root certificate cannot be written")
+	}
 	recording, stop := context.WithCancel(ctx)
 	stopped := make(chan error, 1)
 	go func() { stopped <- p.Enrol.Run(recording) }()
@@ -242,7 +249,18 @@ func (p *Platform) firstOperator(ctx context.Context, actor access.Actor, name, 
 		stop()
 		<-stopped
 	}()
+	if err := p.firstOperator(ctx, actor, operator, root); err != nil {
+		return fmt.Errorf("making the first operator's credential: %w", err)
+	}
+	return nil
+}
+
+// firstOperator registers an administrator and writes key, certificate chain and root to the directory for it.
+func (p *Platform) firstOperator(ctx context.Context, actor access.Actor, name string, root *ca.Issuer) error {
 	d, err := p.Devices.Add(ctx, actor, device.Spec{Name: name, Group: "operators", Profile: "operator-admin"})
+	if errs.Is(err, errs.Conflict) { // a power cut came between the registration and the credential
+		d, err = p.Devices.Get(ctx, actor, name)
+	}
 	if err != nil {
 		return err
 	}
@@ -258,7 +276,7 @@ func (p *Platform) firstOperator(ctx context.Context, actor access.Actor, name, 
 	for _, above := range p.CA.Chain(answer.Certificate.Issuer) {
 		chain = append(chain, encodePEM(above)...)
 	}
-	return writeCredential(dir, signer, chain, encodePEM(p.CA.Anchors(rootName)...))
+	return writeCredential(p.operatorDir(), signer, chain, encodePEM(root.Certificate().Raw))
 }
 
 func writeCredential(dir string, signer crypto.Signer, chain, roots []byte) error {

@@ -98,7 +98,12 @@ type TLS struct {
 	MinVersion      string // "1.2" or "1.3"
 	Hybrid          bool
 	SessionLifetime time.Duration // 0: no session tickets
+	Anchors         []Anchor
 }
+
+// Anchor is a name under which the listeners present a certificate of a profile of its own, with no cross certificate, so that a client that
+// completes a handshake trusts the root of that certificate.
+type Anchor struct{ Name, Profile string }
 
 // Limits bounds what strangers can make the server hold or do, per listener.
 type Limits struct {

@@ -64,6 +64,7 @@ func (c *Config) table() []entry {
 		{"tls.min_version", "1.2", "The oldest TLS version accepted: \"1.2\" or \"1.3\".", "1.3", oneOf(&c.TLS.MinVersion, "1.2", "1.3")},
 		{"tls.hybrid", "true", "Offer the key exchange X25519MLKEM768, which also withstands quantum computers; costs a quarter of the connections per second.", "false", truth(&c.TLS.Hybrid)},
 		{"tls.session_lifetime", "1h", "How long a client may resume a session at most; 0s means never.", "10m", duration(&c.TLS.SessionLifetime, 0, day)},
+		{"tls.anchors", "", "Names, each with a profile of its own, that show whether a client trusts the root of that profile's CA: to who asks for the name, no cross certificate is sent. See the rollover of roots.", "g2.pki.example.com=server-g2", anchors(&c.TLS.Anchors)},
 
 		{"limits.connections", "8192", "Open connections.", "20000", whole(&l.Connections, 1, 1<<20)},
 		{"limits.connections_per_address", "256", "Open connections from one IPv4 address or IPv6 /64 network.", "1000", whole(&l.AddressConns, 1, 1<<20)},

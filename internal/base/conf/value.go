@@ -209,6 +209,34 @@ func responders(p *[]string) value {
 		}}
 }
 
+// anchors is a list of DNS names, each with the profile of its certificate.
+func anchors(p *[]Anchor) value {
+	format := func() string {
+		var list []string
+		for _, a := range *p {
+			list = append(list, a.Name+"="+a.Profile)
+		}
+		return strings.Join(list, ",")
+	}
+	return value{kind: "list of NAME=PROFILE", form: asList, format: format, parse: func(s string) error {
+		*p = nil
+		if s == "" {
+			return nil
+		}
+		for _, entry := range strings.Split(s, ",") {
+			name, profile, _ := strings.Cut(entry, "=")
+			if !isDNSName(name) || profile == "" {
+				return fmt.Errorf("has %q, which is not a DNS name, \"=\" and the name of a profile", entry)
+			}
+			if slices.ContainsFunc(*p, func(a Anchor) bool { return strings.EqualFold(a.Name, name) }) {
+				return fmt.Errorf("has %q twice", name)
+			}
+			*p = append(*p, Anchor{strings.ToLower(name), profile})
+		}
+		return nil
+	}}
+}
+
 func whole(p *int, low, high int) value {
 	return value{kind: "whole number", form: asNumber, format: func() string { return strconv.Itoa(*p) }, parse: func(s string) error {
 		n, err := strconv.Atoi(s)

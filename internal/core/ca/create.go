@@ -132,7 +132,7 @@ func (a *Authority) certifyCA(ctx context.Context, s Spec, parent *Issuer, id ke
 
 func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Issuer) error {
 	err := a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		return a.insertIssuer(ctx, tx, "ca.create", actor, i)
+		return a.insertIssuer(ctx, tx, audit.Entry{Action: "ca.create", Actor: actor.String()}, i)
 	})
 	if db.IsConflict(err) {
 		return errs.New(errs.Conflict, "there already is a CA %q", i.name)
@@ -143,14 +143,15 @@ func (a *Authority) recordIssuer(ctx context.Context, actor access.Actor, i *Iss
 	return nil
 }
 
-// insertIssuer stores a CA with the audit entry of how it came about.
-func (a *Authority) insertIssuer(ctx context.Context, tx *db.Tx, action string, actor access.Actor, i *Issuer) error {
+// insertIssuer stores a CA with the audit entry of how it came about, which is completed here.
+func (a *Authority) insertIssuer(ctx context.Context, tx *db.Tx, e audit.Entry, i *Issuer) error {
 	r := i.row()
 	if _, err := tx.Exec(ctx, `INSERT INTO ca_issuer (cell, id, name, parent, key, der, created, shards) VALUES (0, $1, $2, $3, $4, $5, $6, $7)`,
 		i.id[:], r.name, r.parent, r.key, r.der, r.created, int64(r.shards)); err != nil {
 		return err
 	}
-	return a.deps.Audit.Append(ctx, tx, audit.Entry{At: r.created, Action: action, Actor: actor.String(), Object: r.name, Detail: r.detail()})
+	e.At, e.Object, e.Detail = r.created, r.name, r.detail()
+	return a.deps.Audit.Append(ctx, tx, e)
 }
 
 // issuerRow is a row of ca_issuer.

@@ -282,7 +282,7 @@ func (a *Authority) recordImport(ctx context.Context, actor access.Actor, made [
 			}
 		}
 		for n := len(made) - 1; n >= 0; n-- {
-			if err := a.insertIssuer(ctx, tx, "ca.import", actor, made[n]); err != nil {
+			if err := a.insertIssuer(ctx, tx, audit.Entry{Action: "ca.import", Actor: actor.String()}, made[n]); err != nil {
 				return err
 			}
 		}

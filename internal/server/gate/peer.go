@@ -18,6 +18,7 @@ type Peer struct {
 	chain   [][]byte
 	leaf    *x509.Certificate
 	resumed bool
+	server  string
 
 	bindings func() [][]byte // nil without TLS
 
@@ -47,7 +48,7 @@ func (p *Peer) secure(state tls.ConnectionState) {
 	if len(state.PeerCertificates) > 0 {
 		p.leaf = state.PeerCertificates[0]
 	}
-	p.resumed = state.DidResume
+	p.resumed, p.server = state.DidResume, state.ServerName
 	p.bindings = sync.OnceValue(func() [][]byte { return bindings(&state) })
 }
 
@@ -64,6 +65,9 @@ func (p *Peer) Address() netip.Addr { return p.address }
 
 // Resumed reports whether the TLS session was resumed, so that the client's certificates were proven on an earlier connection.
 func (p *Peer) Resumed() bool { return p.resumed }
+
+// ServerName returns the name that the client asked for by SNI, which chose the certificate that it was shown; "" when it asked for none.
+func (p *Peer) ServerName() string { return p.server }
 
 // Local returns the user at the other end of the Unix socket, and false on every other connection. The server's own user and root are
 // administrators, all others have no role.

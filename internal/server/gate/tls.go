@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,13 +33,30 @@ type TLS struct {
 // and has none; handshakes then fail.
 type ServerCertificate struct {
 	current atomic.Pointer[tls.Certificate]
+	named   sync.Map // names in small letters to *tls.Certificate
 }
 
 // Set replaces the certificate for the connections to come. c must not be changed afterwards.
 func (s *ServerCertificate) Set(c *tls.Certificate) { s.current.Store(c) }
 
-// Get returns the certificate, or nil.
-func (s *ServerCertificate) Get() *tls.Certificate { return s.current.Load() }
+// SetFor is Set for clients that ask for the name by SNI (RFC 6066, section 3), with "" for everybody else.
+func (s *ServerCertificate) SetFor(name string, c *tls.Certificate) {
+	if name == "" {
+		s.Set(c)
+		return
+	}
+	s.named.Store(strings.ToLower(name), c)
+}
+
+// Get returns the certificate for a client that asks for the name, or nil.
+func (s *ServerCertificate) Get(name string) *tls.Certificate {
+	if name != "" {
+		if c, ok := s.named.Load(strings.ToLower(name)); ok {
+			return c.(*tls.Certificate)
+		}
+	}
+	return s.current.Load()
+}
 
 func (t *TLS) config(name string, now func() time.Time) (*tls.Config, *tickets, error) {
 	c := &tls.Config{
@@ -57,8 +75,8 @@ func (t *TLS) config(name string, now func() time.Time) (*tls.Config, *tickets, 
 		Renegotiation:          tls.RenegotiateNever,
 		SessionTicketsDisabled: true,
 		VerifyConnection:       t.verify,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if held := t.Certificate.Get(); held != nil {
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if held := t.Certificate.Get(hello.ServerName); held != nil {
 				return held, nil
 			}
 			return nil, errs.New(errs.Unavailable, "the server has no certificate yet")
