@@ -25,6 +25,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,6 +86,8 @@ type Deps struct {
 	URLs       URLs
 	Now        func() time.Time
 	Rand       io.Reader // of serial numbers; nil for crypto/rand
+	Retention  RetentionOptions
+	Log        *slog.Logger // of Run; nil: silent
 }
 
 // Authority makes certificates. It is safe for concurrent use. Call Load before anything else.
@@ -92,6 +95,7 @@ type Authority struct {
 	deps      Deps
 	templates sync.Map // templateKey to *template
 	issued    atomic.Uint64
+	months    months
 
 	mu      sync.RWMutex // guards the maps; what they hold never changes
 	byID    map[IssuerID]*Issuer
@@ -105,6 +109,9 @@ type Authority struct {
 func New(d Deps) *Authority {
 	if d.Rand == nil {
 		d.Rand = rand.Reader
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Authority{deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, byKey: map[issuerKey]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
 }

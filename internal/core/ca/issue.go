@@ -87,6 +87,11 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 		return nil, err
 	}
 	now := a.deps.Now().Unix()
+	if o.Profile.Record == Full {
+		if err := a.ready(ctx, now/86400); err != nil {
+			return nil, err
+		}
+	}
 	v, err := t.variable(&o, spki, now)
 	if err != nil {
 		return nil, err

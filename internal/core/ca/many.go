@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"slices"
 
 	"mooring/internal/base/db"
 )
@@ -42,11 +43,18 @@ func (a *Authority) PageTx(ctx context.Context, tx *db.Tx, f CertFilter) (page [
 		return nil, "", err
 	}
 	args = append(args, int64(f.Limit))
-	err = tx.Each(ctx, func(row db.Row) error {
-		c, err := scanCert(row)
-		page = append(page, c)
-		return err
-	}, fmt.Sprintf(`SELECT %s FROM cert WHERE %s ORDER BY cell, day, serial LIMIT $%d`, certColumns, where, len(args)), args...)
+	for _, table := range []string{tableOrdinary, tableLong} {
+		err = tx.Each(ctx, func(row db.Row) error {
+			c, err := scanCert(row)
+			page = append(page, c)
+			return err
+		}, fmt.Sprintf(`SELECT %s FROM %s WHERE %s ORDER BY cell, day, serial LIMIT $%d`, certColumns, table, where, len(args)), args...)
+		if err != nil {
+			break
+		}
+	}
+	slices.SortFunc(page, (*Certificate).compare)
+	page = page[:min(len(page), f.Limit)]
 	if err != nil {
 		return nil, "", fmt.Errorf("listing certificates: %w", err)
 	}

@@ -42,6 +42,9 @@ func (a *Authority) PrepareResponder(ctx context.Context, id IssuerID, spki []by
 	if v.NotAfter <= now {
 		return nil, errs.New(errs.Unavailable, "the CA %q has ended and delegates no OCSP answers", i.name)
 	}
+	if err := a.ready(ctx, now/86400); err != nil {
+		return nil, err
+	}
 	serial, err := newSerial(classOrdinary, now, 0, a.deps.Rand)
 	if err != nil {
 		return nil, err
@@ -103,7 +106,7 @@ func (a *Authority) IssuerOfTx(ctx context.Context, tx *db.Tx, serial []byte) (i
 		return id, false, nil
 	}
 	var issuer []byte
-	found, err = tx.Get(ctx, []any{&issuer}, `SELECT issuer FROM cert WHERE cell = $1 AND day = $2 AND serial = $3`, int64(cell), day, serial)
+	found, err = tx.Get(ctx, []any{&issuer}, `SELECT issuer FROM `+tableOf(serial)+` WHERE cell = $1 AND day = $2 AND serial = $3`, int64(cell), day, serial)
 	if err != nil || !found {
 		return id, false, err
 	}

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	"mooring/internal/base/db"
 	"mooring/internal/core/access"
@@ -18,10 +20,13 @@ import (
 
 // Checker compares the tables of this package with the replayed audit record: every certificate, CA and profile version must be a row with
 // exactly one entry, and agree with it in all that the entry says; the DER is hashed anew. Signatures are
-// not verified: that would multiply the time, and the digest stands in an entry that only this platform can have written. It keeps 40 octets for each certificate (16 of
-// serial number, 16 of digest, 8 of position), 400 MB for ten millions, and reads the rows cell by cell. A Checker serves one verification.
+// not verified: that would multiply the time, and the digest stands in an entry that only this platform can have written. It keeps 56 octets for each certificate (16 of
+// serial number, 16 of digest, the rest position, end and profile), 560 MB for ten millions, and reads the rows cell by cell. A Checker serves one verification.
+//
+// A certificate may be gone when the record says so (purge.go): an entry about its month, its end so long before that entry as its profile
+// was kept, and as many gone, with the same sum, as the entries about that month say.
 func (a *Authority) Checker() audit.Checker {
-	c := &checker{issuers: map[string]map[string]string{}, profiles: map[string]string{}, elsewhere: newElsewhere()}
+	c := &checker{purges: map[string]*purges{}, profileNumbers: map[string]uint16{}, issuers: map[string]map[string]string{}, profiles: map[string]string{}, elsewhere: newElsewhere()}
 	return audit.Checker{Name: "ca", Entry: c.entry, Finish: c.finish}
 }
 
@@ -29,6 +34,10 @@ type checker struct {
 	cells    [256][]issue                 // by cell
 	issuers  map[string]map[string]string // name to detail
 	profiles map[string]string            // "name version" to sha256
+	purges   map[string]*purges           // by month, or objectLong
+	// profileNumbers number the names of profiles, in the order of their first certificates.
+	profileNumbers map[string]uint16
+	profileNames   []string
 	elsewhere
 	found []error
 }
@@ -38,6 +47,17 @@ type issue struct {
 	serial [16]byte
 	digest [16]byte
 	index  int64
+	end    int64 // notAfter
+	// profile is the number of the profile.
+	profile uint16
+}
+
+// purges is what the record says about certificates that left, of one month or of those kept long, and what is found gone.
+type purges struct {
+	said, found gone
+	whole       bool // the month leaves as a whole, so that all of it may still be there
+	first       int64
+	until       map[string]int64 // by profile: whose end lies before may be gone
 }
 
 func (c *checker) entry(index int64, e audit.Entry) error {
@@ -53,6 +73,8 @@ func (c *checker) entry(index int64, e audit.Entry) error {
 	case ActionEphemeral:
 		_, err := Digests(&e)
 		return err
+	case ActionPurge:
+		return c.purged(index, &e)
 	case "ca.create", "ca.import":
 		if _, twice := c.issuers[e.Object]; twice {
 			return fmt.Errorf("CA %q was created a second time", e.Object)
@@ -82,7 +104,45 @@ func (c *checker) issue(index int64, e *audit.Entry) error {
 	case KeptAs(serial) == Brief:
 		return nil // the slot holds it, which package device compares
 	}
-	c.cells[cell] = append(c.cells[cell], issue{[16]byte(serial), entryDigest(e), index})
+	end, err := strconv.ParseInt(e.Detail["not_after"], 10, 64)
+	if err != nil {
+		return fmt.Errorf("its end %q is no time", e.Detail["not_after"])
+	}
+	number, known := c.profileNumbers[e.Detail["profile"]]
+	if !known {
+		number = uint16(len(c.profileNumbers))
+		c.profileNumbers[e.Detail["profile"]] = number
+		c.profileNames = append(c.profileNames, e.Detail["profile"])
+	}
+	c.cells[cell] = append(c.cells[cell], issue{[16]byte(serial), entryDigest(e), index, end, number})
+	return nil
+}
+
+// purged takes note of certificates that left.
+func (c *checker) purged(index int64, e *audit.Entry) error {
+	n, err := strconv.ParseInt(e.Detail["n"], 10, 64)
+	sum, err2 := hex.DecodeString(e.Detail["sum"])
+	if err != nil || err2 != nil || n < 1 || len(sum) != 16 {
+		return errors.New("its count or its sum cannot be read")
+	}
+	p := c.purges[e.Object]
+	if p == nil {
+		p = &purges{first: index, until: map[string]int64{}}
+		c.purges[e.Object] = p
+	}
+	p.said.n += n
+	for i := range sum {
+		p.said.sum[i] ^= sum[i]
+	}
+	p.whole = p.whole || e.Detail["month"] == "whole"
+	for _, part := range strings.Fields(e.Detail["keep"]) {
+		name, text, _ := strings.Cut(part, "=")
+		keep, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("its retention %q cannot be read", part)
+		}
+		p.until[name] = max(p.until[name], e.At-keep)
+	}
 	return nil
 }
 
@@ -130,6 +190,13 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 			return fmt.Errorf("reading cell %d of the certificates: %w", cell, err)
 		}
 	}
+	for _, object := range slices.Sorted(maps.Keys(c.purges)) {
+		p := c.purges[object]
+		if p.whole && p.found.n == 0 || p.found.n == p.said.n && p.found.sum == p.said.sum {
+			continue
+		}
+		c.find(p.first, "of the certificates of %s %d are gone, but the record says that %d left after their retention, or others", object, p.found.n, p.said.n)
+	}
 	if err := c.finishIssuers(ctx, tx); err != nil {
 		return fmt.Errorf("reading the CAs: %w", err)
 	}
@@ -144,8 +211,17 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 
 // finishCell merges the entries of a cell with its rows, both in the order of day and serial number.
 func (c *checker) finishCell(ctx context.Context, tx *db.Tx, cell int) error {
-	want := c.cells[cell]
+	all := c.cells[cell]
 	c.cells[cell] = nil
+	long := func(i issue) bool { return tableOf(i.serial[:]) == tableLong }
+	ordinary := slices.DeleteFunc(slices.Clone(all), long)
+	if err := c.finishTable(ctx, tx, cell, tableOrdinary, ordinary); err != nil {
+		return err
+	}
+	return c.finishTable(ctx, tx, cell, tableLong, slices.DeleteFunc(all, func(i issue) bool { return !long(i) }))
+}
+
+func (c *checker) finishTable(ctx context.Context, tx *db.Tx, cell int, table string, want []issue) error {
 	slices.SortFunc(want, compareIssues)
 	for i := 1; i < len(want); i++ {
 		if want[i].serial == want[i-1].serial {
@@ -172,14 +248,26 @@ func (c *checker) finishCell(ctx context.Context, tx *db.Tx, cell int) error {
 		}
 		want = want[1:]
 		return nil
-	}, `SELECT `+certColumns+` FROM cert WHERE cell = $1 ORDER BY day, serial`, int64(cell))
+	}, `SELECT `+certColumns+` FROM `+table+` WHERE cell = $1 ORDER BY day, serial`, int64(cell))
 	for _, i := range want {
 		c.missing(i)
 	}
 	return err
 }
 
+// missing takes note that a certificate is gone, and complains when it may not be.
 func (c *checker) missing(i issue) {
+	object := objectLong
+	if tableOf(i.serial[:]) == tableOrdinary {
+		_, day, _ := Locate(i.serial[:]) // our own, says issue
+		object = monthOf(day).String()
+	}
+	if p := c.purges[object]; p != nil {
+		if i.end < p.until[c.profileNames[i.profile]] {
+			p.found.add(i.serial[:])
+			return
+		}
+	}
 	c.find(i.index, "certificate %x was issued, but is not in the database", i.serial)
 }
 
