@@ -138,6 +138,7 @@ type Registry struct {
 	profiles func(string) (bool, access.Role)
 	own      map[string]bool
 	seen     sightings
+	evidence evidence
 	loads    *db.Lookup[ID, Device]
 	inv      inventory
 	renewal  func(profile string) (before, spread int64, ok bool)
@@ -152,7 +153,7 @@ func New(d Deps) *Registry {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, own: map[string]bool{}, seen: newSightings(), inv: newInventory(), renewal: d.Renewal}
+	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, own: map[string]bool{}, seen: newSightings(), evidence: newEvidence(), inv: newInventory(), renewal: d.Renewal}
 	if r.renewal == nil {
 		r.renewal = func(string) (int64, int64, bool) { return 0, 0, false }
 	}

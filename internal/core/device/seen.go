@@ -60,8 +60,10 @@ func (r *Registry) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
+			r.keepEvidence(last)
 			return r.flushSeen(last)
 		}
+		r.keepEvidence(ctx)
 		if err := r.flushSeen(ctx); err != nil && ctx.Err() == nil {
 			r.log.LogAttrs(ctx, slog.LevelWarn, "noting when devices were last seen failed; it is tried again", slog.Any("cause", err))
 		}
