@@ -413,6 +413,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 		return errors.Join(err, parts.Wait())
 	}
 	serving.Go(func() error { return p.identity.run(serveCtx, p) })
+	serving.Go(func() error { return p.cutRevoked(serveCtx) })
 	for _, s := range p.surfaces {
 		serving.Go(func() error { return s.gate.Serve(serveCtx, s.handler) })
 	}

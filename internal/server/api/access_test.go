@@ -59,7 +59,11 @@ func TestEveryRouteAsksForItsPermission(t *testing.T) {
 			if r.Path == "/v1/certificates/revoke-file" {
 				contentType, body = "text/plain", "nonsense"
 			}
-			status, header, answer := call(r.Method, filled(r.Path), contentType, body)
+			path := filled(r.Path)
+			if r.Path == "/v1/revocations/events" {
+				path += "?from=99999999" // or the answer would not end
+			}
+			status, header, answer := call(r.Method, path, contentType, body)
 			allowed := caller.known && (r.Permission == "" || actor.May(access.Permission(r.Permission)))
 			want := "neither 401 nor 403"
 			ok := status != http.StatusUnauthorized && status != http.StatusForbidden && status/100 != 5

@@ -93,6 +93,8 @@ func (k sink) revocation(s *server) {
 	k.count("revocations_total", changed, float64(m.Held), "kind", "held")
 	k.count("revocations_total", changed, float64(m.Released), "kind", "released")
 	k.count("crl_published_total", "Revocation lists published.", float64(m.Lists))
+	k.count("crl_deltas_total", "Delta lists made.", float64(m.Deltas))
+	k.gauge("revocation_watchers", "Readers of the feed of revocations, at present.", float64(m.Watchers))
 	k.count("crl_failures_total", "Revocation lists that could not be made.", float64(m.ListFailures))
 	const answers = "Status answers, signed for their question, from the cache, and not possible."
 	k.count("ocsp_answers_total", answers, float64(m.Answers), "kind", "signed")
@@ -107,6 +109,7 @@ func (k sink) surface(f Surface) {
 	k.count("connections_total", "Connections handed to HTTP.", float64(m.Accepted), "surface", f.Name)
 	k.count("handshakes_total", "Finished TLS handshakes.", float64(m.Handshakes), "surface", f.Name)
 	k.count("handshakes_resumed_total", "TLS handshakes that resumed a session.", float64(m.Resumed), "surface", f.Name)
+	k.count("connections_cut_total", "Connections ended because their client's certificate was revoked.", float64(m.Cut), "surface", f.Name)
 	for reason, n := range m.Refused {
 		k.count("refused_total", "Connections and requests that were turned away, by limit.", float64(n), "surface", f.Name, "reason", reason)
 	}

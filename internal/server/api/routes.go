@@ -39,6 +39,8 @@ func routes() []route {
 			"To revoke twice changes nothing.", 0, answers((*server).revokeCertificate)},
 		{post, "/v1/certificates/{serial}/release", "release-certificate", access.CertRevoke, "Lift the hold of a certificate", "", 0, answers((*server).releaseCertificate)},
 
+		{get, "/v1/revocations/events", "watch-revocations", access.CertRead, "Follow revocations as they happen", aboutEvents, 0, eventsRoute},
+
 		{post, "/v1/certificates/revoke", "revoke-certificates", access.CertRevoke, "Revoke every certificate that fits, as a job", aboutMany,
 			http.StatusCreated, answers((*server).revokeMany)},
 		{post, "/v1/certificates/revoke-file", "revoke-file", access.CertRevoke, "Revoke the certificates of a file, as a job",

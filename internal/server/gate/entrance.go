@@ -153,6 +153,11 @@ func (in *entrance) handshake(ctx context.Context, c *conn) {
 		g.counts.resumed.Add(1)
 	}
 	c.peer.secure(state)
+	if leaf := c.peer.leaf; leaf != nil {
+		serial, leave := string(leaf.SerialNumber.Bytes()), c.leave
+		c.leave = sync.OnceFunc(func() { g.live.remove(serial, c); leave() })
+		g.live.add(serial, c)
+	}
 	in.deliver(ctx, c, secure)
 }
 

@@ -52,6 +52,7 @@ type Gate struct {
 	tls      *tls.Config // nil: plain HTTP
 	tickets  *tickets    // nil: no resumption
 	guard    *guard
+	live     live
 	slots    chan struct{} // one for each handshake in progress
 	counts   counts
 }
@@ -113,7 +114,9 @@ func (g *Gate) Serve(ctx context.Context, h http.Handler) error {
 	defer abandon()
 	server := web.NewServer(web.Options{Handler: g.limitRequests(h), Header: g.o.Limits.HeaderTimeout, Body: g.o.Limits.BodyTimeout, Idle: g.o.Limits.IdleTimeout, Log: g.o.Log})
 	server.BaseContext = func(net.Listener) context.Context { return requests }
-	server.ConnContext = withPeer
+	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return withDraining(withPeer(ctx, c), work.Done())
+	}
 	in := &entrance{gate: g, ready: make(chan net.Conn), failed: make(chan error, 1), done: work.Done()}
 
 	var tasks sync.WaitGroup

@@ -28,6 +28,7 @@ func (r reason) String() string {
 type counts struct {
 	accepted, handshakes, resumed atomic.Uint64
 	refused                       [reasons]atomic.Uint64
+	cut                           atomic.Int64
 }
 
 func (c *counts) refuse(r reason) { c.refused[r].Add(1) }
@@ -38,13 +39,14 @@ type Metrics struct {
 	Accepted   uint64 // connections handed to HTTP
 	Handshakes uint64 // finished TLS handshakes
 	Resumed    uint64 // those of them that resumed a session
+	Cut        int64  // connections ended because their client's certificate was revoked
 	Refused    map[string]uint64
 }
 
 // Metrics returns the counters. Refused has a fixed set of keys: "connections", "address_connections", "address_rate", "rate", "handshakes",
 // "handshake_slow", "handshake_failed", "unknown_user", "requests".
 func (g *Gate) Metrics() Metrics {
-	m := Metrics{Open: g.guard.connections(), Accepted: g.counts.accepted.Load(), Handshakes: g.counts.handshakes.Load(), Resumed: g.counts.resumed.Load(),
+	m := Metrics{Open: g.guard.connections(), Accepted: g.counts.accepted.Load(), Handshakes: g.counts.handshakes.Load(), Resumed: g.counts.resumed.Load(), Cut: g.counts.cut.Load(),
 		Refused: map[string]uint64{}}
 	for r := admitted + 1; r < reasons; r++ {
 		m.Refused[r.String()] = g.counts.refused[r].Load()

@@ -1,0 +1,37 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"mooring/internal/core/access"
+	"mooring/internal/core/revoke"
+)
+
+// cutRevoked ends the connections of clients whose certificate is revoked or put on hold, by this node at once and by others within a second.
+// New connections need no such care: core asks about the certificate of every request.
+func (p *Platform) cutRevoked(ctx context.Context) error {
+	for {
+		err := p.Revoke.Watch(ctx, access.System("gate"), -1, func(e revoke.Event) error {
+			if e.Kind != revoke.Revoked && e.Kind != revoke.Held {
+				return nil
+			}
+			for _, s := range p.surfaces {
+				if n := s.gate.Cut(e.Serial); n > 0 {
+					p.log.LogAttrs(ctx, slog.LevelInfo, "connections of a revoked certificate are cut", slog.String("listener", s.name), slog.Int("connections", n))
+				}
+			}
+			return nil
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.log.LogAttrs(ctx, slog.LevelWarn, "the feed of revocations broke; it is taken up again", slog.Any("cause", err))
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

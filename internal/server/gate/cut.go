@@ -1,0 +1,72 @@
+package gate
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// live knows which client certificate each connection was made with, so that connections can be ended when it is revoked. It is bounded by the limit
+// on connections.
+type live struct {
+	mu       sync.Mutex
+	bySerial map[string]map[*conn]bool // guarded by mu
+}
+
+func (l *live) add(serial string, c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bySerial == nil {
+		l.bySerial = map[string]map[*conn]bool{}
+	}
+	if l.bySerial[serial] == nil {
+		l.bySerial[serial] = map[*conn]bool{}
+	}
+	l.bySerial[serial][c] = true
+}
+
+func (l *live) remove(serial string, c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.bySerial[serial], c)
+	if len(l.bySerial[serial]) == 0 {
+		delete(l.bySerial, serial)
+	}
+}
+
+func (l *live) with(serial string) (all []*conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.bySerial[serial] {
+		all = append(all, c)
+	}
+	return all
+}
+
+// cutAfter lets answers under way out: a device whose renewal ends its old certificate must get the new one.
+const cutAfter = 300 * time.Millisecond
+
+// Cut ends the connections whose client presented a certificate with this serial number, content octets, a moment later, and returns how many
+// there are. Requests that come meanwhile are decided by core, which knows by then. Whoever signed such a certificate is not asked: a connection that
+// only claims the serial number of ours is no loss.
+func (g *Gate) Cut(serial []byte) int {
+	all := g.live.with(string(serial))
+	for _, c := range all {
+		time.AfterFunc(cutAfter, func() { _ = c.Close() }) // it may have been closed by itself
+	}
+	g.counts.cut.Add(int64(len(all)))
+	return len(all)
+}
+
+type drainingKey struct{}
+
+// Draining returns a channel that is closed when the listener that r came by is about to stop, for answers that would otherwise never end.
+func Draining(r *http.Request) <-chan struct{} {
+	done, _ := r.Context().Value(drainingKey{}).(<-chan struct{})
+	return done
+}
+
+func withDraining(ctx context.Context, done <-chan struct{}) context.Context {
+	return context.WithValue(ctx, drainingKey{}, done)
+}
