@@ -46,6 +46,7 @@ type Config struct {
 	CRL        CRL
 	OCSP       OCSP
 	Enrol      Enrol
+	Retention  Retention
 	Jobs       Jobs
 	Approve    Approve
 	Log        Log
@@ -158,11 +159,20 @@ type Enrol struct {
 	MaxPending int
 }
 
+// Retention holds when certificates leave that their profiles keep no longer.
+type Retention struct {
+	Hold  bool // nothing leaves
+	Every time.Duration
+}
+
 // Jobs holds how long one can think better of work on many things at once, before it begins.
 type Jobs struct{ Undo time.Duration }
 
 // Approve holds above how many certificates or devices a second person must agree; -1: never.
-type Approve struct{ RevokeAbove int }
+type Approve struct {
+	RevokeAbove   int
+	CampaignAbove int
+}
 
 // Log holds the log's level ("debug", "info", "warn", "error") and format ("text", "json").
 type Log struct {

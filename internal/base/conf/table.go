@@ -25,6 +25,7 @@ func groups() map[string]string {
 		"crl":         "Certificate revocation lists.",
 		"ocsp":        "Answers about single certificates.",
 		"enrol":       "What waits before it becomes a certificate.",
+		"retention":   "When certificates leave that have expired; how long each is kept then, its profile says.",
 		"jobs":        "Work on many things at once.",
 		"approve":     "What needs a second person.",
 		"log":         "What the server says about its own running, on standard error.",
@@ -97,9 +98,13 @@ func (c *Config) table() []entry {
 		{"enrol.token_ttl", "7d", "How long an enrolment token can be used if nothing else is said.", "1h", duration(&c.Enrol.TokenTTL, time.Minute, 400*day)},
 		{"enrol.max_pending", "10000", "Requests that may wait for approval.", "500", whole(&c.Enrol.MaxPending, 1, 1<<20)},
 
+		{"retention.hold", "false", "Delete nothing, whatever profiles say: somebody may need it as evidence.", "true", truth(&c.Retention.Hold)},
+		{"retention.every", "6h", "How often certificates are looked for whose time here is over.", "24h", duration(&c.Retention.Every, time.Minute, 30*day)},
+
 		{"jobs.undo", "10m", "How long a revocation by a filter waits, visibly, before anything of it is done, if nothing else is said.", "1h", duration(&c.Jobs.Undo, 0, 30*day)},
 
 		{"approve.revoke_above", "100", "Revoking or moving more than so many certificates or devices at once takes a second person; -1 means never.", "1000", whole(&c.Approve.RevokeAbove, -1, 1<<30)},
+		{"approve.campaign_above", "1000", "A campaign for more than so many devices takes a second person; -1 means never.", "10000", whole(&c.Approve.CampaignAbove, -1, 1<<30)},
 
 		{"log.level", "info", "The least serious message written: debug, info, warn or error.", "debug", oneOf(&c.Log.Level, "debug", "info", "warn", "error")},
 		{"log.format", "text", "text for people, json for machines.", "json", oneOf(&c.Log.Format, "text", "json")},

@@ -48,13 +48,15 @@ const (
 	JobManage    Permission = "job.manage"    // start, pause, resume and cancel it
 	ApproveGrant Permission = "approve.grant" // be the second person for what somebody else asked for; it takes the act's own permission besides
 	ApproveRead  Permission = "approve.read"  // see what waits for a second person
-	Grant        Permission = "access.grant"  // add, change or give a token to something whose profile grants a role, or that bears the platform's name
+	// CampaignManage is to make, start, pause, resume and end campaigns, which have many devices renew.
+	CampaignManage Permission = "campaign.manage"
+	Grant          Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
 )
 
 // Permissions returns what role may do, in a fixed order; nothing for an unknown role.
 func Permissions(role Role) []Permission {
 	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead, JobRead, ApproveRead}
-	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove, JobManage, ApproveGrant}
+	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove, JobManage, ApproveGrant, CampaignManage}
 	switch role {
 	case RoleAuditor:
 		return read

@@ -29,6 +29,7 @@ import (
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/revoke"
+	"mooring/wire/der"
 )
 
 //go:embed schema/*.sql
@@ -108,6 +109,22 @@ func (a Answer) LogValue() slog.Value { return slog.DurationValue(a.Pending) }
 // ErrUnauthenticated marks refusals of requesters who have not shown who they are; a server can invite them to.
 var ErrUnauthenticated = errors.New("not authenticated")
 
+// Campaigns is what is asked of campaigns, which have many devices renew.
+type Campaigns interface {
+	// Demand returns what a campaign demands of the next certificate of d. The zero Demand is none.
+	Demand(ctx context.Context, d *device.Device) (Demand, error)
+	// Refused tells that a request of d, which had proved who it is, was refused.
+	Refused(ctx context.Context, d *device.Device, why string)
+}
+
+// Demand is what a campaign demands of a device's next certificate.
+type Demand struct {
+	Campaign string      // its name; "" = there is none
+	Key      der.KeyKind // the kind of key; "" = any
+	NewKey   bool        // the key must be a new one
+	Since    int64       // UTC seconds
+}
+
 // Deps is what the service stands on.
 type Deps struct {
 	DB      *db.DB
@@ -116,9 +133,11 @@ type Deps struct {
 	Devices *device.Registry
 	CA      *ca.Authority
 	Revoke  *revoke.Service
-	Approve *approve.Service // for rescues that take two people
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Campaigns may be nil.
+	Campaigns Campaigns
+	Approve   *approve.Service // for rescues that take two people
+	Now       func() time.Time
+	Log       *slog.Logger
 	// Retry is how long a requester waits before it asks again whether a person has approved.
 	Retry time.Duration
 	// MaxPending bounds how many requests may wait for approval.

@@ -46,6 +46,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
 		}
 		if err != nil {
 			s.recordRefusal(ctx, sub, err)
+			s.tellCampaigns(ctx, sub, err)
 			answer = Answer{}
 		}
 		if sub.identity != nil {
@@ -62,7 +63,7 @@ func overtaken(err error) bool {
 }
 
 func (s *Service) submit(ctx context.Context, sub *submission) (Answer, error) {
-	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkRescue, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal, s.checkNames)
+	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkRescue, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal, s.checkCampaign, s.checkNames)
 }
 
 // decide runs the steps, in order, and issues when none refuses.
