@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -238,16 +239,26 @@ func TestBoundEnrolmentAndRenewal(t *testing.T) {
 func TestRoots(t *testing.T) {
 	d := newDevice(t, esttest.Options{})
 	a := d.enrol()
-	next := d.server.OtherRoot(t)
+	other := d.server.OtherRoot(t)
+	next, cross, after, crossAfter := d.server.NextRoot(t)
+	forged := *cross
+	forged.Raw = bytes.Clone(cross.Raw)
+	forged.Raw[len(forged.Raw)-1] ^= 1
 	for _, test := range []struct {
 		name   string
 		bundle []*x509.Certificate
 		want   int
 	}{
-		{"a second root", []*x509.Certificate{d.server.Root, d.server.Inter, next}, 2},
+		{"a second root that nobody vouches for", []*x509.Certificate{d.server.Root, d.server.Inter, other}, 1},
+		{"a next root without the cross certificate", []*x509.Certificate{d.server.Root, d.server.Inter, next}, 1},
+		{"a next root with a forged one", []*x509.Certificate{d.server.Root, d.server.Inter, next, &forged}, 1},
+		{"a next root", []*x509.Certificate{d.server.Root, d.server.Inter, next, cross}, 2},
+		{"the next root stays trusted without the cross certificate", []*x509.Certificate{d.server.Root, d.server.Inter, next}, 2},
 		{"one again", []*x509.Certificate{d.server.Root, d.server.Inter}, 1},
-		{"only a foreign one", []*x509.Certificate{next, d.server.Inter}, 2},
-		{"none at all", []*x509.Certificate{d.server.Inter}, 2},
+		{"two generations at once", []*x509.Certificate{d.server.Root, d.server.Inter, after, crossAfter, next, cross}, 3},
+		{"one again, again", []*x509.Certificate{d.server.Root, d.server.Inter}, 1},
+		{"only a foreign one", []*x509.Certificate{other, d.server.Inter}, 1},
+		{"none at all", []*x509.Certificate{d.server.Inter}, 1},
 	} {
 		d.server.SetBundle(test.bundle...)
 		if _, err := a.Renew(t.Context()); err != nil {

@@ -215,7 +215,13 @@ func (a *Agent) orderOver(ctx context.Context, session *est.Session, old *Identi
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := a.linked(ctx, bundle); err != nil {
+		return nil, nil, err
+	}
 	if err := a.adopt(ctx, session, bundle); err != nil {
+		return nil, nil, err
+	}
+	if err := a.report(session); err != nil {
 		return nil, nil, err
 	}
 	attributes, err := a.attributes(ctx, session)

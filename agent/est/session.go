@@ -27,6 +27,7 @@ type Session struct {
 	config     *tls.Config
 	conn       *tls.Conn
 	http       *http.Client
+	report     string // the roots that are trusted, for the server's information
 }
 
 // Connect opens a session. The credential is used for all its operations.
@@ -199,6 +200,9 @@ func (s *Session) send(ctx context.Context, method string, op wire.Operation, bo
 		request.Header.Set("Content-Type", wire.TypeRequest)
 		// Without meaning since RFC 8951, but older servers refuse a request that lacks it.
 		request.Header.Set("Content-Transfer-Encoding", "base64")
+	}
+	if s.report != "" {
+		request.Header.Set(anchorsHeader, s.report)
 	}
 	if s.credential.Secret != "" {
 		request.SetBasicAuth(s.credential.User, s.credential.Secret)

@@ -145,6 +145,26 @@ func (s *Server) OtherRoot(t testing.TB) *x509.Certificate {
 	return root
 }
 
+// NextRoot makes a root that this server's root vouches for by a cross certificate, and one that vouches for that root in turn.
+func (s *Server) NextRoot(t testing.TB) (next, newWithOld, afterNext, afterWithNext *x509.Certificate) {
+	t.Helper()
+	next, nextKey := s.authority(t, "next root", nil, nil)
+	afterNext, _ = s.authority(t, "root after next", nil, nil)
+	return next, s.vouch(t, next, s.Root, s.rootKey), afterNext, s.vouch(t, afterNext, next, nextKey)
+}
+
+// vouch makes a cross certificate.
+func (s *Server) vouch(t testing.TB, root, by *x509.Certificate, key crypto.Signer) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), RawSubject: root.RawSubject, NotBefore: root.NotBefore, NotAfter: by.NotAfter,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+	raw, err := x509.CreateCertificate(rand.Reader, template, by, root.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, raw)
+}
+
 // Certify issues a certificate for a key, outside EST.
 func (s *Server) Certify(t testing.TB, name string, key crypto.PublicKey) *x509.Certificate {
 	t.Helper()

@@ -322,7 +322,7 @@ func (p *Platform) bind(ctx context.Context) error {
 		return err
 	}
 	secure := &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, TicketSecret: tickets}
-	devices := est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer})
+	devices := est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer, Anchor: p.identity.anchor})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
 	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol,
 		Approve: p.Approve, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Export: p.Export, Undo: p.Config.Jobs.Undo,

@@ -25,6 +25,7 @@ import (
 
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
+	"mooring/internal/core/ca"
 	"mooring/internal/core/enrol"
 	"mooring/internal/server/gate"
 	"mooring/wire/cms"
@@ -41,6 +42,8 @@ type Deps struct {
 	Identity Identity
 	// Body is the largest request body in octets that is read; 0 means est.MaxRequest.
 	Body int64
+	// Anchor returns the root that a client trusts who completed a handshake under a server name, and false when several would do; nil: not known.
+	Anchor func(serverName string) (root ca.IssuerID, only bool)
 }
 
 // server answers EST requests.
@@ -138,6 +141,7 @@ func (s *server) caCerts(w http.ResponseWriter, r *http.Request, label string) e
 	if err != nil {
 		return fmt.Errorf("encoding the CA certificates: %w", err)
 	}
+	s.delivered(r, label)
 	sum := sha256.Sum256(der)
 	tag := `"` + hex.EncodeToString(sum[:8]) + `"`
 	w.Header().Set("ETag", tag)
@@ -266,6 +270,9 @@ func bound(p *gate.Peer) func(string) bool {
 func (s *server) settled(w http.ResponseWriter, r *http.Request, a enrol.Answer, err error) bool {
 	if a.Device != "" {
 		web.Annotate(r, slog.String("device", a.Device))
+	}
+	if peer, ok := gate.PeerFrom(r); ok && err == nil {
+		s.trusts(r, peer, a.Device)
 	}
 	switch {
 	case err != nil && errors.Is(err, enrol.ErrUnauthenticated):
