@@ -128,6 +128,12 @@ func (c *cli) revokeOne(ctx context.Context, s *client.Client, number, reason st
 			verb = "was revoked already"
 		}
 		fmt.Fprintf(w, "%s %s: %s, %s\n", r.Serial, verb, minute(r.Revocation.At), r.Revocation.Reason)
+		for _, also := range r.Also {
+			fmt.Fprintf(w, "%s is revoked with it: it is of the same key\n", also)
+		}
+		if r.Successor != "" {
+			fmt.Fprintf(w, "%s was got with it and stays valid: revoke it as well if the key is in wrong hands\n", r.Successor)
+		}
 	})
 }
 

@@ -28,10 +28,15 @@ type Result struct {
 	// Successor is the serial number of a newer certificate that the device got with this one and that stays valid. Whoever revokes because
 	// the key is in wrong hands wants to look at it.
 	Successor []byte
+	// Also are the serial numbers of the device's other certificates of the same public key, which a compromise of the key revoked with it.
+	Also [][]byte
 }
 
 // Certificate revokes a certificate of ours or puts it on hold. It needs the permission cert.revoke. Doing it again changes nothing and
 // returns the first result; only a hold can become final, and then keeps its time (X.509). A serial number that was never issued is NotFound.
+//
+// For KeyCompromise the other certificates of the same public key that the device has and that have not expired are revoked in the same
+// transaction: a renewal may have kept the key.
 func (s *Service) Certificate(ctx context.Context, actor access.Actor, serial []byte, reason Reason) (Result, error) {
 	if err := reason.check(); err != nil {
 		return Result{}, err
@@ -40,7 +45,7 @@ func (s *Service) Certificate(ctx context.Context, actor access.Actor, serial []
 }
 
 // Release lifts a hold. It needs the permission cert.revoke, and access.grant when it gives a role back. A certificate that is not on hold, or
-// revoked for good, is a Conflict.
+// revoked for good, is a Conflict, and so is one of a suspended device, whose certificates come back when it is resumed.
 func (s *Service) Release(ctx context.Context, actor access.Actor, serial []byte) (Result, error) {
 	return s.change(ctx, actor, serial, released)
 }
@@ -59,6 +64,7 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 		return Result{}, err
 	}
 	var r Result
+	var changed []Revocation
 	err = s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		c := known
 		if ca.KeptAs(serial) == ca.Full {
@@ -66,21 +72,66 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 				return err
 			}
 		}
-		r = Result{}
-		list, err := s.changeTx(ctx, tx, actor, []*ca.Certificate{c}, reason, false)
+		certs, err := s.concernedTx(ctx, tx, c, reason)
 		if err != nil {
 			return err
 		}
-		r.Revocation, r.Already = list[0].Revocation, !list[0].changed
+		list, err := s.changeTx(ctx, tx, actor, certs, reason, false)
+		if err != nil {
+			return err
+		}
+		r = Result{Revocation: list[0].Revocation, Already: !list[0].changed}
+		changed = []Revocation{r.Revocation}
+		for i := range list[1:] {
+			if o := &list[1+i]; o.changed {
+				r.Also, changed = append(r.Also, o.Serial), append(changed, o.Revocation)
+			}
+		}
 		return nil
 	})
 	if err != nil {
 		return Result{}, err
 	}
-	s.renewAnswersOf(ctx, []Revocation{r.Revocation})
-	r.Listed = s.makeVisible(ctx, []Revocation{r.Revocation})
+	s.renewAnswersOf(ctx, changed)
+	r.Listed = s.makeVisible(ctx, changed)
 	r.Successor = s.successor(ctx, &r.Revocation)
 	return r, nil
+}
+
+// concernedTx returns the certificates that change with c, which is the first: at a compromise those of the same key.
+func (s *Service) concernedTx(ctx context.Context, tx *db.Tx, c *ca.Certificate, to Reason) ([]*ca.Certificate, error) {
+	certs := []*ca.Certificate{c}
+	if c.Device == [16]byte{} || to != released && to != KeyCompromise {
+		return certs, nil
+	}
+	if to == KeyCompromise { // locks the device first: a renewal with the same key waits, and is turned away afterwards
+		if err := s.Devices.SlotRevokedTx(ctx, tx, c.Device, "", nil, s.Now().Unix()); err != nil {
+			return nil, fmt.Errorf("locking the device of a certificate: %w", err)
+		}
+	}
+	d, err := s.Devices.LoadTx(ctx, tx, c.Device)
+	if errs.Is(err, errs.NotFound) {
+		return certs, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the device of a certificate: %w", err)
+	}
+	if to == released {
+		if d.State == device.Suspended {
+			return nil, errs.New(errs.Conflict, "the device %q is suspended: resume it, and the holds of its certificates are lifted with that", d.Name)
+		}
+		return certs, nil
+	}
+	all, err := s.certificatesTx(ctx, tx, &d, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range s.live(all) {
+		if other.SPKIHash == c.SPKIHash && other.Serial != c.Serial {
+			certs = append(certs, other)
+		}
+	}
+	return certs, nil
 }
 
 // mayRelease asks for what a resumption of the certificate's device would need: the hold may be what is left of a suspension.

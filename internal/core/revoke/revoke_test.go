@@ -121,9 +121,15 @@ func (w *world) add(t testing.TB, name string) device.Device {
 // prepare signs a certificate for the device as it stands now; record is what enrolment does with it.
 func (w *world) prepare(t testing.TB, id device.ID, prev []byte) (*ca.Certificate, device.Claim) {
 	t.Helper()
-	d, err := w.Devices.Load(t.Context(), id)
-	must(t, err)
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	return w.prepareKey(t, id, prev, k)
+}
+
+// prepareKey is prepare for a key that the device has already.
+func (w *world) prepareKey(t testing.TB, id device.ID, prev []byte, k *ecdsa.PrivateKey) (*ca.Certificate, device.Claim) {
+	t.Helper()
+	d, err := w.Devices.Load(t.Context(), id)
 	must(t, err)
 	spki, err := x509.MarshalPKIXPublicKey(k.Public())
 	must(t, err)

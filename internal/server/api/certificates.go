@@ -176,7 +176,7 @@ func (s *server) releaseCertificate(ctx context.Context, actor access.Actor, in 
 
 func shownRevocation(r revoke.Result) v1.RevokeResult {
 	return v1.RevokeResult{Serial: hex.EncodeToString(r.Serial), Revocation: v1.Revocation{At: moment(r.At), Reason: r.Reason.String()}, Already: r.Already,
-		Listed: r.Listed, Successor: hex.EncodeToString(r.Successor)}
+		Listed: r.Listed, Successor: hex.EncodeToString(r.Successor), Also: each(r.Also, hex.EncodeToString)}
 }
 
 func (s *server) listCAs(ctx context.Context, actor access.Actor, _ *none) (v1.CAList, error) {

@@ -40,6 +40,7 @@ type RevokeResult struct {
 	Already    bool       `json:"already" doc:"It was so before; nothing changed"`
 	Listed     int64      `json:"listed,omitempty" doc:"Number of the revocation list that shows it; absent when none could be signed in time" example:"1700000000"`
 	Successor  string     `json:"successor,omitempty" doc:"Serial number of a newer certificate that was got with this one and stays valid: look at it when the key is in wrong hands"`
+	Also       []string   `json:"also,omitempty" doc:"Serial numbers of the device's other certificates of the same key, which were revoked with it"`
 }
 
 // CA is a certification authority of this platform.
