@@ -12,6 +12,7 @@
 //	                                        resume pause     pause  +--broken--> failed (resume leads back)
 //	                                           +-- paused <------+
 //	draft, waiting, scheduled, running, paused --cancel--> aborted
+//	draft --broken--> failed --resume--> draft: what nobody has looked at or approved does not get around that by failing
 //
 // A job of more items than it may have without asking waits for another person's approval of exactly these items (package approve); smaller
 // ones go on at once. Scheduled is the time to think better of it: nothing has happened yet.

@@ -162,7 +162,8 @@ func (s *Service) Cancel(ctx context.Context, actor access.Actor, id ID) (Job, e
 	return s.manage(ctx, actor, id, moveCancel, "cancelled by "+actor.String())
 }
 
-// Resume lets a paused or failed job go on. It needs job.manage and the permission of its worker.
+// Resume lets a paused or failed job go on; one that failed before it was started is a draft again. It needs job.manage and the permission of
+// its worker.
 func (s *Service) Resume(ctx context.Context, actor access.Actor, id ID) (Job, error) {
 	return s.manage(ctx, actor, id, moveResume, "")
 }
@@ -176,8 +177,12 @@ func (s *Service) manage(ctx context.Context, actor access.Actor, id ID, m move,
 		need = s.alter // to stop something takes no right to do it
 	}
 	return need(ctx, actor, id, func(_ context.Context, _ *db.Tx, j *Job) (err error) {
-		if j.State, err = j.State.after(m); err != nil {
+		was := j.State
+		if j.State, err = was.after(m); err != nil {
 			return err
+		}
+		if was == Failed && j.Began == 0 {
+			j.State = Draft // its search failed, so that nobody has looked at it, agreed to it, or had time to think better of it
 		}
 		j.Note = note
 		s.close(j)
