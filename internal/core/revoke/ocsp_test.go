@@ -15,6 +15,7 @@ import (
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/key"
+	"mooring/wire/der"
 	"mooring/wire/ocsp"
 )
 
@@ -62,8 +63,8 @@ func TestOCSP(t *testing.T) {
 		if len(r.Singles) != 1 || r.Singles[0].Status != ocsp.Good || !a.Cacheable || a.NextUpdate != w.now.Load()+12*3600 {
 			t.Errorf("%v: got %+v, %+v", hash, r, a)
 		}
-		if len(r.Certs) != 0 || r.Nonce != nil || len(r.ResponderKey) != 20 {
-			t.Errorf("%v: certificates %d, nonce %x, responder %x", hash, len(r.Certs), r.Nonce, r.ResponderKey)
+		if len(r.Certs) != 0 || r.Nonce != nil || !bytes.Equal(r.ResponderName, devices.Certificate().RawSubject) {
+			t.Errorf("%v: certificates %d, nonce %x, responder %x", hash, len(r.Certs), r.Nonce, r.ResponderName)
 		}
 		again, _ := w.ask(t, devices, question(t, devices, hash, nil, c.Serial[:]))
 		if !bytes.Equal(again.RawTBS, r.RawTBS) || !bytes.Equal(again.Signature, r.Signature) {
@@ -337,6 +338,27 @@ func TestLiveRate(t *testing.T) {
 	if a, err := w.OCSP(t.Context(), nonce); a.Status != ocsp.Successful || err != nil {
 		t.Errorf("a second later: got %s, %v", a.Status, err)
 	}
+}
+
+// TestSharedName makes a second CA of the same name: only by their keys can their answers be told apart.
+func TestSharedName(t *testing.T) {
+	w := newWorld(t)
+	devices := w.issuer(t, "devices")
+	q := question(t, devices, crypto.SHA1, nil, w.issue(t, w.add(t, "pump").ID, nil).Serial[:])
+	if r, _ := w.ask(t, devices, q); r.ResponderName == nil {
+		t.Error("a CA alone of its name is not named by it")
+	}
+	subject, err := der.ParseName(devices.Certificate().RawSubject)
+	must(t, err)
+	twin, err := w.CA.Create(t.Context(), admin, ca.Spec{Name: "devices-g2", Parent: "root", Subject: subject, Algorithm: key.P256, Validity: 10 * 365 * 86400})
+	must(t, err)
+	w.now.Add(6 * 3600)
+	for _, i := range []*ca.Issuer{devices, twin} {
+		if r, _ := w.ask(t, i, question(t, i, crypto.SHA1, nil, []byte{1})); r.ResponderName != nil || len(r.ResponderKey) != 20 {
+			t.Errorf("%s is named by %x", i.Name(), r.ResponderName)
+		}
+	}
+	w.ask(t, devices, q)
 }
 
 // TestStrict answers for certificates that were never issued.

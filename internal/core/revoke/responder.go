@@ -127,9 +127,15 @@ func (rs *responders) learn(s *Service) {
 	if rs.known == nil {
 		rs.known, rs.byID, rs.cas = map[string]*responder{}, map[ca.IssuerID]*responder{}, map[issuedCA]bool{}
 	}
+	names := map[string]int{}
 	for _, i := range all {
-		if _, seen := rs.byID[i.ID()]; !seen {
-			rs.add(i, s.newResponder(i))
+		names[string(i.Certificate().RawSubject)]++
+	}
+	for _, i := range all {
+		r, seen := rs.byID[i.ID()]
+		shared := names[string(i.Certificate().RawSubject)] > 1
+		if !seen || shared && r != nil && r.own != nil && r.own.name != nil {
+			rs.add(i, s.newResponder(i, shared))
 		}
 	}
 	rs.count = n
@@ -157,7 +163,10 @@ func (rs *responders) add(i *ca.Issuer, r *responder) {
 
 // newResponder returns who answers for the CA, nil when nobody can: OCSP is off, its key is not here, or it is to sign itself and its certificate
 // does not permit it to sign other things than certificates and lists.
-func (s *Service) newResponder(i *ca.Issuer) *responder {
+//
+// Without a certificate in the answer, GnuTLS finds the signer among those it trusts by its name only, so the CA names itself so; where another
+// CA shares the name, by its key, which costs less and says more. A delegate, whose certificate comes along, is always named by its key.
+func (s *Service) newResponder(i *ca.Issuer, shared bool) *responder {
 	mode, cert := s.Deps.OCSP.Mode(i.Name()), i.Certificate()
 	if mode == Off || i.Key() == "" || mode == FromCA && cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return nil
@@ -168,8 +177,11 @@ func (s *Service) newResponder(i *ca.Issuer) *responder {
 	}
 	r := &responder{issuer: i, ids: ids}
 	if mode == FromCA {
-		r.own = &signer{algorithm: i.Algorithm(), key: ids.KeyHash(), notAfter: der.NoExpiry,
+		r.own = &signer{algorithm: i.Algorithm(), key: ids.KeyHash(), name: cert.RawSubject, notAfter: der.NoExpiry,
 			sign: func(ctx context.Context, message []byte) ([]byte, error) { return s.signWith(ctx, i, message) }}
+		if shared {
+			r.own.name = nil
+		}
 	}
 	return r
 }
