@@ -157,6 +157,26 @@ func (p *Platform) start(t testing.TB, c *conf.Config) {
 	}
 }
 
+// Second starts another node of p's installation, with the same data and keys and addresses of its own, until the test ends. It needs
+// PostgreSQL, and skips the test without.
+func (p *Platform) Second(t testing.TB) *Platform {
+	t.Helper()
+	if os.Getenv("MOORING_TEST_DB") == "" {
+		t.Skip("two nodes need PostgreSQL: set MOORING_TEST_DB")
+	}
+	fresh, err := app.Loopback(p.Config.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := *p.Config
+	c.Listen = fresh.Listen
+	c.Listen.Socket = filepath.Join(t.TempDir(), "second.sock")
+	second := &Platform{Clock: p.Clock, Log: p.Log, Made: p.Made, Root: p.Root}
+	t.Cleanup(func() { second.Stop(t) })
+	second.start(t, &c)
+	return second
+}
+
 // WriteProfile puts a profile's text in place. It counts from the next Restart on.
 func (p *Platform) WriteProfile(t testing.TB, profile Profile) {
 	t.Helper()
