@@ -84,6 +84,9 @@ func routes() []route {
 		{post, "/v1/ca-crosses", "cross-cas", access.CAManage, "Have two roots vouch for each other",
 			"What only an offline root can sign is left out: have it signed there, and import it.", http.StatusCreated, answers((*server).crossCAs)},
 		{post, "/v1/ca-crosses/import", "import-cross", access.CAManage, "Take in a cross certificate that was signed elsewhere", "", http.StatusCreated, answers((*server).importCross)},
+		{get, "/v1/anchors", "list-anchors", access.DeviceRead, "List the roots that the fleet has to come to trust, and how far it does", "", 0, answers((*server).listAnchors)},
+		{get, "/v1/anchors/{anchor}/missing", "list-missing-anchor", access.DeviceRead, "List devices that have not shown that they trust a root",
+			"Devices that are lost or retired, or never had a certificate, are left out.", 0, answers((*server).missingAnchor)},
 		{get, "/v1/profiles", "list-profiles", access.ProfileRead, "List profiles", "", 0, answers((*server).listProfiles)},
 		{get, "/v1/profiles/{profile}", "get-profile", access.ProfileRead, "Show a profile with its source", "", 0, answers((*server).getProfile)},
 
