@@ -17,6 +17,7 @@
 //	gen/N/           key.pem, cert.pem, and chain.pem: the certificate followed by its intermediates
 //	next/            the generation that is being made: its key, its request, last its certificate
 //	state.json       when to try again, and what went wrong last
+//	advice.json      what the server said last about when to renew
 //	lock             held while something is being changed
 //
 // Key and certificate of a generation are complete before "current" points to it, and that happens in one step. A crash
@@ -80,6 +81,9 @@ type Options struct {
 	Keys Keys
 	// Log may be nil.
 	Log *slog.Logger
+	// Changed is called after another identity has come into use, when the folder is free again, so that other programs can be told to
+	// read it. It may be nil.
+	Changed func(ctx context.Context, files Files)
 	// Dial opens connections; nil is a plain TCP dialler.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -247,6 +251,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
+
+// Options are the surroundings of the agent, as they are after what was left out has been filled in.
+func (a *Agent) Options() Options { return a.options }
 
 // Config is the configuration of the agent.
 func (a *Agent) Config() Config { return a.config }

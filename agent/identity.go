@@ -72,7 +72,7 @@ func (a *Agent) nextKey(kind der.KeyKind, old *Identity) (crypto.Signer, error) 
 	if err := durable.Mkdir(next); err != nil {
 		return nil, err
 	}
-	if old != nil && a.config.KeepKey && der.KindOf(old.Key.Public()) == kind {
+	if _, fresh := a.adviseKey(old); old != nil && a.config.KeepKey && !fresh && der.KindOf(old.Key.Public()) == kind {
 		if err := a.options.Keys.Reuse(a.folder.current(), next); err != nil {
 			return nil, fmt.Errorf("keeping the key: %w", err)
 		}

@@ -54,7 +54,7 @@ type credential struct {
 // on then, or Enrol with the same First. After any other error the same call may be made again too: the key that was
 // made is used again.
 func (a *Agent) Enrol(ctx context.Context, first First) (*Identity, error) {
-	return a.alone(ctx, func() error {
+	return a.changing(ctx, func() error {
 		if !a.mayEnrol() {
 			return ErrEnrolled
 		}
@@ -83,7 +83,7 @@ func (a *Agent) waiting() bool {
 // resume sends a pending enrolment again. One that was to replace an identity is given up when it is refused, so that the
 // old identity is renewed again while it lives.
 func (a *Agent) resume(ctx context.Context) (*Identity, error) {
-	return a.alone(ctx, func() error {
+	return a.changing(ctx, func() error {
 		var c credential
 		if err := a.folder.readJSON(filepath.Join(nextFolder, credentialFile), &c); err != nil {
 			return err
@@ -99,7 +99,7 @@ func (a *Agent) resume(ctx context.Context) (*Identity, error) {
 
 // Renew replaces the certificate now, by a new key unless Config.KeepKey. When it fails the old identity remains in use.
 func (a *Agent) Renew(ctx context.Context) (*Identity, error) {
-	return a.alone(ctx, func() error {
+	return a.changing(ctx, func() error {
 		identity, err := a.Identity()
 		if err != nil {
 			return err
@@ -110,6 +110,15 @@ func (a *Agent) Renew(ctx context.Context) (*Identity, error) {
 		}
 		return a.order(ctx, roots, est.Credential{Certificate: identity.TLS()}, identity)
 	})
+}
+
+// changing does what ends with another identity in use, and tells so once the folder is free again.
+func (a *Agent) changing(ctx context.Context, do func() error) (*Identity, error) {
+	identity, err := a.alone(ctx, do)
+	if err == nil && a.options.Changed != nil {
+		a.options.Changed(ctx, a.files())
+	}
+	return identity, err
 }
 
 // alone does something under the lock, after finishing what a crash may have interrupted, and records how it went.
@@ -314,6 +323,9 @@ func (a *Agent) prepare(attributes *wire.CSRAttrs, old *Identity) (est.Order, er
 
 // keyKind is the kind of key to be certified.
 func (a *Agent) keyKind(attributes *wire.CSRAttrs, old *Identity) (der.KeyKind, error) {
+	if said, _ := a.adviseKey(old); said != "" { // those who run the fleet want it of this very device
+		return said, nil
+	}
 	if own := a.config.KeyType; own != "" {
 		// The attributes are what the server would like (RFC 7030, section 4.5.2), and a list names one kind where several may do:
 		// whether it takes this one is for it to say.

@@ -44,17 +44,22 @@ func (a *Agent) state() (state, error) {
 	return s, err
 }
 
-// Run renews the certificate whenever it is due, and finishes an enrolment that is pending, until ctx ends; then it
-// returns nil. It returns early only if there is nothing to look after: ErrNotEnrolled, or a folder that cannot be read.
+// Run renews the certificate whenever it is due, asks the server now and then when that is, and finishes an enrolment that
+// is pending, until ctx ends; then it returns nil. It returns early only if there is nothing to look after: ErrNotEnrolled, or a folder that cannot be read.
 func (a *Agent) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		due, err := a.Due()
 		if err != nil {
 			return err
 		}
-		wait := due.Sub(a.options.Now())
-		if wait <= 0 {
+		wait, ask := due.Sub(a.options.Now()), a.askAt().Sub(a.options.Now())
+		switch {
+		case wait <= 0:
 			wait = a.attempt(ctx)
+		case ask <= 0:
+			wait = a.consult(ctx)
+		default:
+			wait = min(wait, ask)
 		}
 		if wait > 0 && a.options.Sleep(ctx, min(wait, maxSleep)) != nil {
 			break
@@ -104,14 +109,14 @@ func (a *Agent) Due() (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	due := RenewAt(identity.Certificate(), a.config.Name)
+	due := a.renewAt(identity)
 	if s.NotBefore.After(due) {
 		due = s.NotBefore
 	}
 	return due, nil
 }
 
-// RenewAt is when a device renews its certificate: after two thirds of its life, give or take a tenth of it by the hash
+// RenewAt is when a device renews its certificate if its server does not say when: after two thirds of its life, give or take a tenth of it by the hash
 // of the name, so that devices which were enrolled together do not renew together.
 func RenewAt(cert *x509.Certificate, name string) time.Time {
 	sum := sha256.Sum256([]byte(name))

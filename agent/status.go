@@ -37,11 +37,14 @@ type Status struct {
 	NotBefore   time.Time `json:"not_before,omitzero"`
 	NotAfter    time.Time `json:"not_after,omitzero"`
 	RenewAt     time.Time `json:"renew_at,omitzero"`
-	NextAttempt time.Time `json:"next_attempt,omitzero"` // of a daemon, if it runs
-	Failures    int       `json:"failures,omitempty"`
-	LastError   string    `json:"last_error,omitempty"`
-	LastErrorAt time.Time `json:"last_error_at,omitzero"`
-	Files       Files     `json:"files,omitzero"`
+	// RenewalAsked is whose wish the renewal is, and NextKeyType the kind of key that it is to be for, where the server said so.
+	RenewalAsked string    `json:"renewal_asked,omitempty"`
+	NextKeyType  string    `json:"next_key_type,omitempty"`
+	NextAttempt  time.Time `json:"next_attempt,omitzero"` // of a daemon, if it runs
+	Failures     int       `json:"failures,omitempty"`
+	LastError    string    `json:"last_error,omitempty"`
+	LastErrorAt  time.Time `json:"last_error_at,omitzero"`
+	Files        Files     `json:"files,omitzero"`
 }
 
 // Files are the paths of an identity in use. They stay the same through renewals; other programs should open them anew
@@ -95,9 +98,16 @@ func (s *Status) describe(identity *Identity, a *Agent) {
 	s.KeyType = string(der.KindOf(identity.Key.Public()))
 	s.Fingerprint = est.FormatFingerprint(sha256.Sum256(cert.Raw))
 	s.NotBefore, s.NotAfter = cert.NotBefore.UTC(), cert.NotAfter.UTC()
-	s.RenewAt = RenewAt(cert, a.config.Name)
+	s.RenewAt = a.renewAt(identity)
+	said := a.advice(identity)
+	s.RenewalAsked, s.NextKeyType = said.Reason, said.KeyType
+	s.Files = a.files()
+}
+
+// files are the paths of the identity in use.
+func (a *Agent) files() Files {
 	current := a.folder.current()
-	s.Files = Files{
+	return Files{
 		Key:         filepath.Join(current, keyfile.Name),
 		Certificate: filepath.Join(current, certFile),
 		Chain:       filepath.Join(current, chainFile),

@@ -188,7 +188,7 @@ func (s *Session) post(ctx context.Context, op wire.Operation, order Order) (*an
 	return s.send(ctx, http.MethodPost, op, body)
 }
 
-// send makes one HTTP exchange and reads the answer within its bounds.
+// send makes one HTTP exchange of an operation.
 func (s *Session) send(ctx context.Context, method string, op wire.Operation, body []byte) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
@@ -207,6 +207,11 @@ func (s *Session) send(ctx context.Context, method string, op wire.Operation, bo
 	if s.credential.Secret != "" {
 		request.SetBasicAuth(s.credential.User, s.credential.Secret)
 	}
+	return s.exchange(op, request)
+}
+
+// exchange sends a request and reads the answer within its bounds.
+func (s *Session) exchange(op wire.Operation, request *http.Request) (*answer, error) {
 	response, err := s.http.Do(request)
 	if err != nil {
 		return nil, unanswered(fmt.Errorf("asking %s for %s: %w", s.client.address, op, bare(err)))

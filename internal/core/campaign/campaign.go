@@ -92,6 +92,23 @@ const (
 	moveAbort   move = "abort"
 )
 
+// What the record calls them.
+const (
+	actionCreate  = "campaign.create"
+	actionApprove = "campaign.approve"
+	actionRefuse  = "campaign.refuse"
+	actionStart   = "campaign.start"
+	actionPause   = "campaign.pause"
+	actionResume  = "campaign.resume"
+	actionFinish  = "campaign.finish"
+	actionAbort   = "campaign.abort"
+)
+
+func (m move) action() string {
+	return map[move]string{moveApprove: actionApprove, moveRefuse: actionRefuse, moveStart: actionStart, movePause: actionPause, moveResume: actionResume,
+		moveFinish: actionFinish, moveAbort: actionAbort}[m]
+}
+
 // moves is the whole life cycle. What is not listed is forbidden.
 var moves = map[State]map[move]State{
 	Draft:    {moveApprove: Approved, moveRefuse: Aborted, moveStart: Running, moveAbort: Aborted},

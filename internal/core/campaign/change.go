@@ -59,7 +59,7 @@ func (s *Service) Create(ctx context.Context, actor access.Actor, spec Spec) (Ca
 		if err := c.add(ctx, tx); err != nil {
 			return err
 		}
-		return s.Audit.Append(ctx, tx, c.entry("campaign.create", actor, now))
+		return s.Audit.Append(ctx, tx, c.entry(actionCreate, actor, now))
 	})
 	if db.IsConflict(err) {
 		return Campaign{}, errs.Wrap(errs.Conflict, err, "name: there is a campaign %q already", spec.Name)
@@ -217,7 +217,7 @@ func (s *Service) moveTx(ctx context.Context, tx *db.Tx, c *Campaign, actor acce
 	if err := c.write(ctx, tx); err != nil {
 		return err
 	}
-	return s.Audit.Append(ctx, tx, c.entry("campaign."+string(m), actor, now))
+	return s.Audit.Append(ctx, tx, c.entry(m.action(), actor, now))
 }
 
 func (s *Service) nudge() {

@@ -219,3 +219,16 @@ func (c *Campaign) open(now int64) bool {
 	begin, length := c.window()
 	return ((now-begin)%day+day)%day < length
 }
+
+// ReleasedText says how many places have had their turn, as a percentage.
+func (c *Campaign) ReleasedText(now int64) string {
+	return compact(c.released(now) * whole / placeMost)
+}
+
+// LastTurn is when the last device has its turn, if nothing stops the campaign; 0 when it does not run.
+func (c *Campaign) LastTurn(now int64) int64 {
+	if c.State != Running {
+		return 0
+	}
+	return c.Turn(placeMost-1, now)
+}

@@ -26,6 +26,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
 	"mooring/internal/core/ca"
+	"mooring/internal/core/campaign"
 	"mooring/internal/core/enrol"
 	"mooring/internal/server/gate"
 	"mooring/wire/cms"
@@ -38,8 +39,10 @@ type Identity func() (key crypto.Signer, leaf *x509.Certificate, above [][]byte)
 
 // Deps is what the server stands on.
 type Deps struct {
-	Enrol    *enrol.Service
-	Identity Identity
+	Enrol *enrol.Service
+	// Campaigns tells devices when to renew; nil: they are not told.
+	Campaigns *campaign.Service
+	Identity  Identity
 	// Body is the largest request body in octets that is read; 0 means est.MaxRequest.
 	Body int64
 	// Anchor returns the root that a client trusts who completed a handshake under a server name, and false when several would do; nil: not known.
@@ -61,6 +64,9 @@ func New(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(est.WellKnown+"{operation}", s.route)
 	mux.HandleFunc(est.WellKnown+"{label}/{operation}", s.route)
+	if d.Campaigns != nil {
+		mux.HandleFunc(est.RenewalPath, s.renewal)
+	}
 	mux.HandleFunc("/", nothing)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
