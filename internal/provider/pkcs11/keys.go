@@ -75,7 +75,7 @@ func (t *token) Generate(ctx context.Context, alg key.Algorithm, label string) (
 	if len(label) > 200 {
 		return "", nil, errs.New(errs.Invalid, "the key's label is longer than 200 octets")
 	}
-	g, err := do(ctx.Done(), t, func(l *login, s pkcs11.SessionHandle) (generated, error) { return t.generate(l, s, alg, r, label) })
+	g, err := do(ctx.Done(), t, max(t.o.Wait, waitForKey), func(l *login, s pkcs11.SessionHandle) (generated, error) { return t.generate(l, s, alg, r, label) })
 	return g.id, g.pub, err
 }
 
@@ -262,7 +262,7 @@ func (t *token) search(s pkcs11.SessionHandle, template []*pkcs11.Attribute, mos
 
 // IDs lists the private keys whose ids have our form, in their order.
 func (t *token) IDs(ctx context.Context) ([]key.ID, error) {
-	return do(ctx.Done(), t, func(_ *login, s pkcs11.SessionHandle) ([]key.ID, error) {
+	return do(ctx.Done(), t, t.o.Wait, func(_ *login, s pkcs11.SessionHandle) ([]key.ID, error) {
 		objects, err := t.search(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)}, maxKeys)
 		if err != nil {
 			return nil, err
@@ -294,7 +294,7 @@ func (t *token) look(ctx context.Context, id key.ID) (key.Info, crypto.PublicKey
 		info key.Info
 		pub  crypto.PublicKey
 	}
-	found, err := do(ctx.Done(), t, func(l *login, s pkcs11.SessionHandle) (k looked, err error) {
+	found, err := do(ctx.Done(), t, t.o.Wait, func(l *login, s pkcs11.SessionHandle) (k looked, err error) {
 		objects, err := t.handles(l, s, id)
 		if err != nil {
 			return k, err

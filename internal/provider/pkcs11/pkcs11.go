@@ -36,7 +36,7 @@ type Options struct {
 	Now func() time.Time
 
 	Sessions int           // operations at once; 0 = 16
-	Wait     time.Duration // how long one operation may take, with the wait for a session; 0 = 5 s
+	Wait     time.Duration // how long one operation may take, with the wait for a session; 0 = 5 s. Making a key may take a minute
 }
 
 // Custody is what Open returns: the keys of one token.

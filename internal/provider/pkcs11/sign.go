@@ -54,7 +54,7 @@ func (s *signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 		return nil, err
 	}
 	t := s.token
-	m, err := do(nil, t, func(l *login, session pkcs11.SessionHandle) (m made, err error) {
+	m, err := do(nil, t, t.o.Wait, func(l *login, session pkcs11.SessionHandle) (m made, err error) {
 		priv, err := t.handle(l, session, s.info.ID)
 		if err != nil {
 			return m, err

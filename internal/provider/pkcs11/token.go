@@ -19,6 +19,7 @@ import (
 const (
 	defaultSessions = 16
 	defaultWait     = 5 * time.Second
+	waitForKey      = time.Minute // large RSA keys take their time
 )
 
 // module is what a Token needs of a PKCS #11 library; *pkcs11.Ctx is one.
@@ -72,7 +73,11 @@ func open(ctx context.Context, o Options) (Custody, error) {
 	if library == nil {
 		return nil, errs.New(errs.Invalid, "%s is no PKCS #11 module for this machine: check keys.pkcs11.module", o.Module)
 	}
-	return openModule(ctx, o, library)
+	t, err := openModule(ctx, o, library)
+	if t == nil {
+		return nil, err // and not a Custody that is one
+	}
+	return t, err
 }
 
 func openModule(ctx context.Context, o Options, m module) (*token, error) {
@@ -83,7 +88,7 @@ func openModule(ctx context.Context, o Options, m module) (*token, error) {
 		o.Wait = defaultWait
 	}
 	t := &token{o: o, module: m, turns: make(chan struct{}, o.Sessions)}
-	_, err := do(ctx.Done(), t, func(*login, pkcs11.SessionHandle) (struct{}, error) { return struct{}{}, nil })
+	_, err := do(ctx.Done(), t, o.Wait, func(*login, pkcs11.SessionHandle) (struct{}, error) { return struct{}{}, nil })
 	if err != nil && !errs.Is(err, errs.Unavailable) {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -96,13 +101,13 @@ func (t *token) String() string { return "PKCS #11 token " + t.o.Token }
 // do runs op with a session, in a goroutine of its own, because a token that hangs cannot be made to return: op then keeps its session until
 // it does, and the caller is told Unavailable. It tries once more with a new login when the old one was lost. The caller gives up when gone is
 // closed; crypto.Signer knows no context and passes nil, for which the time limit is enough.
-func do[T any](gone <-chan struct{}, t *token, op func(*login, pkcs11.SessionHandle) (T, error)) (none T, _ error) {
-	limit := time.NewTimer(t.o.Wait)
+func do[T any](gone <-chan struct{}, t *token, wait time.Duration, op func(*login, pkcs11.SessionHandle) (T, error)) (none T, _ error) {
+	limit := time.NewTimer(wait)
 	defer limit.Stop()
 	select {
 	case t.turns <- struct{}{}:
 	case <-limit.C:
-		return none, errs.New(errs.Unavailable, "the token %q has more to do than it can: no session became free in %s", t.o.Token, t.o.Wait)
+		return none, errs.New(errs.Unavailable, "the token %q has more to do than it can: no session became free in %s", t.o.Token, wait)
 	case <-gone:
 		return none, errs.New(errs.Unavailable, "waiting for the token %q was given up", t.o.Token)
 	}
@@ -123,7 +128,7 @@ func do[T any](gone <-chan struct{}, t *token, op func(*login, pkcs11.SessionHan
 	case r := <-done:
 		return r.value, r.err
 	case <-limit.C:
-		return none, errs.New(errs.Unavailable, "the token %q does not answer: nothing came in %s", t.o.Token, t.o.Wait)
+		return none, errs.New(errs.Unavailable, "the token %q does not answer: nothing came in %s", t.o.Token, wait)
 	case <-gone:
 		return none, errs.New(errs.Unavailable, "waiting for the token %q was given up", t.o.Token)
 	}

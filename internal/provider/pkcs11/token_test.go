@@ -232,16 +232,21 @@ func TestHashesAndPaddings(t *testing.T) {
 }
 
 func TestWrongPINIsTriedOnce(t *testing.T) {
-	var h harmed
-	_, err := openHarmed(t, "wrong-pin", &h, func(o *Options) { o.PIN = func() ([]byte, error) { return []byte("not-it"), nil } })
+	newToken(t, "wrong-pin")
+	o := options(t, "wrong-pin")
+	o.PIN = func() ([]byte, error) { return []byte("not-it"), nil }
+	none, err := Open(t.Context(), o)
 	wantError(t, err, errs.Denied, `the token "wrong-pin" refuses the PIN`)
+	if none != nil {
+		t.Error("there is a custody all the same")
+	}
 	if strings.Contains(fmt.Sprint(err), "not-it") {
 		t.Errorf("the error shows the PIN: %v", err)
 	}
 
 	// A PIN that was changed while we run: the session goes, the next login is refused, and that is the last one.
 	pin := userPIN
-	h = harmed{logins: new(atomic.Int64)}
+	h := harmed{logins: new(atomic.Int64)}
 	c, err := openHarmed(t, "changed-pin", &h, func(o *Options) { o.PIN = func() ([]byte, error) { return []byte(pin), nil } })
 	if err != nil {
 		t.Fatal(err)
