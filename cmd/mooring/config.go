@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mooring/internal/app"
 	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 )
@@ -79,6 +80,9 @@ func orNone(s string) string {
 func (c *cli) configCheck() error {
 	config, err := conf.Load(c.dir)
 	if err != nil {
+		return err
+	}
+	if err := app.CheckResponders(config); err != nil {
 		return err
 	}
 	warnings := config.Warnings()

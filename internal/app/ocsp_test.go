@@ -87,8 +87,8 @@ func TestResponderOff(t *testing.T) {
 	c, err = conf.Load(c.Dir)
 	must(t, err)
 	_, err = app.Open(t.Context(), app.Options{Config: c})
-	if err == nil {
-		t.Fatal("OCSP is off, profiles want it, and nobody complains")
+	if before := app.CheckResponders(c); err == nil || before == nil || before.Error() != err.Error() {
+		t.Fatalf("OCSP is off and profiles want it: got %v, and before the start %v", err, before)
 	}
 	for _, want := range []string{c.Place("ocsp.responder"), "profiles/", ".yaml:", "ocsp"} {
 		if !strings.Contains(err.Error(), want) {
