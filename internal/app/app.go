@@ -212,7 +212,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Access = access.NewDecider(p.Audit)
 	p.Custody = key.NewMeter(key.MeterDeps{DB: p.DB, Audit: p.Audit, Access: p.Access, Custody: p.custodies(), Now: p.now, Log: p.log})
 	p.Approve = approve.New(approve.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
-	p.Jobs = job.New(job.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Now: p.now, Log: p.log})
+	p.Jobs = job.New(job.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Now: p.now, Log: p.log, Role: p.roleNow})
 	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Renewal: p.renewal, Own: p.ownNames()})
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now,
 		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})

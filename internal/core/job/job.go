@@ -21,6 +21,8 @@
 // the work, moves the row on to the next chunk, and adds the entries. A process that is killed leaves either all of it or nothing; whoever has
 // the lease next goes on at the row. Work that cannot be part of the transaction must be such that doing it again changes nothing.
 //
+// A job is done on the word of whoever made it, for as long as he has a word: when he has lost a permission that he had then, it is cancelled.
+//
 // Every change of the row has an entry in the record with a digest of the whole row, and the row holds digests over its items and results,
 // so that Checker names whatever is changed by other hands.
 //
@@ -177,6 +179,8 @@ type Deps struct {
 	Approve *approve.Service
 	Now     func() time.Time
 	Log     *slog.Logger // nil: silent
+	// Role returns the role that somebody who made a job has now; nil: the one that he had then.
+	Role func(ctx context.Context, maker access.Actor) (access.Role, error)
 }
 
 // Service keeps and runs jobs. It is safe for concurrent use once every worker is registered.

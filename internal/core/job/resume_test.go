@@ -2,10 +2,12 @@ package job
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
 )
 
 // TestAFailedSearchIsResumedAsASearch: a job whose search failed was never looked at, approved or delayed, so that resuming it must not be a way
@@ -36,5 +38,41 @@ func TestAFailedSearchIsResumedAsASearch(t *testing.T) {
 	j = w.until(t, j.ID, "the second person", is(Waiting))
 	if n := w.struck(t); n != 0 || j.Total != 9 {
 		t.Errorf("%d of %d were struck, and nobody else agreed", n, j.Total)
+	}
+}
+
+// TestAJobEndsWithThePermissionOfItsMaker: what somebody left behind, waiting or at work, ends when he loses his role.
+func TestAJobEndsWithThePermissionOfItsMaker(t *testing.T) {
+	w := newWorld(t)
+	var role atomic.Value
+	role.Store(access.RoleAdmin) // more than he had is enough
+	w.Role = func(_ context.Context, maker access.Actor) (access.Role, error) {
+		if maker.ID != anna.ID {
+			t.Errorf("asked about %s", maker)
+		}
+		return role.Load().(access.Role), nil
+	}
+	held := make(chan struct{})
+	w.mu.Lock()
+	w.hook = func(*Batch) error {
+		role.Store(access.RoleAuditor)
+		<-held
+		return nil
+	}
+	w.mu.Unlock()
+	w.start(t)
+	working := w.create(t, Spec{Params: 9, AskAbove: -1, Start: true})
+	delayed := w.create(t, Spec{Params: 9, AskAbove: -1, Undo: 30 * 24 * time.Hour, Start: true})
+	asking := w.create(t, Spec{Params: 9, AskAbove: 1, Start: true})
+	draft := w.create(t, Spec{Params: 9, AskAbove: -1})
+	close(held)
+	for _, j := range []Job{working, delayed, asking, draft} {
+		j = w.until(t, j.ID, "the end", is(Aborted))
+		if j.Note != "whoever made it has lost his permission meanwhile, so nothing more is done" {
+			t.Errorf("got %q", j.Note)
+		}
+	}
+	if n := w.struck(t); n > 3 {
+		t.Errorf("%d were struck after he lost his role", n-3)
 	}
 }

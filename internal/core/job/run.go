@@ -149,6 +149,12 @@ func (r *runner) advance(ctx context.Context, j *Job) (worked bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if able, err := r.able(ctx, j.Maker); err != nil || !able {
+		if err == nil {
+			err = r.move(ctx, j, moveCancel, "whoever made it has lost his permission meanwhile, so nothing more is done")
+		}
+		return false, err
+	}
 	switch j.State {
 	case Draft:
 		return r.prepare(ctx, w, j)
@@ -166,6 +172,20 @@ func (r *runner) advance(ctx context.Context, j *Job) (worked bool, err error) {
 	r.rest(ctx, *j, true)
 	delete(r.behind, j.ID)
 	return true, r.move(ctx, j, moveFinish, "")
+}
+
+// able reports whether maker may still do all that he could when he made a job: who is dismissed, or whose certificate was stolen, leaves nothing
+// behind that goes off later.
+func (r *runner) able(ctx context.Context, maker access.Actor) (bool, error) {
+	if r.Role == nil {
+		return true, nil
+	}
+	role, err := r.Role(ctx, maker)
+	if err != nil {
+		return false, errs.Wrap(errs.Unavailable, err, "the role of whoever made the job cannot be looked up")
+	}
+	has := access.Permissions(role)
+	return !slices.ContainsFunc(access.Permissions(maker.Role), func(p access.Permission) bool { return !slices.Contains(has, p) }), nil
 }
 
 // trouble notes why j cannot go on, and ends it when waiting does not help.
