@@ -37,7 +37,7 @@ func (c *cli) certCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "cert", Short: "List, show and revoke certificates", Long: certHelp,
 		Example: "  mooring cert list --device car-4711\n  mooring cert revoke 4165a1b2c3d4e5f60718293a4b5c6d7e --reason keyCompromise",
-	}, c.certListCommand(), c.certShowCommand(), c.certRevokeCommand(), c.certReleaseCommand(), c.certExportCommand())
+	}, c.certListCommand(), c.certShowCommand(), c.certRevokeCommand(), c.certReleaseCommand(), c.certIssueCommand(), c.certExportCommand())
 }
 
 func (c *cli) certListCommand() *cobra.Command {

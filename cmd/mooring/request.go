@@ -24,7 +24,7 @@ const requestApproveHelp = `Approves the request that a device has waiting. The 
 A rescue, that is, a renewal by a certificate that has expired, can take two people: then the first one's decision waits for the second one's,
 who gives the same command.
 
-With --request nothing is approved when another request than this one waits by now.`
+--request says which one: the one that you compared. When another one waits by now nothing is approved.`
 
 const requestRefuseHelp = `Refuses the request that a device has waiting. The device is told so when it asks again.
 
@@ -43,7 +43,7 @@ func (c *cli) requestCommand() *cobra.Command {
 	list.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
 	return group(&cobra.Command{
 		Use: "request", Short: "Decide on requests that wait for approval", Long: requestHelp,
-		Example: "  mooring request list\n  mooring request approve gw-1",
+		Example: "  mooring request list\n  mooring request approve gw-1 --request 0d7f3a4a7c9a2d5f9e7f1a2b3c6f0cbd",
 	}, list,
 		c.decideCommand("approve", "Approve a request", requestApproveHelp, (*client.Client).Approve),
 		c.decideCommand("refuse", "Refuse a request", requestRefuseHelp, (*client.Client).Refuse),
@@ -83,6 +83,9 @@ func (c *cli) decideCommand(verb, short, help string, decide func(c *client.Clie
 		Example: "  mooring request " + verb + " gw-1 --request 0d7f3a4a7c9a2d5f9e7f1a2b3c6f0cbd",
 		Args:    needs("DEVICE"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
+			if verb == "approve" && seen == "" {
+				return usagef("mooring request approve needs --request: the one that you looked at, as mooring request list shows it in REQUEST")
+			}
 			r, err := decide(s, ctx, args[0], seen)
 			if err != nil {
 				return err

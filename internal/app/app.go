@@ -28,6 +28,7 @@ import (
 	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
+	"mooring/internal/core/campaign"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
 	"mooring/internal/core/export"
@@ -69,6 +70,8 @@ type Platform struct {
 	Bundle   *enrol.Bundle
 	Export   *export.Service
 	Enrol    *enrol.Service
+	// Campaigns have many devices renew.
+	Campaigns *campaign.Service
 
 	log      *slog.Logger
 	now      func() time.Time
@@ -173,7 +176,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 
 // Schemas returns every slice's migrations in their order.
 func Schemas() []db.Schema {
-	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema()}
+	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema()}
 }
 
 // buildCore makes the slices, each from the ones before it.
@@ -214,12 +217,15 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Approve = approve.New(approve.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
 	p.Jobs = job.New(job.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Now: p.now, Log: p.log, Role: p.roleNow})
 	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Renewal: p.renewal, Own: p.ownNames()})
-	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now,
-		URLs: ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
+	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now, Log: p.log,
+		Retention: ca.RetentionOptions{Hold: p.Config.Retention.Hold, Every: p.Config.Retention.Every, Slack: p.Config.CRL.Validity},
+		URLs:      ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
 	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Custody.ForStatus(), Now: p.now, Log: p.log,
 		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, DeltaLists: p.Config.CRL.Delta, OCSP: p.ocspOptions()})
 	p.Bulk = revoke.NewBulk(p.Revoke, p.Jobs, p.Config.Approve.RevokeAbove)
-	p.Enrol = enrol.New(enrol.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
+	p.Campaigns = campaign.New(campaign.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
+		AskAbove: p.Config.Approve.CampaignAbove})
+	p.Enrol = enrol.New(enrol.Deps{Campaigns: p.Campaigns, DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile, Own: selfProfile})
 	p.Bundle = enrol.NewBundle(p.Enrol, p.Jobs)
 	p.Export = export.New(export.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now})
@@ -322,10 +328,10 @@ func (p *Platform) bind(ctx context.Context) error {
 		return err
 	}
 	secure := &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, TicketSecret: tickets}
-	devices := est.New(est.Deps{Enrol: p.Enrol, Identity: p.identity.signer, Anchor: p.identity.anchor})
+	devices := est.New(est.Deps{Enrol: p.Enrol, Campaigns: p.Campaigns, Identity: p.identity.signer, Anchor: p.identity.anchor})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
 	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol,
-		Approve: p.Approve, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Export: p.Export, Undo: p.Config.Jobs.Undo,
+		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Export: p.Export, Undo: p.Config.Jobs.Undo,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)
 	for _, s := range []struct {
@@ -395,7 +401,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()
 	parts, coreCtx := errgroup.WithContext(core)
-	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.Revoke.Run, p.Enrol.Run, p.Jobs.Run} {
+	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.CA.Run, p.Revoke.Run, p.Enrol.Run, p.Jobs.Run, p.Campaigns.Run} {
 		parts.Go(func() error { return run(coreCtx) })
 	}
 	serving, serveCtx := errgroup.WithContext(ctx)
@@ -452,5 +458,5 @@ func (p *Platform) Close() error {
 
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
-	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker()}
+	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker()}
 }

@@ -16,6 +16,7 @@ var samples = map[string]string{
 	"POST /v1/devices":                  `{"name":"x-1","profile":"nope"}`,
 	"PATCH /v1/devices/{device}":        `{"group":"g"}`,
 	"POST /v1/cas":                      `{"name":"nope","parent":"nope","subject":"CN=x","validity":"24h"}`,
+	"POST /v1/campaigns":                `{"name":"c","select":{},"action":"renew","rate":"5%/day","max_failed":"1%","deadline":"2020-01-01T00:00:00Z"}`,
 	"POST /v1/audit/verify":             `{}`,
 	"POST /v1/cas/import":               `{"name":"absent","chain":"x"}`,
 	"POST /v1/cas/import-crl":           `{"crl":"x"}`,
@@ -31,7 +32,7 @@ var samples = map[string]string{
 }
 
 func filled(path string) string {
-	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{ca}", "absent", "{anchor}", "absent", "{job}", strings.Repeat("0", 32), "{approval}", strings.Repeat("0", 32), "{profile}", "absent", "{index}", "99999").Replace(path)
+	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{ca}", "absent", "{anchor}", "absent", "{what}", "devices", "{job}", strings.Repeat("0", 32), "{approval}", strings.Repeat("0", 32), "{profile}", "absent", "{campaign}", "absent", "{index}", "99999").Replace(path)
 }
 
 // TestEveryRouteAsksForItsPermission calls each route as nobody, as a device and as each role, and compares the outcome with the table.
@@ -56,7 +57,7 @@ func TestEveryRouteAsksForItsPermission(t *testing.T) {
 			if r.Path == "/v1/devices/import" {
 				contentType, body = "text/csv", "name,profile\nx,nope\n"
 			}
-			if r.Path == "/v1/certificates/revoke-file" {
+			if r.Path == "/v1/certificates/revoke-file" || r.Path == "/v1/certificates/issue-bundle" {
 				contentType, body = "text/plain", "nonsense"
 			}
 			path := filled(r.Path)

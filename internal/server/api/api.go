@@ -29,8 +29,10 @@ import (
 	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
+	"mooring/internal/core/campaign"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
+	"mooring/internal/core/export"
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
@@ -50,11 +52,15 @@ type Deps struct {
 	Revoke   *revoke.Service
 	Enrol    *enrol.Service
 	Approve  *approve.Service
-	Jobs     *job.Service
-	Bulk     *revoke.Bulk
-	Now      func() time.Time
-	Log      *slog.Logger
-	Version  v1.Version // of the program; API is filled in here
+	// Campaigns have many devices renew.
+	Campaigns *campaign.Service
+	Jobs      *job.Service
+	Bulk      *revoke.Bulk
+	Bundle    *enrol.Bundle
+	Export    *export.Service
+	Now       func() time.Time
+	Log       *slog.Logger
+	Version   v1.Version // of the program; API is filled in here
 	// Checkers returns what the slices compare with the record; a Checker serves one verification.
 	Checkers func() []audit.Checker
 	// Surfaces returns the listeners of the process, for status and metrics. It is called after everything is built.
@@ -83,12 +89,14 @@ type server struct {
 	mux       *http.ServeMux
 	registry  *prometheus.Registry
 	imports   turns
+	exports   turns
 	verifying turns
 }
 
 // How many long works are done at once: each takes hundreds of megabytes when the fleet is large.
 const (
 	maxImports   = 2
+	maxExports   = 2
 	maxVerifying = 1
 )
 
@@ -112,7 +120,7 @@ func New(d Deps) http.Handler {
 	}
 	d.Version.API = "v1"
 	s := &server{Deps: d, started: d.Now(), mux: http.NewServeMux(),
-		imports: make(turns, maxImports), verifying: make(turns, maxVerifying)}
+		imports: make(turns, maxImports), exports: make(turns, maxExports), verifying: make(turns, maxVerifying)}
 	s.registry = s.metrics()
 	document := s.register().OpenAPI()
 	s.mux.Handle("GET /openapi.json", s.fixed("application/vnd.oai.openapi+json", document.MarshalJSON))

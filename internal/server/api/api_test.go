@@ -30,8 +30,10 @@ import (
 	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
+	"mooring/internal/core/campaign"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
+	"mooring/internal/core/export"
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
@@ -83,7 +85,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	t.Helper()
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
-	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema())
+	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema())
 	keys := must[*key.Store](t)(key.Create(filepath.Join(t.TempDir(), "keys"), []byte("a long enough passphrase"), key.Options{}))
 	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
@@ -114,10 +116,13 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	approvals := approve.New(approve.Deps{DB: d, Audit: record, Access: decider, Now: time.Now})
 	jobs := job.New(job.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Now: time.Now, Log: log})
 	bulk := revoke.NewBulk(revocation, jobs, 2)
-	for _, w := range bulk.Workers() {
+	bundle := enrol.NewBundle(registration, jobs)
+	for _, w := range append(bulk.Workers(), bundle.Worker()) {
 		jobs.Register(w)
 	}
-	p.deps = api.Deps{Approve: approvals, Jobs: jobs, Bulk: bulk, DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
+	campaigns := campaign.New(campaign.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now, Log: log, AskAbove: 1000})
+	p.deps = api.Deps{Campaigns: campaigns, Approve: approvals, Jobs: jobs, Bulk: bulk, Bundle: bundle,
+		Export: export.New(export.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now}), DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
 		Now: time.Now, Log: log, Version: v1.Version{Version: "test"},
 		Checkers: func() []audit.Checker {
 			return []audit.Checker{meter.Checker(), approvals.Checker(), jobs.Checker(), devices.Checker(), authority.Checker(), revocation.Checker(), registration.Checker()}

@@ -2,17 +2,20 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"mime"
 	"net/http"
 	"reflect"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
 	"mooring/internal/core/device"
 	"mooring/internal/server/api/v1"
 )
@@ -63,6 +66,9 @@ func (s *server) importDevices(w http.ResponseWriter, r *http.Request, actor acc
 	report, err := s.Devices.Import(r.Context(), actor, src, func(done, total int64) {
 		out.progress(v1.ImportLine{Progress: &v1.Progress{Done: done, Total: total}})
 	})
+	if errs.Is(err, errs.Invalid) && report.Wrong > 0 {
+		err = s.importedBefore(r.Context(), &report, err)
+	}
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
 		err = web.TooLarge(large.Limit)
@@ -77,6 +83,28 @@ func (s *server) importDevices(w http.ResponseWriter, r *http.Request, actor acc
 		_ = out.line(v1.ImportLine{Error: &v1.ImportError{Problem: problemOf(err), Problems: report.Problems, Wrong: report.Wrong}})
 	}
 	return nil
+}
+
+// importsLookedAt bounds how many imports of the past are compared with a file.
+const importsLookedAt = 1000
+
+// importedBefore says better what is wrong with a file that was imported already: whoever was cut off from the answer sends it again to be sure.
+func (s *server) importedBefore(ctx context.Context, report *device.ImportReport, refusal error) error {
+	if err := s.Audit.Sequence(ctx); err != nil {
+		return refusal
+	}
+	past, err := s.Audit.List(ctx, access.System("api"), audit.Query{Action: "device.import", Newest: true, Limit: importsLookedAt})
+	if err != nil {
+		return refusal // which is right, if not as clear
+	}
+	for _, e := range past {
+		if e.Refused == "" && e.Detail["sha256"] == hex.EncodeToString(report.SHA256[:]) {
+			report.Problems, report.Wrong = nil, 0
+			return errs.Wrap(errs.Conflict, refusal, "this very file was imported already, at %s: %s devices. Nothing was stored now",
+				moment(e.At).Format(time.RFC3339), e.Detail["rows"])
+		}
+	}
+	return refusal
 }
 
 // source says what is to be read, and how.

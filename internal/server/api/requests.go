@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/enrol"
 	"mooring/internal/server/api/v1"
@@ -42,6 +43,9 @@ func (s *server) decide(ctx context.Context, actor access.Actor, in *decideInput
 	seen := ""
 	if in.Body != nil {
 		seen = in.Body.Request
+	}
+	if approve && seen == "" {
+		return v1.Request{}, errs.New(errs.Invalid, "request: name the request that you looked at, so that no other one is approved in its place")
 	}
 	p, err := s.Enrol.Decide(ctx, actor, d.ID.String(), seen, approve)
 	return shownRequest(p), err

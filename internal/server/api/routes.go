@@ -19,6 +19,15 @@ func routes() []route {
 		{get, "/v1/inventory/count", "count-devices", access.DeviceRead, "Count devices", "Filters that are given must all fit.", 0, answers((*server).countDevices)},
 		{get, "/v1/inventory/renewals", "forecast-renewals", access.DeviceRead, "Forecast when certificates are to be renewed",
 			"Of active devices; filters that are given must all fit.", 0, answers((*server).forecastRenewals)},
+		{get, "/v1/campaigns", "list-campaigns", access.DeviceRead, "List campaigns", "", 0, answers((*server).listCampaigns)},
+		{post, "/v1/campaigns", "create-campaign", access.CampaignManage, "Plan a campaign, which has many devices renew",
+			"It does nothing until it is started. With revoke_old also the permission cert.revoke.", http.StatusCreated, answers((*server).createCampaign)},
+		{get, "/v1/campaigns/{campaign}", "get-campaign", access.DeviceRead, "Show a campaign with its progress", "", 0, answers((*server).getCampaign)},
+		{post, "/v1/campaigns/{campaign}/start", "start-campaign", access.CampaignManage, "Start a campaign", "One for many devices must have been approved by a second person.", 0, answers((*server).startCampaign)},
+		{post, "/v1/campaigns/{campaign}/pause", "pause-campaign", access.CampaignManage, "Pause a campaign", "Nobody is told any more and nothing is demanded.", 0, answers((*server).pauseCampaign)},
+		{post, "/v1/campaigns/{campaign}/resume", "resume-campaign", access.CampaignManage, "Let a paused campaign go on", "Its failures so far do not stop it again.", 0, answers((*server).resumeCampaign)},
+		{post, "/v1/campaigns/{campaign}/abort", "abort-campaign", access.CampaignManage, "End a campaign for good", "Certificates that were issued stay.", 0, answers((*server).abortCampaign)},
+		{get, "/v1/campaigns/{campaign}/devices", "list-campaign-devices", access.DeviceRead, "List the devices of a campaign, with the reason for each that waits", "", 0, answers((*server).campaignDevices)},
 		{get, "/v1/devices/{device}", "get-device", access.DeviceRead, "Show a device", "", 0, answers((*server).getDevice)},
 		{patch, "/v1/devices/{device}", "change-device", access.DeviceWrite, "Change a device", "What is absent stays.", 0, answers((*server).changeDevice)},
 		{post, "/v1/devices/{device}/token", "give-token", access.DeviceToken, "Give a device a new one-time token",
@@ -48,6 +57,14 @@ func routes() []route {
 			http.StatusCreated, textRoute((*server).revokeFile, "text/plain")},
 		{post, "/v1/devices/move", "move-devices", access.DeviceState, "Change the state of every device that fits, as a job", aboutMany +
 			" Needs the permission cert.revoke as well.", http.StatusCreated, answers((*server).moveMany)},
+
+		{post, "/v1/certificates/issue-bundle", "issue-bundle", access.CertIssue, "Issue certificates for a bundle of requests, as a job",
+			"The body is PEM, one certification request after the other, each for the device that its common name names; or one JSON object a line with device " +
+				"and csr (PEM, or DER in base64). The results of the job name the serial number for each request, or why it was refused.",
+			http.StatusCreated, textRoute((*server).issueBundle, "application/x-pem-file", "application/jsonl")},
+		{get, "/v1/export/{what}", "export", access.AuditRead, "Export devices or certificates with a signed manifest",
+			"Needs the permission device.read or cert.read as well. The answer is a stream of JSON lines whose data make the file; the last one has manifest or error. " +
+				"The file is the state of one moment.", 0, streams[exportInput, v1.ExportLine]((*server).export)},
 
 		{get, "/v1/jobs", "list-jobs", access.JobRead, "List jobs, newest first", "", 0, answers((*server).listJobs)},
 		{get, "/v1/jobs/{job}", "get-job", access.JobRead, "Show a job with its progress", "", 0, answers((*server).getJob)},
@@ -90,9 +107,13 @@ func routes() []route {
 		{get, "/v1/profiles", "list-profiles", access.ProfileRead, "List profiles", "", 0, answers((*server).listProfiles)},
 		{get, "/v1/profiles/{profile}", "get-profile", access.ProfileRead, "Show a profile with its source", "", 0, answers((*server).getProfile)},
 
+		{get, "/v1/retention", "get-retention", access.CertRead, "Show what is kept for how long, and what left last", "", 0, answers((*server).getRetention)},
+		{post, "/v1/retention/run", "run-retention", access.CAManage, "Delete what is over now",
+			"Certificates that have expired and whose retention has passed; the server looks for them by itself, too.", 0, answers((*server).runRetention)},
+
 		{get, "/v1/requests", "list-requests", access.DeviceRead, "List requests that wait for a decision", "", 0, answers((*server).listRequests)},
 		{post, "/v1/requests/{device}/approve", "approve-request", access.EnrolApprove, "Approve a waiting request",
-			"Compare the key's digest with what the device shows first.", 0, answers((*server).approve)},
+			"Compare the key's digest with what the device shows first, and name the request that you compared.", 0, answers((*server).approve)},
 		{post, "/v1/requests/{device}/refuse", "refuse-request", access.EnrolApprove, "Refuse a waiting request", "", 0, answers((*server).refuse)},
 
 		{get, "/v1/audit", "list-audit", access.AuditRead, "Read the audit record",

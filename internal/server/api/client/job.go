@@ -104,3 +104,60 @@ func (c *Client) Approval(ctx context.Context, id string) (v1.Approval, error) {
 func (c *Client) Decide(ctx context.Context, id, verb string) (v1.Approval, error) {
 	return call[v1.Approval](ctx, c, http.MethodPost, "/v1/approvals/"+segment(id)+"/"+segment(verb), nil)
 }
+
+// IssueBundle makes a job that issues a certificate for each request of a bundle; format is "pem" or "jsonl".
+func (c *Client) IssueBundle(ctx context.Context, file io.Reader, format, name, profile string, start bool) (v1.Job, error) {
+	q := query{}
+	q.text("name", name)
+	q.text("profile", profile)
+	if start {
+		q.text("start", "true")
+	}
+	contentType := "application/x-pem-file"
+	if format == "jsonl" {
+		contentType = "application/jsonl"
+	}
+	answer, err := c.send(ctx, http.MethodPost, "/v1/certificates/issue-bundle", url.Values(q), contentType, io.NopCloser(file))
+	if err != nil {
+		return v1.Job{}, err
+	}
+	return decode[v1.Job](c, answer)
+}
+
+// Export says what to export. Fields that are set must all fit.
+type Export struct {
+	What, Format      string // "devices" or "certificates"; "csv" or "jsonl"
+	Group, State, Tag string // of devices
+	Profile           string
+	Issuer            string // of certificates
+}
+
+// Export writes an export to w and returns its signed manifest. progress may be nil; it is told the rows read. What was written is worth nothing
+// when there is an error.
+func (c *Client) Export(ctx context.Context, e Export, w io.Writer, progress func(rows int64)) (manifest string, err error) {
+	q := query{}
+	for name, value := range map[string]string{"format": e.Format, "group": e.Group, "state": e.State, "tag": e.Tag, "profile": e.Profile, "issuer": e.Issuer} {
+		q.text(name, value)
+	}
+	r, err := c.send(ctx, http.MethodGet, "/v1/export/"+segment(e.What), url.Values(q), "", nil)
+	if err != nil {
+		return "", err
+	}
+	defer r.Body.Close()
+	err = lines(ctx, c, r.Body, func(line v1.ExportLine) (last bool, err error) {
+		switch {
+		case line.Error != nil:
+			return true, &Error{Problem: *line.Error}
+		case line.Manifest != "":
+			manifest = line.Manifest
+			return true, nil
+		case line.Data != "":
+			_, err := io.WriteString(w, line.Data)
+			return false, err
+		case progress != nil:
+			progress(line.Rows)
+		}
+		return false, nil
+	})
+	return manifest, err
+}

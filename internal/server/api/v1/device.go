@@ -131,7 +131,7 @@ type Request struct {
 
 // Decision says more about a decision on a request.
 type Decision struct {
-	Request string `json:"request,omitempty" maxLength:"64" doc:"Id of the request that was looked at: when another one waits by now, nothing is decided" example:"0d7f3a4a7c9a2d5f9e7f1a2b3c6f0cbd"`
+	Request string `json:"request,omitempty" maxLength:"64" doc:"Id of the request that was looked at, needed to approve: when another one waits by now, nothing is decided" example:"0d7f3a4a7c9a2d5f9e7f1a2b3c6f0cbd"`
 }
 
 // RequestList holds the requests that wait, oldest first.

@@ -95,3 +95,12 @@ type Approval struct {
 type ApprovalList struct {
 	Approvals []Approval `json:"approvals" doc:"Newest first"`
 }
+
+// ExportLine is one line of the answer to an export. Exactly one of its fields is set, and the last line has Manifest or Error: a stream that
+// ends without either was cut off.
+type ExportLine struct {
+	Rows     int64    `json:"rows,omitempty" doc:"So many rows are read"`
+	Data     string   `json:"data,omitempty" doc:"A piece of the file"`
+	Manifest string   `json:"manifest,omitempty" doc:"The signed manifest: it is complete"`
+	Error    *Problem `json:"error,omitempty" doc:"It could not be made"`
+}
