@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,9 +30,9 @@ func TestMain(m *testing.M) {
 
 // withPrograms builds our program as it is released and the stranger's, puts them on the path and runs the tests.
 func withPrograms(run func() int) (int, error) {
-	for _, program := range []string{"bash", "curl", "openssl", "certtool", "gnutls-cli", "ocsptool", "awk", "od"} {
+	for _, program := range []string{"bash", "curl", "openssl", "certtool", "gnutls-cli", "ocsptool", "awk", "od", "softhsm2-util", "gcc"} {
 		if _, err := exec.LookPath(program); err != nil {
-			return 0, fmt.Errorf("these tests need %s (Debian: curl openssl gnutls-bin): %w", program, err)
+			return 0, fmt.Errorf("these tests need %s (Debian: curl openssl gnutls-bin softhsm2 gcc libc6-dev): %w", program, err)
 		}
 	}
 	dir, err := os.MkdirTemp("", "mooring-interop")
@@ -39,11 +40,15 @@ func withPrograms(run func() int) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	for name, pkg := range map[string]string{"mooring": "mooring/cmd/mooring", "checkproof": "./testdata/checkproof"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	for _, p := range []struct{ name, pkg, cgo, tags string }{
+		{"mooring", "mooring/cmd/mooring", "0", ""},
+		{tokenProgram, "mooring/cmd/mooring", "1", "pkcs11"},
+		{"checkproof", "./testdata/checkproof", "0", ""},
+	} {
+		build := exec.Command("go", "build", "-tags", p.tags, "-o", filepath.Join(dir, p.name), p.pkg)
+		build.Env = append(os.Environ(), "CGO_ENABLED="+p.cgo)
 		if text, err := build.CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("building %s: %w\n%s", pkg, err, text)
+			return 0, fmt.Errorf("building %s: %w\n%s", p.name, err, text)
 		}
 	}
 	// Nothing of the person who runs the tests may help or harm: no proxy, no configuration of curl, no data directory.
@@ -65,8 +70,9 @@ func engines(t *testing.T, test func(t *testing.T, database string)) {
 
 // site is an installation with a server, and a folder in which commands run.
 type site struct {
-	dir string            // where commands run; the installation is in dir/d
-	env map[string]string // of the commands
+	dir     string            // where commands run; the installation is in dir/d
+	program string            // what serves; commands are those of the PATH
+	env     map[string]string // of the commands and of what serves
 }
 
 // addresses is what "mooring serve --ready-file" writes.
@@ -77,7 +83,7 @@ type addresses struct{ EST, API, Status, Socket string }
 func newSite(t *testing.T) *site {
 	t.Helper()
 	dir := t.TempDir()
-	return &site{dir, map[string]string{"MOORING_DIR": filepath.Join(dir, "d"), "HOST": freeHost(t)}}
+	return &site{dir: dir, program: "mooring", env: map[string]string{"MOORING_DIR": filepath.Join(dir, "d"), "HOST": freeHost(t)}}
 }
 
 // initFlags say where the server of a site is to be found, and which database it has; "" is the default one.
@@ -100,11 +106,12 @@ curl -sSf --cacert root.pem "$EST/.well-known/est/cacerts" | openssl base64 -d |
 	return s
 }
 
-// serve runs "mooring serve".
-func (s *site) serve(t *testing.T) {
+// serve runs "mooring serve" until the test ends or the result is called.
+func (s *site) serve(t *testing.T) (stop func()) {
 	t.Helper()
 	ready := filepath.Join(s.dir, "ready.json")
-	server := exec.Command("mooring", "serve", "--dir", filepath.Join(s.dir, "d"), "--ready-file", ready)
+	server := exec.Command(s.program, "serve", "--dir", filepath.Join(s.dir, "d"), "--ready-file", ready)
+	server.Env = s.environ()
 	var log bytes.Buffer
 	server.Stderr = &log
 	if err := server.Start(); err != nil {
@@ -112,7 +119,7 @@ func (s *site) serve(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Wait() }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = server.Process.Signal(os.Interrupt) // it may have ended by itself
 		if err := <-ended; err != nil {
 			t.Errorf("the server: %v", err)
@@ -121,7 +128,9 @@ func (s *site) serve(t *testing.T) {
 			t.Logf("the server's log:\n%s", &log)
 		}
 	})
+	t.Cleanup(stop)
 	s.await(t, ready, ended)
+	return stop
 }
 
 // await waits until the server has written its addresses.
@@ -194,15 +203,21 @@ func (s *site) sh(t *testing.T, script string, variables ...string) string {
 	return out
 }
 
+// environ is the environment of the commands and of what serves.
+func (s *site) environ() []string {
+	list := os.Environ()
+	for name, value := range s.env {
+		list = append(list, name+"="+value)
+	}
+	return list
+}
+
 // try is sh for a script that may fail.
 func (s *site) try(t *testing.T, script string, variables ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), variables...)
-	for name, value := range s.env {
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
+	cmd.Env = append(s.environ(), variables...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

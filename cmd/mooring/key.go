@@ -50,6 +50,7 @@ func (c *cli) keyListCommand() *cobra.Command {
 
 func (c *cli) keyList(ctx context.Context, cmd *cobra.Command, s *client.Client, p paging) error {
 	var problems []string
+	affected := map[string][]string{} // by problem: many keys have the same when a token is away
 	err := listing[v1.Key]{
 		name:  "keys",
 		head:  []string{"ID", "CA", "CUSTODY", "KIND", "STATE", "USES", "LIMIT"},
@@ -57,16 +58,24 @@ func (c *cli) keyList(ctx context.Context, cmd *cobra.Command, s *client.Client,
 		fetch: func(cursor string, limit int) ([]v1.Key, string, error) {
 			page, err := s.Keys(ctx, cursor, limit)
 			for _, k := range page.Keys {
-				if k.Problem != "" {
-					problems = append(problems, k.ID+": "+k.Problem)
+				if k.Problem == "" {
+					continue
 				}
+				if affected[k.Problem] == nil {
+					problems = append(problems, k.Problem)
+				}
+				affected[k.Problem] = append(affected[k.Problem], k.ID)
 			}
 			return page.Keys, page.Next, err
 		},
 	}.print(c, cmd, p)
 	if err == nil && !c.json {
 		for _, text := range problems {
-			c.advise("%s", text)
+			if ids := affected[text]; len(ids) == 1 {
+				c.advise("%s: %s", ids[0], text)
+			} else {
+				c.advise("%d keys: %s", len(ids), text)
+			}
 		}
 	}
 	return err
