@@ -171,41 +171,30 @@ func (s *Service) statusTx(ctx context.Context, tx *db.Tx, r *responder, id ocsp
 	if err != nil {
 		return single, err
 	}
-	if !found && ca.KeptAs(id.Serial) != "" && ca.KeptAs(id.Serial) != ca.Full {
-		return s.rowlessTx(ctx, tx, r, single, now)
+	if found = found && issuer == r.issuer.ID() || s.responders.isCA(r.issuer.ID(), id.Serial); found {
+		single.Status, single.NextUpdate = ocsp.Good, now+int64(s.Deps.OCSP.Validity/time.Second)
 	}
-	if found = found && issuer == r.issuer.ID() || s.responders.isCA(r.issuer.ID(), id.Serial); !found {
-		if s.Deps.OCSP.Strict {
-			single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, neverIssued, int(CertificateHold)
+	var was Revocation
+	if cell, _, err := ca.Locate(id.Serial); err == nil {
+		if was, err = readTx(ctx, tx, cell, id.Serial); err != nil {
+			return single, err
 		}
-		return single, nil
 	}
-	single.Status, single.NextUpdate = ocsp.Good, now+int64(s.Deps.OCSP.Validity/time.Second)
-	cell, _, err := ca.Locate(id.Serial)
-	if err != nil {
-		return single, nil // of a CA, in a form of its own
+	switch {
+	case was.standing() && was.Issuer == r.issuer.ID(): // also of certificates that are not kept
+		// Another node's clock may be ahead of ours.
+		single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, min(was.At, now), int(was.Reason)
+	case !found && s.Deps.OCSP.Strict && !unkept(id.Serial):
+		single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, neverIssued, int(CertificateHold)
 	}
-	was, err := readTx(ctx, tx, cell, id.Serial)
-	if err != nil || !was.standing() {
-		return single, err
-	}
-	// Another node's clock may be ahead of ours.
-	single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, min(was.At, now), int(was.Reason)
 	return single, nil
 }
 
-// rowlessTx is statusTx for a serial number of which no row is kept: whether it was issued cannot be told, whether it was revoked can.
-func (s *Service) rowlessTx(ctx context.Context, tx *db.Tx, r *responder, single ocsp.Single, now int64) (ocsp.Single, error) {
-	cell, _, err := ca.Locate(single.ID.Serial)
-	if err != nil {
-		return single, err
-	}
-	was, err := readTx(ctx, tx, cell, single.ID.Serial)
-	if err == nil && was.standing() && was.Issuer == r.issuer.ID() {
-		single.Status, single.RevokedAt, single.Reason = ocsp.Revoked, min(was.At, now), int(was.Reason)
-		single.NextUpdate = now + int64(s.Deps.OCSP.Validity/time.Second)
-	}
-	return single, err
+// unkept reports whether the serial number is of a kind of certificates that are not kept, and whose profiles have no OCSP: of those nobody can
+// say that they were never issued.
+func unkept(serial []byte) bool {
+	kept := ca.KeptAs(serial)
+	return kept == ca.Brief || kept == ca.Ephemeral
 }
 
 // signAnswer signs with whoever answers for the CA. No answer is valid for longer than its signer.

@@ -370,6 +370,13 @@ func TestStrict(t *testing.T) {
 	if s := r.Singles[0]; s.Status != ocsp.Revoked || s.Reason != int(CertificateHold) || s.RevokedAt != 0 || w.Metrics().CacheSize != 0 {
 		t.Errorf("got %+v, want revoked on hold since 1970, and nothing kept", s)
 	}
+	// Of certificates that are not kept nobody can say that.
+	for _, class := range []byte{0x44, 0x45} {
+		r, _ := w.ask(t, devices, question(t, devices, crypto.SHA1, nil, append([]byte{class}, make([]byte, 15)...)))
+		if s := r.Singles[0]; s.Status != ocsp.Unknown {
+			t.Errorf("class %x: got %+v, want unknown", class, s)
+		}
+	}
 }
 
 func BenchmarkKept(b *testing.B) {

@@ -96,11 +96,14 @@ func (k sink) revocation(s *server) {
 	k.count("crl_deltas_total", "Delta lists made.", float64(m.Deltas))
 	k.gauge("revocation_watchers", "Readers of the feed of revocations, at present.", float64(m.Watchers))
 	k.count("crl_failures_total", "Revocation lists that could not be made.", float64(m.ListFailures))
-	const answers = "Status answers, signed for their question, from the cache, and not possible."
+	const answers = "Status answers, signed for their question, from the cache, not possible, and refused as malformed or about other CAs."
 	k.count("ocsp_answers_total", answers, float64(m.Answers), "kind", "signed")
 	k.count("ocsp_answers_total", answers, float64(m.Cached), "kind", "cached")
 	k.count("ocsp_answers_total", answers, float64(m.AnswersFailed), "kind", "failed")
+	k.count("ocsp_answers_total", answers, float64(m.AnswersRefused), "kind", "refused")
 	k.gauge("ocsp_cache_answers", "Status answers in the cache.", float64(m.CacheSize))
+	k.gauge("ocsp_cache_octets", "Memory of status answers in the cache.", float64(m.CacheOctets))
+	k.count("ocsp_responders_total", "Certificates issued to delegated OCSP responders.", float64(m.Delegates))
 }
 
 func (k sink) surface(f Surface) {
