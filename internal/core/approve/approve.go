@@ -20,6 +20,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"mooring/internal/base/db"
@@ -170,7 +171,7 @@ func (s *Service) Request(ctx context.Context, tx *db.Tx, actor access.Actor, ac
 	if err := s.makeRoom(ctx, tx, now); err != nil {
 		return Approval{}, err
 	}
-	act.Summary = act.Summary[:min(len(act.Summary), textMost)]
+	act.Summary = strings.ToValidUTF8(act.Summary[:min(len(act.Summary), textMost)], "") // the cut may fall into a character
 	a := Approval{Act: act, State: Waiting, Requester: actor.String(), Created: now.Unix(), Expires: now.Add(life).Unix()}
 	rand.Read(a.ID[:])
 	_, err := tx.Exec(ctx, `INSERT INTO approval (cell, `+columns+`) VALUES (0, $1, $2, $3, $4, $5, $6, 1, $7, $8, $9, 0, '', 0)`,

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"mooring/internal/base/db"
@@ -142,14 +143,21 @@ func (j *Job) schedule(now time.Time) {
 	j.NotBefore, j.Note = now.Add(j.Undo).Unix(), ""
 }
 
+// titleMost is how many octets of a title the second person is shown.
+const titleMost = 600
+
 // act describes the job for the second person: with all its items, and nothing that changes afterwards.
 func (s *Service) act(j *Job) approve.Act {
 	h := sha256.New()
 	for _, text := range []string{string(j.ID[:]), string(j.Kind), j.Params, string(j.Digest[:]), fmt.Sprint(j.Total), fmt.Sprint(int64(j.Undo / time.Second))} {
 		fmt.Fprintf(h, "%d:%s", len(text), text)
 	}
+	title := j.Title
+	if len(title) > titleMost { // whoever named a file at length shall not push the number out of sight
+		title = strings.ToValidUTF8(title[:titleMost], "") + "…"
+	}
 	return approve.Act{Kind: approve.Kind(j.Kind), Object: j.object(), Digest: [32]byte(h.Sum(nil)), Needs: s.workers[j.Kind].Needs,
-		Summary: fmt.Sprintf("%s: %d %s", j.Title, j.Total, s.Unit(j.Kind))}
+		Summary: fmt.Sprintf("%s: %d %s", title, j.Total, s.Unit(j.Kind))}
 }
 
 // Pause stops a job before its next step. It needs job.manage.

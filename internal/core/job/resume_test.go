@@ -2,9 +2,11 @@ package job
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
@@ -74,5 +76,26 @@ func TestAJobEndsWithThePermissionOfItsMaker(t *testing.T) {
 	}
 	if n := w.struck(t); n > 3 {
 		t.Errorf("%d were struck after he lost his role", n-3)
+	}
+}
+
+// TestALongTitleHidesNothing: the second person sees how many items there are, whatever the first one called the file.
+func TestALongTitleHidesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	for _, pad := range []string{"", "x"} { // so that a cut by octets falls into a character
+		j, err := w.Create(t.Context(), anna, Spec{Kind: "strike", Title: pad + strings.Repeat("€", 900), Params: 9, AskAbove: 1, Start: true})
+		must(t, err)
+		w.until(t, j.ID, "the second person", is(Waiting))
+	}
+	list, err := w.Approve.List(t.Context(), reader, false, 0)
+	must(t, err)
+	if len(list) != 2 {
+		t.Fatalf("%d wait", len(list))
+	}
+	for _, a := range list {
+		if !strings.HasSuffix(a.Summary, "€…: 9 names") || !utf8.ValidString(a.Summary) {
+			t.Errorf("the second person is shown %q", a.Summary)
+		}
 	}
 }
