@@ -38,7 +38,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MOORING_DIR", filepath.Join(env.WorkDir, "d"))
 			return os.WriteFile(filepath.Join(env.WorkDir, "free.yaml"), []byte(freePorts), 0o600)
 		},
-		Cmds:               map[string]func(*testscript.TestScript, bool, []string){"server": server, "stop": stop, "pick": pick, "damage": damage, "exits": exits},
+		Cmds:               map[string]func(*testscript.TestScript, bool, []string){"server": server, "stop": stop, "pick": pick, "damage": damage, "exits": exits, "requests": requests},
 		RequireUniqueNames: true,
 	})
 }
