@@ -251,6 +251,9 @@ func (s *Service) renewAnswers(ctx context.Context, issuer ca.IssuerID, serials 
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
+	for _, serial := range serials {
+		r.dismiss(s, serial)
+	}
 	for i, serial := range serials {
 		if len(asked[i]) == 0 && len(serials) <= eagerly {
 			if id, err := r.ids.CertID(crypto.SHA1, serial); err == nil {

@@ -1,6 +1,7 @@
 package revoke
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -50,6 +51,7 @@ type signer struct {
 	key       [20]byte // how an answer names it: by the hash of its key, or
 	name      []byte   // by its subject, DER
 	certs     [][]byte // that come along
+	serial    []byte   // of the first of them
 	notAfter  int64    // UTC second of its end
 	halfway   int64    // UTC second from which a successor is made
 	sign      func(ctx context.Context, message []byte) ([]byte, error)
@@ -226,6 +228,13 @@ func (r *responder) signer(ctx context.Context, s *Service) (*signer, error) {
 	return successor, nil
 }
 
+// dismiss lets the delegate go, with all that it signed, when its own certificate was revoked. Nobody else looks: that is what ocsp-nocheck means.
+func (r *responder) dismiss(s *Service, serial []byte) {
+	if d := r.delegate.Load(); d != nil && bytes.Equal(d.serial, serial) && r.delegate.CompareAndSwap(d, nil) {
+		s.answers.clear()
+	}
+}
+
 // delegateIn bounds how long the making of a delegate may take.
 const delegateIn = 10 * time.Second
 
@@ -278,7 +287,7 @@ func newSigner(private crypto.Signer, spki []byte, cert *ca.Certificate) (*signe
 		return nil, fmt.Errorf("reading the key of an OCSP responder: %w", err)
 	}
 	random := nonces(private.Public())
-	return &signer{algorithm: algorithm, key: sha1.Sum(bits), certs: [][]byte{cert.DER}, notAfter: cert.NotAfter,
+	return &signer{algorithm: algorithm, key: sha1.Sum(bits), certs: [][]byte{cert.DER}, serial: cert.Serial[:], notAfter: cert.NotAfter,
 		halfway: cert.NotBefore + (cert.NotAfter-cert.NotBefore)/2,
 		sign: func(_ context.Context, message []byte) ([]byte, error) {
 			return private.Sign(random, algorithm.Digest(message), algorithm.Hash())

@@ -118,6 +118,25 @@ func TestDelegatesRotate(t *testing.T) {
 	}
 }
 
+// TestDelegateRevoked revokes the certificate of the responder itself.
+func TestDelegateRevoked(t *testing.T) {
+	w := newWorld(t)
+	delegating(w)
+	devices := w.issuer(t, "devices")
+	q := question(t, devices, crypto.SHA1, nil, w.issue(t, w.add(t, "pump").ID, nil).Serial[:])
+	a, err := w.OCSP(t.Context(), q)
+	must(t, err)
+	first := delegateOf(t, a, devices)
+	_, err = w.Certificate(t.Context(), operator, first.SerialNumber.Bytes(), KeyCompromise)
+	must(t, err)
+	a, err = w.OCSP(t.Context(), q)
+	must(t, err)
+	if delegateOf(t, a, devices).Equal(first) {
+		t.Error("the revoked responder still answers")
+	}
+	w.sound(t)
+}
+
 // TestDelegatedUnderLoad asks from many sides while a responder is made and while it is replaced.
 func TestDelegatedUnderLoad(t *testing.T) {
 	w := newWorld(t)
