@@ -103,8 +103,11 @@ func printable(text string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(text, ""))
-	return strings.TrimSpace(text[:min(len(text), noteMost)])
+	return strings.TrimSpace(shortened(text))
 }
+
+// shortened cuts what is kept about a device, between characters.
+func shortened(note string) string { return strings.ToValidUTF8(note[:min(len(note), noteMost)], "") }
 
 func (s *Service) member(ctx context.Context, c *Campaign, d *device.Device) (m member, found bool, err error) {
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
@@ -129,14 +132,11 @@ func (s *Service) shift(ctx context.Context, c *Campaign, m member, to Standing,
 func (s *Service) Demand(ctx context.Context, d *device.Device) (enrol.Demand, error) {
 	now := s.Now().Unix()
 	for _, c := range *s.running.Load() {
-		if c.Action != Rekey {
-			continue // the profile does it by itself
-		}
 		m, found, err := s.member(ctx, &c, d)
 		if err != nil {
 			return enrol.Demand{}, err
 		}
-		if !found || m.standing == Succeeded || m.standing == Closing || m.standing == Skipped || m.place >= c.released(now) || now < c.Turn(m.place, now)+c.Grace {
+		if !found || !c.demands(&m, now) {
 			continue
 		}
 		if slot := s.slotOf(d); s.fulfilled(&c, &slot, m.base) {
@@ -147,11 +147,20 @@ func (s *Service) Demand(ctx context.Context, d *device.Device) (enrol.Demand, e
 	return enrol.Demand{}, nil
 }
 
-// Refused notes that a request of a device was refused: if it was told to renew, it failed.
+// demands reports whether nothing else than what the campaign wants is granted to the device any more.
+func (c *Campaign) demands(m *member, now int64) bool {
+	if c.Action != Rekey { // the profile does it by itself
+		return false
+	}
+	over := m.standing == Succeeded || m.standing == Closing || m.standing == Skipped
+	return !over && m.place < c.released(now) && now >= c.Turn(m.place, now)+c.Grace
+}
+
+// Refused notes that a request of a device was refused: if it was told to renew, or never asks and met the campaign's demand, it failed.
 func (s *Service) Refused(ctx context.Context, d *device.Device, why string) {
 	for _, c := range *s.running.Load() {
 		m, found, err := s.member(ctx, &c, d)
-		if err == nil && found && m.standing == Told {
+		if err == nil && found && (m.standing == Told || m.standing == Waiting && c.demands(&m, s.Now().Unix())) {
 			err = s.shift(ctx, &c, m, Failed, "its request was refused: "+why)
 		}
 		if err != nil {

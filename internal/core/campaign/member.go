@@ -100,7 +100,7 @@ func memberTx(ctx context.Context, tx *db.Tx, c ID, cell uint8, id device.ID) (m
 
 // moveTx changes where the device stands, unless somebody else has, and counts.
 func (m *member) moveTx(ctx context.Context, tx *db.Tx, c ID, to Standing, at int64, note string) error {
-	note = note[:min(len(note), noteMost)]
+	note = shortened(note)
 	n, err := tx.Exec(ctx, moveMember, int64(m.cell), c[:], m.device[:], int64(m.standing), int64(to), at, note)
 	if err != nil || n == 0 {
 		return err

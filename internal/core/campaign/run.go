@@ -124,7 +124,7 @@ func (r *runner) do(ctx context.Context, c *Campaign, m move, note string) error
 		present := *c // the transaction may run again
 		return r.moveTx(ctx, tx, &present, actor(), m, func(_ context.Context, _ *db.Tx, c *Campaign, now int64) error {
 			c.stop(now)
-			if c.Note = note; m == moveFinish || m == moveRefuse {
+			if c.Note = note; m == moveFinish || m == moveRefuse || m == moveAbort {
 				c.Ended = now
 			}
 			return nil
@@ -181,6 +181,9 @@ func (r *runner) fill(ctx context.Context, c *Campaign) error {
 	if err != nil {
 		return err
 	}
+	if grown, err := r.outgrown(ctx, c, len(page)); err != nil || grown {
+		return err
+	}
 	filled := int64(0)
 	if next == "" {
 		filled = 1
@@ -206,6 +209,22 @@ func (r *runner) fill(ctx context.Context, c *Campaign) error {
 		}
 	}
 	return err
+}
+
+// outgrown ends a campaign that was small enough for one person when it was made, and would now take in more devices than that.
+func (r *runner) outgrown(ctx context.Context, c *Campaign, more int) (bool, error) {
+	if r.AskAbove < 0 || c.Approval != (approve.ID{}) {
+		return false, nil
+	}
+	var p Progress
+	err := r.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		p, err = progressTx(ctx, tx, c.ID)
+		return err
+	})
+	if err != nil || p.Total()+int64(more) <= int64(r.AskAbove) {
+		return false, err
+	}
+	return true, r.do(ctx, c, moveAbort, fmt.Sprintf("more than %d devices fit by now, and for so many a second person must agree: make it again", r.AskAbove))
 }
 
 func (r *runner) takeIn(ctx context.Context, tx *db.Tx, c *Campaign, d *device.Device) error {
