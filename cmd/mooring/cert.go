@@ -31,7 +31,8 @@ const certShowHelp = `Shows what a certificate says and whether it is revoked. -
 Of a certificate that was recorded in brief, or whose time here is over, the record of its issue tells issuer, device, profile, validity and
 key.`
 
-const certExportHelp = `Writes a certificate as PEM or, with --der, as DER. --chain adds the certificates of the CAs above it.`
+const certExportHelp = `Writes a certificate as PEM or, with --der, as DER. --chain adds the certificates of the CAs above it.
+--tls adds what a TLS server or client sends along instead: the CAs above it but for the root, and during a rollover the cross certificates.`
 
 func (c *cli) certCommand() *cobra.Command {
 	return group(&cobra.Command{
@@ -226,6 +227,7 @@ func purposes(x *x509.Certificate) (all []string) {
 
 func (c *cli) certExportCommand() *cobra.Command {
 	var f exportFlags
+	var forTLS bool
 	cmd := &cobra.Command{
 		Use: "export SERIAL", Short: "Write a certificate", Long: certExportHelp,
 		Example: "  mooring cert export 4165a1b2c3d4e5f60718293a4b5c6d7e --chain -o chain.pem",
@@ -239,17 +241,21 @@ func (c *cli) certExportCommand() *cobra.Command {
 				return notKept(x)
 			}
 			text := x.PEM
-			if f.chain {
+			if f.chain || forTLS {
 				issuer, err := s.CA(ctx, x.Issuer)
 				if err != nil {
 					return err
 				}
-				text += issuer.Chain
+				f.chain = true
+				if text += issuer.Chain; forTLS {
+					text = x.PEM + issuer.Sent
+				}
 			}
 			return c.export([]byte(text), f)
 		}),
 	}
 	cmd.Flags().BoolVar(&f.chain, "chain", false, "add the certificates of the CAs above it")
+	cmd.Flags().BoolVar(&forTLS, "tls", false, "add what is sent along in TLS: no root, but cross certificates")
 	cmd.Flags().BoolVar(&f.der, "der", false, "write DER instead of PEM")
 	cmd.Flags().StringVarP(&f.file, "out", "o", "", "file to write; must not exist (default standard output)")
 	return cmd

@@ -201,6 +201,9 @@ func (s *server) getCA(ctx context.Context, actor access.Actor, in *getCAInput) 
 	}
 	out := shownCA(i)
 	out.Chain = string(i.PEM())
+	for _, raw := range s.CA.Ladder(i) {
+		out.Sent += string(pemOf(raw))
+	}
 	return out, nil
 }
 

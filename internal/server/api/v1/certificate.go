@@ -58,6 +58,7 @@ type CA struct {
 	Shards    int       `json:"crl_shards,omitempty" doc:"Into how many revocation lists its certificates are divided; absent when there is one" example:"256"`
 	Created   time.Time `json:"created" doc:"When it was made"`
 	Chain     string    `json:"chain,omitempty" doc:"Its certificate and those above it, PEM; left out of listings"`
+	Sent      string    `json:"sent,omitempty" doc:"What the holder of a certificate by it sends along in TLS: its certificate and those above it but for the root, then the cross certificates for the root, PEM; left out of listings"`
 }
 
 // CAList holds all CAs in the order of their names.
