@@ -99,7 +99,9 @@ func (r *Registry) loadTx(ctx context.Context, tx *db.Tx, id ID) (Device, error)
 }
 
 // LoadTx is Load within a transaction.
-func (r *Registry) LoadTx(ctx context.Context, tx *db.Tx, id ID) (Device, error) { return r.loadTx(ctx, tx, id) }
+func (r *Registry) LoadTx(ctx context.Context, tx *db.Tx, id ID) (Device, error) {
+	return r.loadTx(ctx, tx, id)
+}
 
 // Load returns the device with this id, for the platform's own decisions: it asks nobody for permission, and LastSeen is 0. The error is
 // NotFound when there is none.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -107,32 +106,6 @@ type draft struct {
 	addition *addition
 }
 
-// reserveNumber gives out the next number, at least the present second.
-const reserveNumber = `INSERT INTO crl_scope (cell, issuer, shard, changes, number) VALUES (0, $1, $2, 0, $3) ON CONFLICT (cell, issuer, shard)
- DO UPDATE SET number = CASE WHEN crl_scope.number >= excluded.number THEN crl_scope.number + 1 ELSE excluded.number END RETURNING number, changes`
-
-// errOther says that the list before is not the one that was prepared for.
-var errOther = errors.New("another list was published meanwhile")
-
-// reserve takes a number and reads, under the lock of the list's row, what is new on the list of that number. What is not new is read before,
-// so that nobody waits for it.
-func (s *Service) reserve(ctx context.Context, sc *scope, regular bool) (*draft, error) {
-	for try := 0; ; try++ {
-		f, err := s.prepare(ctx, sc, regular)
-		if err != nil {
-			return nil, fmt.Errorf("reading what is revoked: %w", err)
-		}
-		d, err := s.take(ctx, sc, f, regular)
-		if errors.Is(err, errOther) && try < 3 {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reserving a CRL number: %w", err)
-		}
-		return d, nil
-	}
-}
-
 // floorAfter is the floor of the list that follows l: a regular one leaves out what has expired before the last regular one and was on it.
 func floorAfter(l *list, regular bool) floor {
 	switch {
@@ -144,65 +117,40 @@ func floorAfter(l *list, regular bool) floor {
 	return l.floor
 }
 
-// fewNew is how many changes are read under the lock of the list's row.
-const fewNew = 500
-
-// prepare reads entries until only few changes are missing, and returns the floor for which they hold.
-func (s *Service) prepare(ctx context.Context, sc *scope, regular bool) (floor, error) {
-	limit := s.Now().Unix()
-	k := sc.kept
-	var f floor
-	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		k = sc.kept
-		was, err := readListTx(ctx, tx, sc.key)
-		if err != nil {
-			return err
-		}
-		f = floorAfter(was, regular)
-		var changes int64
-		if _, err := tx.Get(ctx, []any{&changes}, selectChanges, sc.key.issuer[:], sc.key.shard); err != nil {
-			return err
-		}
-		if !k.loaded || k.floor != f {
-			k, err = sc.fillTx(ctx, tx, f, changes, limit)
-			return err
-		}
-		if changes-k.covers <= fewNew {
-			return nil
-		}
-		a, err := sc.newTx(ctx, tx, &k, changes, limit)
-		k = k.with(a, changes)
-		return err
-	})
-	if err == nil {
-		sc.kept = k
-	}
-	return f, err
-}
-
-// take reserves the number for a list with the floor f.
-func (s *Service) take(ctx context.Context, sc *scope, f floor, regular bool) (*draft, error) {
+// prepare reads in one state of the database what the next list is made of. Its number is the one after that of the published list, and at
+// least the present second. Another node may prepare a list of the same number: only one of them is stored, and only that one is ever seen.
+func (s *Service) prepare(ctx context.Context, sc *scope, regular bool) (*draft, error) {
 	var d *draft
-	err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		d = &draft{}
-		now := s.Now().Unix()
-		if _, err := tx.Get(ctx, []any{&d.number, &d.covers}, reserveNumber, sc.key.issuer[:], sc.key.shard, now); err != nil {
-			return err
-		}
+	var k kept
+	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		d, k = &draft{}, sc.kept
 		was, err := readListTx(ctx, tx, sc.key)
 		if err != nil {
 			return err
 		}
-		if floorAfter(was, regular) != f {
-			return errOther
+		if _, err := tx.Get(ctx, []any{&d.covers}, selectChanges, sc.key.issuer[:], sc.key.shard); err != nil {
+			return err
 		}
-		s.follows(sc, &d.list, was, now, regular)
-		d.floor = f
+		d.number = s.Now().Unix()
+		if was != nil {
+			d.number = max(d.number, was.number+1)
+		}
+		d.floor = floorAfter(was, regular)
+		s.follows(sc, &d.list, was, s.Now().Unix(), regular)
 		s.schedule(sc, &d.list)
-		d.addition, err = sc.newTx(ctx, tx, &sc.kept, d.covers, d.thisUpdate)
+		if !k.loaded || k.floor != d.floor || k.covers > d.covers {
+			d.addition = &addition{}
+			k, err = sc.fillTx(ctx, tx, d.floor, d.covers, d.thisUpdate)
+			return err
+		}
+		d.addition, err = sc.newTx(ctx, tx, &k, d.covers, d.thisUpdate)
 		return err
 	})
-	return d, err
+	if err != nil {
+		return nil, fmt.Errorf("reading what is revoked: %w", err)
+	}
+	sc.kept = k
+	return d, nil
 }
 
 // follows sets the times of l, which comes after was.

@@ -299,7 +299,7 @@ func (s *Service) publish(ctx context.Context, sc *scope, regular bool) (*list, 
 }
 
 func (s *Service) publishBuilt(ctx context.Context, sc *scope, regular bool) (l *list, stored bool, err error) {
-	draft, err := s.reserve(ctx, sc, regular)
+	draft, err := s.prepare(ctx, sc, regular)
 	if err != nil {
 		return nil, false, err
 	}
@@ -371,9 +371,9 @@ const insertList = `INSERT INTO crl (cell, issuer, shard, ` + listColumns + `) V
  next_update = excluded.next_update, covers = excluded.covers, regular_number = excluded.regular_number, regular_update = excluded.regular_update,
  regular_covers = excluded.regular_covers, floor_update = excluded.floor_update, floor_covers = excluded.floor_covers, due = excluded.due,
  delta = excluded.delta, size = excluded.size, signature = excluded.signature, digest = excluded.digest
- WHERE crl.number < excluded.number AND crl.this_update <= excluded.this_update`
+ WHERE crl.number < excluded.number AND crl.covers <= excluded.covers AND crl.this_update <= excluded.this_update`
 
-// storeTx writes the row of l and reports whether it did: not when a newer list is there, or one with a later time.
+// storeTx writes the row of l and reports whether it did: not when a newer list is there, or one that says more.
 func (l *list) storeTx(ctx context.Context, tx *db.Tx, k scopeKey) (bool, error) {
 	n, err := tx.Exec(ctx, insertList, k.issuer[:], k.shard, l.kind, l.number, l.thisUpdate, l.nextUpdate, l.covers, l.regularNumber, l.regularUpdate,
 		l.regularCovers, l.floor.update, l.floor.covers, l.due, bit(l.delta), l.size, l.signature, l.digest[:])

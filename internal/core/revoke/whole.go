@@ -22,6 +22,10 @@ const (
 	maxMessage = 64 << 20
 )
 
+// reserveNumber gives out the next number, at least the present second.
+const reserveNumber = `INSERT INTO crl_scope (cell, issuer, shard, changes, number) VALUES (0, $1, $2, 0, $3) ON CONFLICT (cell, issuer, shard)
+ DO UPDATE SET number = CASE WHEN crl_scope.number >= excluded.number THEN crl_scope.number + 1 ELSE excluded.number END RETURNING number`
+
 // publishWhole makes the complete list of a CA with shards. It is read, hashed and stored in pieces, so that it takes the same memory however
 // long it is. It is stored under its number before anybody is told of that: the row of crl that names it comes last.
 //
@@ -31,8 +35,7 @@ func (s *Service) publishWhole(ctx context.Context, sc *scope) (l *list, stored 
 	var was *list
 	l = &list{kind: pieced}
 	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		var none int64
-		if _, err := tx.Get(ctx, []any{&l.number, &none}, reserveNumber, sc.key.issuer[:], sc.key.shard, s.Now().Unix()); err != nil {
+		if _, err := tx.Get(ctx, []any{&l.number}, reserveNumber, sc.key.issuer[:], sc.key.shard, s.Now().Unix()); err != nil {
 			return err
 		}
 		was, err = readListTx(ctx, tx, sc.key)
