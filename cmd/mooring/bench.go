@@ -24,7 +24,8 @@ func (c *cli) benchCommand() *cobra.Command {
 		Use: "bench", Short: "Measure what things cost", Long: benchHelp,
 		Example: "  mooring bench issue\n  mooring bench enrol --json",
 	}
-	cmd.AddCommand(c.benchIssueCommand(), c.benchEnrolCommand(), c.benchInventoryCommand(), c.benchStorageCommand(), c.benchCAsCommand(), c.benchOCSPCommand(), c.benchJobsCommand(), c.benchBareCommand())
+	cmd.AddCommand(c.benchIssueCommand(), c.benchEnrolCommand(), c.benchInventoryCommand(), c.benchStorageCommand(), c.benchCAsCommand(), c.benchOCSPCommand(), c.benchRevokeCommand(),
+		c.benchJobsCommand(), c.benchBareCommand())
 	return cmd
 }
 
