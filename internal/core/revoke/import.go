@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"fmt"
+	"io"
 	"time"
 
 	"mooring/internal/base/db"
@@ -43,11 +45,54 @@ func (s *Service) ImportCRL(ctx context.Context, actor access.Actor, raw []byte)
 	if err != nil {
 		return nil, CRL{}, err
 	}
+	if err := s.saysLess(ctx, sc, parsed); err != nil {
+		return nil, CRL{}, err
+	}
 	if err := s.storeForeign(ctx, actor, sc, l, raw); err != nil {
 		return nil, CRL{}, err
 	}
 	sc.adopt(l)
 	return i, l.crl(sc.key), nil
+}
+
+// saysLess refuses a list that takes a revocation back: of a CA that has not ended, and for good. That is what a root signs whose directory was
+// restored from a backup of before the revocation, and its number is higher all the same.
+func (s *Service) saysLess(ctx context.Context, sc *scope, next *x509.RevocationList) error {
+	was, err := s.newest(ctx, sc)
+	if err != nil || was == nil {
+		return err
+	}
+	raw, err := io.ReadAll(s.Content(ctx, was.crl(sc.key)))
+	if err != nil {
+		return fmt.Errorf("reading the list that is published: %w", err)
+	}
+	last, err := x509.ParseRevocationList(raw)
+	if err != nil {
+		return fmt.Errorf("reading the list that is published: %w", err)
+	}
+	certs := map[string]*x509.Certificate{}
+	for _, i := range s.issuers() {
+		if p := i.Parent(); p != nil && p.ID() == sc.key.issuer {
+			certs[i.Certificate().SerialNumber.String()] = i.Certificate()
+		}
+	}
+	for _, c := range s.CA.Crosses() {
+		if c.Issuer.ID() == sc.key.issuer {
+			certs[c.Cert.SerialNumber.String()] = c.Cert
+		}
+	}
+	there := map[string]bool{}
+	for _, e := range next.RevokedCertificateEntries {
+		there[e.SerialNumber.String()] = true
+	}
+	for _, e := range last.RevokedCertificateEntries {
+		serial := e.SerialNumber.String()
+		if c := certs[serial]; c != nil && !there[serial] && Reason(e.ReasonCode) != CertificateHold && s.Now().Before(c.NotAfter) {
+			return errs.New(errs.Conflict, "the list does not revoke %s (%x) any more, as the one that is published does: was the root restored from an old backup? Revoke it there again, then sign a new list",
+				c.Subject, e.SerialNumber)
+		}
+	}
+	return nil
 }
 
 // signerOf returns the CA that signed a list.
