@@ -173,7 +173,7 @@ func extensions(list ...der.Extension) []byte {
 
 const (
 	oidNonce der.OID = "\x2b\x06\x01\x05\x05\x07\x30\x01\x02"
-	oidSHA1          = "\x2b\x0e\x03\x02\x1a"
+	oidSHA1  der.OID = "\x2b\x0e\x03\x02\x1a"
 )
 
 func nonceExtension(value []byte) []byte {

@@ -252,6 +252,9 @@ func TestRenewal(t *testing.T) {
 	if w.KeptOCSP(q, w.now.Load()) != first {
 		t.Error("the fast way finds another answer than the slow one")
 	}
+	if n := testing.AllocsPerRun(100, func() { w.KeptOCSP(q, first.ThisUpdate) }); n > 0 {
+		t.Errorf("the fast way allocates %v times", n)
+	}
 	w.now.Add(6 * 3600)
 	if w.KeptOCSP(q, w.now.Load()) != nil {
 		t.Error("the fast way gives an answer past half of its life")
