@@ -11,10 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"mooring/internal/app"
 	"mooring/internal/base/db"
@@ -161,16 +160,14 @@ record: ephemeral
 no_rev_avail: true
 `
 
-func (s *store) run(ctx context.Context) error {
+func (s *store) run(ctx context.Context) (err error) {
 	own, stop := context.WithCancel(ctx)
-	g, own := errgroup.WithContext(own)
-	g.Go(func() error { return s.Enrol.Run(own) })
-	defer func() { _ = g.Wait() }() // it ends with own
-	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Enrol.Run(own) }()
+	defer func() { stop(); err = errors.Join(err, <-ended) }()
 	if err := s.found(ctx); err != nil {
 		return err
 	}
-	var err error
 	if s.before, err = s.measure(ctx); err != nil {
 		return err
 	}
@@ -223,31 +220,40 @@ func (s *store) found(ctx context.Context) error {
 	return nil
 }
 
+// atOnce is how many devices renew at a time.
+const atOnce = 64
+
 // renew lets each device get one more certificate, many at once.
 func (s *store) renew(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(64)
+	results := make([]error, len(s.fleet))
+	room := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
 	for i := range s.fleet {
-		g.Go(func() error {
-			defer s.Enrol.Expect()()
-			o := &s.fleet[i]
-			r := enrol.Request{Protocol: "bench", Op: enrol.Renew, Chain: [][]byte{o.leaf.Raw}}
-			if s.class == ca.Ephemeral {
-				r.Op, r.Profile = enrol.Enrol, "passing"
-			}
-			var err error
-			if r.CSR, err = repeating(o); err != nil {
-				return err
-			}
-			a, err := s.Enrol.Submit(ctx, r)
-			if err != nil || s.class == ca.Ephemeral {
-				return err
-			}
-			o.leaf, err = x509.ParseCertificate(a.Certificate.DER)
-			return err
+		room <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-room }()
+			results[i] = s.renewOne(ctx, &s.fleet[i])
 		})
 	}
-	return g.Wait()
+	wg.Wait()
+	return errors.Join(results...)
+}
+
+func (s *store) renewOne(ctx context.Context, o *owner) (err error) {
+	defer s.Enrol.Expect()()
+	r := enrol.Request{Protocol: "bench", Op: enrol.Renew, Chain: [][]byte{o.leaf.Raw}}
+	if s.class == ca.Ephemeral {
+		r.Op, r.Profile = enrol.Enrol, "passing"
+	}
+	if r.CSR, err = repeating(o); err != nil {
+		return err
+	}
+	a, err := s.Enrol.Submit(ctx, r)
+	if err != nil || s.class == ca.Ephemeral {
+		return err
+	}
+	o.leaf, err = x509.ParseCertificate(a.Certificate.DER)
+	return err
 }
 
 // repeating is a request with the names of the device's certificate.
