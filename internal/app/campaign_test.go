@@ -2,6 +2,11 @@ package app_test
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"path/filepath"
@@ -12,9 +17,12 @@ import (
 
 	"mooring/agent"
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/errs"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/campaign"
 	"mooring/internal/core/device"
+	"mooring/internal/core/enrol"
+	"mooring/wire/der"
 )
 
 // fleetOf enrols n devices of a group by the real agent, a folder each.
@@ -82,7 +90,7 @@ func settled(t *testing.T, p *apptest.Platform, name string, fits func(campaign.
 // TestCampaign re-keys sixty devices to P-384, a fifth a day, by the real agent and a clock that is moved. One device's renewals are refused,
 // because its profile does not take certificates as evidence any more; the campaign stops at it, and goes on when a person says so.
 func TestCampaign(t *testing.T) {
-	p := apptest.Start(t, onSQLite, apptest.Variant("device", "picky", "evidence: [token]"))
+	p := apptest.Start(t, nil, apptest.Variant("device", "picky", "evidence: [token]"))
 	agents := fleetOf(t, p, 60)
 	who := apptest.Operator()
 	awaitInventory(t, p)
@@ -233,5 +241,58 @@ func breakRenewals(t *testing.T, p *apptest.Platform, name string) {
 	profile := "picky"
 	if _, err := p.Devices.Change(t.Context(), apptest.Operator(), d.ID, device.Change{Profile: &profile}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// lifeOfCampaign leaves rows of a campaign that runs.
+func lifeOfCampaign(t *testing.T, p *apptest.Platform) {
+	t.Helper()
+	awaitInventory(t, p)
+	_, err := p.Campaigns.Create(t.Context(), apptest.Operator(), campaign.Spec{Name: "small", Action: campaign.Renew, Rate: 1_00, Every: 86400, MaxFailed: 50_00, Deadline: p.Clock.Now().Unix() + 200*86400})
+	must(t, err)
+	_, err = p.Campaigns.Start(t.Context(), apptest.Operator(), "small")
+	must(t, err)
+	settled(t, p, "small", func(c campaign.Campaign, _ campaign.Progress) bool { return c.Filled })
+}
+
+// TestCampaignIsEnforced has a plain EST client, which never asks, renew with its old kind of key before and after the grace.
+func TestCampaignIsEnforced(t *testing.T) {
+	p := apptest.Start(t, nil)
+	d, cert := p.Enrolled(t, "plain", "device")
+	_, otherCert := p.Enrolled(t, "other", "device")
+	awaitInventory(t, p)
+	spec := campaign.Spec{Name: "p384", Filter: device.Filter{Profile: "device"}, Action: campaign.Rekey, Algorithm: der.ECP384, Rate: 100_00, Every: 3600, MaxFailed: 100_00, Grace: 2 * 86400,
+		Deadline: p.Clock.Now().Unix() + 30*86400, ByIssue: true}
+	_, err := p.Campaigns.Create(t.Context(), apptest.Operator(), spec)
+	must(t, err)
+	_, err = p.Campaigns.Start(t.Context(), apptest.Operator(), "p384")
+	must(t, err)
+	settled(t, p, "p384", func(c campaign.Campaign, _ campaign.Progress) bool { return c.Filled })
+	p.Clock.Move(2 * time.Hour)
+	renew := func(cert tls.Certificate, key crypto.Signer) (enrol.Answer, error) {
+		return p.Enrol.Submit(t.Context(), enrol.Request{Protocol: "est", Op: enrol.Renew, Chain: cert.Certificate, CSR: apptest.CSR(t, key,
+			der.RequestSpec{RawSubject: cert.Leaf.RawSubject, Names: der.AltNames{URI: []string{cert.Leaf.URIs[0].String()}}})})
+	}
+	key := apptest.Key(t)
+	again, err := renew(cert, key)
+	must(t, err) // within the grace, which does not count as success
+	cert = p.Pair(t, key, again.Certificate.DER)
+	p.Clock.Move(3 * 24 * time.Hour)
+	if _, err := renew(cert, apptest.Key(t)); err == nil || !strings.Contains(errs.Public(err), "the campaign p384 demands a key of kind ec-p384 since ") {
+		t.Errorf("after the grace: got %v, want a refusal that names the campaign and the key", err)
+	}
+	strong, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	must(t, err)
+	_, err = renew(cert, strong)
+	must(t, err)
+	_, err = renew(otherCert, strong)
+	must(t, err)
+	c, n := settled(t, p, "p384", func(c campaign.Campaign, _ campaign.Progress) bool { return c.State == campaign.Done })
+	if n.Done < 2 || n.Failed != 0 {
+		t.Errorf("at the end: %s with %+v", c.Note, n)
+	}
+	d = p.Load(t, d.ID)
+	if slot, _ := d.Slot("operational"); slot.Key != "ec-p384" {
+		t.Errorf("key in the slot: got %s, want ec-p384", slot.Key)
 	}
 }
