@@ -1,6 +1,12 @@
 package device
 
-import "strings"
+import (
+	"context"
+	"strings"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+)
 
 // Allows reports whether a device in this state can be moved by m.
 func (s State) Allows(m Move) bool {
@@ -13,4 +19,37 @@ func (d *Device) Tagged(tag string) bool {
 	k, want, exact := strings.Cut(tag, "=")
 	v, ok := d.Tags[k]
 	return ok && (!exact || v == want)
+}
+
+// Marked is a slot whose certificate is revoked or on hold; see SlotRevokedTx.
+type Marked struct {
+	ID     ID
+	Slot   string // "" raises the policy number alone
+	Serial []byte
+	At     int64
+}
+
+// SlotsRevokedTx is SlotRevokedTx for many, in one round trip, in the order given: it takes the locks of the devices, so the order is that of cells
+// and ids.
+func (r *Registry) SlotsRevokedTx(ctx context.Context, tx *db.Tx, list []Marked) error {
+	stmts := make([]*db.Stmt, 0, 2*len(list))
+	var bumps []*db.Stmt
+	for _, m := range list {
+		cell := int64(r.CellOf(m.ID))
+		bump := &db.Stmt{SQL: bumpPolicy, Args: []any{cell, m.ID[:], m.At}}
+		stmts, bumps = append(stmts, bump), append(bumps, bump)
+		if m.Slot != "" {
+			stmts = append(stmts, &db.Stmt{SQL: revokeSlot, Args: []any{cell, m.ID[:], m.Slot, octets(m.Serial), m.At}})
+		}
+		tx.OnCommit(func() { r.inv.touch(m.ID) })
+	}
+	if err := tx.Send(ctx, stmts...); err != nil {
+		return err
+	}
+	for _, s := range bumps {
+		if s.N == 0 {
+			return errs.New(errs.NotFound, "there is no such device")
+		}
+	}
+	return nil
 }

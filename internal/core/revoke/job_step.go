@@ -100,32 +100,41 @@ func (b *Bulk) changeManyTx(ctx context.Context, tx *db.Tx, actor access.Actor, 
 		return nil, err
 	}
 	list, now := make([]outcome, len(certs)), b.Now().Unix()
+	var marks []device.Marked
 	for i, c := range certs {
 		if list[i], err = next(rows[i], c, to, byDevice, now); err != nil {
 			return nil, err
 		}
 		list[i].spki = c.SPKIHash
-		if list[i].changed {
-			if list[i].Shard, err = b.shardOf(c); err != nil {
-				return nil, err
-			}
-			if err := b.markDevice(ctx, tx, c, to, list[i].At); err != nil {
-				return nil, err
-			}
+		if !list[i].changed {
+			continue
 		}
+		if list[i].Shard, err = b.shardOf(c); err != nil {
+			return nil, err
+		}
+		if m, ok := markOf(c, to, list[i].At); ok {
+			marks = append(marks, m)
+		}
+	}
+	if err := b.Devices.SlotsRevokedTx(ctx, tx, marks); err != nil {
+		return nil, fmt.Errorf("marking the devices of certificates: %w", err)
 	}
 	if err := numberTx(ctx, tx, list); err != nil {
 		return nil, fmt.Errorf("numbering the changes of a list: %w", err)
 	}
 	var entries []audit.Entry
+	var writes []*db.Stmt
 	for i := range list {
-		if !list[i].changed {
-			continue
+		if list[i].changed {
+			writes = append(writes, writeStmt(certs[i].Cell, &list[i].Revocation))
+			entries = append(entries, list[i].entry(actor))
 		}
-		if err := writeTx(ctx, tx, certs[i].Cell, &list[i].Revocation); err != nil {
-			return nil, err
-		}
-		entries = append(entries, list[i].entry(actor))
+	}
+	if err := tx.Send(ctx, writes...); err != nil {
+		return nil, fmt.Errorf("writing revocations: %w", err)
+	}
+	if slices.ContainsFunc(writes, func(s *db.Stmt) bool { return s.N == 0 }) {
+		return nil, errOvertaken
 	}
 	b.countOnCommit(tx, list)
 	tx.OnCommit(func() { b.changed(list) })

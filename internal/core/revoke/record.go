@@ -262,17 +262,23 @@ func next(was Revocation, c *ca.Certificate, to Reason, byDevice bool, now int64
 // markDevice raises the device's policy number, so that a renewal that was decided before is turned away, and marks the slot when the
 // revocation is final. A hold leaves no mark: the slot's certificate may come back.
 func (s *Service) markDevice(ctx context.Context, tx *db.Tx, c *ca.Certificate, to Reason, at int64) error {
-	if to == released || c.Device == [16]byte{} {
+	m, ok := markOf(c, to, at)
+	if !ok {
 		return nil
 	}
-	slot := c.Slot
-	if to == CertificateHold {
-		slot = "" // no slot is called so: only the number is raised
-	}
-	if err := s.Devices.SlotRevokedTx(ctx, tx, device.ID(c.Device), slot, c.Serial[:], at); err != nil {
+	if err := s.Devices.SlotRevokedTx(ctx, tx, m.ID, m.Slot, m.Serial, m.At); err != nil {
 		return fmt.Errorf("marking the device of a certificate: %w", err)
 	}
 	return nil
+}
+
+// markOf returns what markDevice marks, if anything.
+func markOf(c *ca.Certificate, to Reason, at int64) (device.Marked, bool) {
+	m := device.Marked{ID: c.Device, Slot: c.Slot, Serial: c.Serial[:], At: at}
+	if to == CertificateHold {
+		m.Slot = "" // no slot is called so: only the number is raised
+	}
+	return m, to != released && m.ID != device.ID{}
 }
 
 // addChanges takes numbers for $3 changes. The row stays locked until the commit, so that numbers are committed in their order.
@@ -310,7 +316,8 @@ const writeRevoked = `INSERT INTO revoked (cell, serial, ` + revokedColumns + `)
  change = excluded.change WHERE revoked.turn = excluded.turn - 1`
 
 func writeTx(ctx context.Context, tx *db.Tx, cell uint8, r *Revocation) error {
-	n, err := tx.Exec(ctx, writeRevoked, int64(cell), r.Serial, r.Issuer[:], r.Shard, r.At, int64(r.Reason), r.NotAfter, r.Device[:], r.origin(), r.turn, r.change)
+	s := writeStmt(cell, r)
+	n, err := tx.Exec(ctx, s.SQL, s.Args...)
 	if err != nil {
 		return fmt.Errorf("writing a revocation: %w", err)
 	}
@@ -318,6 +325,11 @@ func writeTx(ctx context.Context, tx *db.Tx, cell uint8, r *Revocation) error {
 		return errOvertaken
 	}
 	return nil
+}
+
+// writeStmt changes no row when somebody else changed it meanwhile.
+func writeStmt(cell uint8, r *Revocation) *db.Stmt {
+	return &db.Stmt{SQL: writeRevoked, Args: []any{int64(cell), r.Serial, r.Issuer[:], r.Shard, r.At, int64(r.Reason), r.NotAfter, r.Device[:], r.origin(), r.turn, r.change}}
 }
 
 func (r *Revocation) origin() int64 {
