@@ -136,7 +136,7 @@ func (s *Service) chooseProfile(_ context.Context, sub *submission) (err error) 
 }
 
 // checkDevice refuses early what the record would refuse for certain (record.go): the states that may have no certificate, and used tokens.
-func (s *Service) checkDevice(_ context.Context, sub *submission) error {
+func (s *Service) checkDevice(ctx context.Context, sub *submission) error {
 	d := &sub.identity.Device
 	if !d.State.Active() {
 		return device.StateRefusal(d.State)
@@ -145,9 +145,9 @@ func (s *Service) checkDevice(_ context.Context, sub *submission) error {
 		return nil
 	}
 	// A used token is good for the very request that used it: a device whose answer was lost asks again and gets the same certificate. One that
-	// is not kept cannot be given again, and then it gets another one for the same key, as long as the first would live.
-	if _, ok := s.answered(sub); ok && (sub.profile.Record == ca.Full || s.Now().Unix() < d.Token.Used+sub.profile.Validity) {
-		return nil
+	// is not kept cannot be given again, and then it gets another one for the same key, as long as the first would live, and unless that is on hold.
+	if slot, ok := s.answered(sub); ok && (sub.profile.Record == ca.Full || s.Now().Unix() < d.Token.Used+sub.profile.Validity) {
+		return s.notClosed(ctx, slot.Serial)
 	}
 	return unauthenticated("%s", errs.Public(device.ErrTokenUsed))
 }
