@@ -174,6 +174,7 @@ func smallLife(t *testing.T) string {
 			must(t, err)
 		}
 	}
+	otherCAs(t, p)
 	p.Record(t)
 	dir := p.Config.Dir
 	p.Stop(t)

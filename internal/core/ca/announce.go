@@ -40,7 +40,7 @@ func (t text) varies() bool {
 
 // Anchors returns the certificates in DER that somebody needs to verify what the named CAs issue, or what all CAs issue when none is
 // named: each once, CAs before the cross certificates of their roots, and these before the roots. Roots that vouch for each other come
-// together, so that both generations are known wherever one is (RFC 7030, section 4.1.3). Unknown names add nothing.
+// together, so that both generations are known wherever one is (RFC 7030, section 4.1.3). Unknown names add nothing, nor do CAs that have ended.
 func (a *Authority) Anchors(names ...string) [][]byte {
 	var issuers []*Issuer
 	for _, name := range names {
@@ -51,7 +51,7 @@ func (a *Authority) Anchors(names ...string) [][]byte {
 	if len(names) == 0 {
 		issuers = a.all()
 	}
-	b := bundle{crosses: a.Crosses(), seen: map[IssuerID]bool{}}
+	b := bundle{crosses: a.Crosses(), now: a.deps.Now().Unix(), seen: map[IssuerID]bool{}}
 	for _, i := range issuers {
 		b.add(i)
 	}
@@ -61,6 +61,7 @@ func (a *Authority) Anchors(names ...string) [][]byte {
 // bundle collects certificates for Anchors.
 type bundle struct {
 	crosses                []*Cross
+	now                    int64
 	seen                   map[IssuerID]bool
 	below, vouching, roots [][]byte
 }
@@ -69,6 +70,9 @@ type bundle struct {
 func (b *bundle) add(i *Issuer) {
 	for ; i != nil && !b.seen[i.id]; i = i.parent {
 		b.seen[i.id] = true
+		if i.cert.NotAfter.Unix() < b.now {
+			continue
+		}
 		if i.parent != nil {
 			b.below = append(b.below, i.cert.Raw)
 			continue
