@@ -2,12 +2,15 @@ package revoke
 
 import (
 	"crypto"
+	"crypto/rand"
 	"crypto/x509"
 	"testing"
 
 	xocsp "golang.org/x/crypto/ocsp"
 
 	"mooring/internal/core/ca"
+	"mooring/internal/core/key"
+	"mooring/wire/der"
 	"mooring/wire/ocsp"
 )
 
@@ -161,5 +164,31 @@ func TestDelegatedUnderLoad(t *testing.T) {
 	}
 	if n := w.Metrics().Delegates; n != 3 {
 		t.Errorf("%d delegates were made, want 3", n)
+	}
+}
+
+// TestCAWithoutKey imports a CA whose key is elsewhere: nobody here can answer for it, whatever the mode.
+func TestCAWithoutKey(t *testing.T) {
+	for _, mode := range []Mode{FromCA, Delegated} {
+		w := newWorld(t)
+		w.Deps.OCSP.Mode = func(string) Mode { return mode }
+		private, err := key.New(key.P256)
+		must(t, err)
+		spki, err := der.EncodePublicKey(private.Public())
+		must(t, err)
+		subject, err := der.ParseDN("O=Elsewhere, CN=Elsewhere Root G1")
+		must(t, err)
+		name, err := der.BuildName(subject)
+		must(t, err)
+		now := w.now.Load()
+		raw, err := ca.Certify(private, rand.Reader, now, ca.CACertificate{Subject: name, SPKI: spki, NotBefore: now - 3600, NotAfter: now + 365*86400, PathLen: 1})
+		must(t, err)
+		_, err = w.CA.Import(t.Context(), admin, ca.Import{Name: "elsewhere", Chain: [][]byte{raw}})
+		must(t, err)
+		i := w.issuer(t, "elsewhere")
+		a, err := w.OCSP(t.Context(), question(t, i, crypto.SHA1, nil, []byte{1}))
+		if a.Status != ocsp.Unauthorized || err != nil || !i.Offline() {
+			t.Errorf("%s: got %s, %v, want unauthorized", mode, a.Status, err)
+		}
 	}
 }
