@@ -79,21 +79,84 @@ openssl ocsp -respin plain -issuer issuer.pem -cert good.pem -CAfile root.pem | 
 			}
 		})
 		t.Run("CRL", func(t *testing.T) {
-			out := s.sh(t, fetched+`openssl crl -in crl.pem -noout -text -verify -CAfile cas.pem
-openssl verify -x509_strict -crl_check -CRLfile crl.pem -CAfile root.pem -untrusted cas.pem good.pem
-curl -sSf "$STATUS/crl/root.crl" | openssl crl -inform DER -out root.crl
-openssl verify -x509_strict -crl_check -CRLfile root.crl -CAfile root.pem issuer.pem
-if openssl verify -crl_check -CRLfile crl.pem -CAfile root.pem -untrusted cas.pem bad.pem; then exit 1; fi
+			s.sh(t, `curl -sSf "$STATUS/crl/root.crl" -o root.der
+openssl crl -inform DER -in root.der -out root.crl
+openssl verify -x509_strict -crl_check -CRLfile root.crl -CAfile root.pem issuer.pem`)
+			lintList(t, s.read(t, "root.der"))
+			s.sh(t, fetched+`cat crl.pem root.crl >both.crl
+openssl crl -in crl.pem -noout -verify -CAfile cas.pem
+openssl verify -x509_strict -crl_check_all -CRLfile both.crl -CAfile root.pem -untrusted cas.pem good.pem
 certtool --verify-crl --load-ca-certificate issuer.pem --infile crl.pem`, good)
-			for _, want := range []string{"verify OK", "Cessation Of Operation", "certificate revoked", "X509v3 CRL Number", "Verified."} {
+			lintList(t, s.read(t, "crl.der"))
+			out := s.sh(t, fetched+`cat crl.pem root.crl >both.crl
+openssl crl -in crl.pem -noout -text -verify -CAfile cas.pem
+if openssl verify -crl_check_all -CRLfile both.crl -CAfile root.pem -untrusted cas.pem bad.pem; then exit 1; fi
+certtool --verify-crl --load-ca-certificate issuer.pem --infile crl.pem
+certtool --crl-info --infile crl.pem`, "NAME=bad")
+			for _, want := range []string{"verify OK", "Cessation Of Operation", "certificate revoked", "X509v3 CRL Number", "X509v3 Issuing Distribution Point: critical", "Only User Certificates", "Verified."} {
 				if !strings.Contains(out, want) {
 					t.Errorf("the list: no %q in\n%s", want, out)
 				}
 			}
 			lintList(t, s.read(t, "crl.der"))
-			s.sh(t, `curl -sSf "$STATUS/crl/root.crl" -o root.der`)
-			lintList(t, s.read(t, "root.der"))
 		})
+		t.Run("CRL of another shard", func(t *testing.T) {
+			out := s.sh(t, fetched+`own=$(basename "$CRL" .crl)
+curl -sSf "$(dirname "$CRL")/$(( (own + 1) % 256 )).crl" | openssl crl -inform DER -out other.crl
+if openssl verify -crl_check -CRLfile other.crl -CAfile root.pem -untrusted cas.pem good.pem; then exit 1; fi`, good)
+			if !strings.Contains(out, "different CRL scope") && !strings.Contains(out, "unable to get certificate CRL") {
+				t.Errorf("the list of another shard: %s", out)
+			}
+		})
+		t.Run("complete CRL", func(t *testing.T) {
+			out := s.sh(t, `curl -sSf "$STATUS/crl/devices.crl" -o whole.der
+openssl crl -inform DER -in whole.der -out whole.crl
+openssl crl -in whole.crl -noout -text -verify -CAfile cas.pem
+openssl verify -x509_strict -crl_check -CRLfile whole.crl -CAfile root.pem -untrusted cas.pem good.pem
+certtool --verify-crl --load-ca-certificate issuer.pem --infile whole.crl`)
+			if strings.Contains(out, "Issuing Distribution Point") {
+				t.Errorf("the complete list has a scope:\n%s", out)
+			}
+			lintList(t, s.read(t, "whole.der"))
+		})
+	})
+}
+
+// TestInteropDelta lets OpenSSL put delta lists together with the full list that they follow: a hold, its end, and a revocation.
+func TestInteropDelta(t *testing.T) {
+	engines(t, func(t *testing.T, database string) {
+		s := newSite(t)
+		s.sh(t, `mooring init -q --name Acme `+s.initFlags(database)+`
+sed -i 's/^  # delta: false/  delta: true/' d/mooring.yaml`)
+		s.serve(t)
+		s.sh(t, `mooring ca export --root -o root.pem
+curl -sSf --cacert root.pem "$EST/.well-known/est/cacerts" | openssl base64 -d | openssl pkcs7 -inform DER -print_certs -out cas.pem`)
+		s.enrol(t, "pump", "device", p256)
+		const pump = "NAME=pump"
+		out := s.sh(t, fetched+`cp crl.pem base.crl
+openssl crl -in base.crl -noout -text`, pump)
+		if !strings.Contains(out, "X509v3 Freshest CRL") {
+			t.Errorf("the full list names no delta list:\n%s", out)
+		}
+		const verify = `FRESH=$(openssl crl -in base.crl -noout -text | sed -n '/Freshest CRL/,/URI:/s/.*URI://p')
+curl -sSf "$FRESH" -o delta.der
+openssl crl -inform DER -in delta.der -out delta.crl
+openssl crl -in delta.crl -noout -text -verify -CAfile cas.pem
+certtool --verify-crl --load-ca-certificate issuer.pem --infile delta.crl
+openssl verify -crl_check -extended_crl -use_deltas -CRLfile base.crl -CRLfile delta.crl -CAfile root.pem -untrusted cas.pem pump.pem`
+		for _, step := range []struct{ act, want string }{
+			{`mooring cert revoke "$SERIAL" --reason certificateHold`, `(?s)X509v3 Delta CRL Indicator: critical.*Certificate Hold.*certificate revoked`},
+			{`curl -sSf --unix-socket d/mooring.sock -X POST "http://mooring/v1/certificates/$SERIAL/release"`, `(?s)Remove From CRL.*pump\.pem: OK`},
+			{`mooring cert revoke "$SERIAL" --reason keyCompromise`, `(?s)Key Compromise.*certificate revoked`},
+		} {
+			s.sh(t, `SERIAL=$(openssl x509 -in pump.pem -noout -serial | sed 's/.*=//' | tr A-F a-f)
+`+step.act)
+			out, err := s.try(t, verify, pump)
+			if !regexp.MustCompile(step.want).MatchString(out) {
+				t.Errorf("after %s: %v, want %s in\n%s", step.act, err, step.want, out)
+			}
+			lintList(t, s.read(t, "delta.der"))
+		}
 	})
 }
 
