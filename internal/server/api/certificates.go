@@ -72,6 +72,9 @@ func (s *server) shownCertificate(ctx context.Context, c *ca.Certificate) (v1.Ce
 	out := v1.Certificate{Serial: hex.EncodeToString(c.Serial[:]), Issuer: c.Issuer.String(), Profile: c.Profile, Version: c.Version, Slot: c.Slot,
 		Device: hex.EncodeToString(c.Device[:]), NotBefore: moment(c.NotBefore), NotAfter: moment(c.NotAfter), Key: hex.EncodeToString(c.SPKIHash[:]),
 		Previous: hex.EncodeToString(c.PrevSerial), Record: string(ca.KeptAs(c.Serial[:])), Kept: c.DER != nil}
+	if c.Device == [16]byte{} { // an OCSP responder's
+		out.Device = ""
+	}
 	if i, err := s.CA.IssuerByID(c.Issuer); err == nil { // a CA that this node does not know yet has no name
 		out.IssuerName = i.Name()
 	}
