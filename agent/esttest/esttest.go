@@ -16,6 +16,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -41,6 +42,8 @@ type Options struct {
 	MaxVersion uint16           // the highest TLS version
 	Life       time.Duration    // validity of certificates; 0 is 30 days
 	Now        func() time.Time // nil is the system's clock
+	// Advice answers the question when to renew; nil: there is no such thing, as at other servers.
+	Advice func(r *http.Request) est.Advice
 }
 
 // Server is a running server.
@@ -233,6 +236,11 @@ func parse(t testing.TB, raw []byte) *x509.Certificate {
 
 // serve finds the operation and lets the script go first.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == est.RenewalPath && s.options.Advice != nil {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(s.options.Advice(r)) // a client that is gone is the test's business
+		return
+	}
 	path, ok := strings.CutPrefix(r.URL.Path, est.WellKnown)
 	op := est.Operation(path[strings.LastIndex(path, "/")+1:])
 	if !ok || !est.IsOperation(string(op)) {
