@@ -3,6 +3,7 @@ package revoke
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -304,7 +305,9 @@ func (s *Service) signDigest(ctx context.Context, i *ca.Issuer, digest []byte) (
 		}
 		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.Name(), err)
 	}
-	signature, err := signer.Sign(nonces(signer.Public()), digest, i.Algorithm().Hash())
+	// With randomness, unlike certificates: a stranger can have the same answer signed twice, and then a fault in one of the signatures would tell
+	// the key if the nonce came from the digest.
+	signature, err := signer.Sign(rand.Reader, digest, i.Algorithm().Hash())
 	if err != nil && errs.KindOf(err) == errs.Internal {
 		return nil, errs.Wrap(errs.Unavailable, err, "the CA's key does not sign at present")
 	}

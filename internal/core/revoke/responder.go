@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -286,19 +284,9 @@ func newSigner(private crypto.Signer, spki []byte, cert *ca.Certificate) (*signe
 	if err := errors.Join(err, bitsErr); err != nil {
 		return nil, fmt.Errorf("reading the key of an OCSP responder: %w", err)
 	}
-	random := nonces(private.Public())
 	return &signer{algorithm: algorithm, key: sha1.Sum(bits), certs: [][]byte{cert.DER}, serial: cert.Serial[:], notAfter: cert.NotAfter,
 		halfway: cert.NotBefore + (cert.NotAfter-cert.NotBefore)/2,
 		sign: func(_ context.Context, message []byte) ([]byte, error) {
-			return private.Sign(random, algorithm.Digest(message), algorithm.Hash())
+			return private.Sign(rand.Reader, algorithm.Digest(message), algorithm.Hash())
 		}}, nil
-}
-
-// nonces returns the source of randomness for a signature. None means that ECDSA takes its nonce from key and digest (RFC 6979), which costs less
-// and cannot suffer from bad randomness, as in package ca.
-func nonces(pub crypto.PublicKey) io.Reader {
-	if _, ok := pub.(*ecdsa.PublicKey); ok {
-		return nil
-	}
-	return rand.Reader
 }
