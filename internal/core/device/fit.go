@@ -53,3 +53,8 @@ func (r *Registry) SlotsRevokedTx(ctx context.Context, tx *db.Tx, list []Marked)
 	}
 	return nil
 }
+
+// LoadManyTx returns those of the devices that there are, without asking for permission.
+func (r *Registry) LoadManyTx(ctx context.Context, tx *db.Tx, ids []ID) (map[ID]Device, error) {
+	return r.loadMany(ctx, tx, ids)
+}

@@ -47,12 +47,21 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 			}
 			there = append(there, c)
 		}
+		items := int64(len(there))
+		if what.Reason == KeyCompromise {
+			more, err := b.sameKeyTx(ctx, tx, there)
+			if err != nil {
+				return o, err
+			}
+			there = append(there, more...)
+		}
 		outcomes, err := b.changeManyTx(ctx, tx, batch.Job.Maker, there, what.Reason, false)
 		if err != nil {
 			return o, err
 		}
 		changed = only(outcomes)
-		o.Done, o.Skipped = int64(len(changed)), int64(len(there)-len(changed))
+		o.Done = named(batch.Items, changed)
+		o.Skipped = items - o.Done
 		return o, nil
 	})
 	if err != nil {
@@ -77,6 +86,68 @@ func (b *Bulk) brief(ctx context.Context, serials [][]byte) (map[string]*ca.Cert
 		}
 	}
 	return known, nil
+}
+
+// named counts which of the changed certificates are items.
+func named(items [][]byte, changed []Revocation) (n int64) {
+	meant := make(map[string]bool, len(items))
+	for _, serial := range items {
+		meant[string(serial)] = true
+	}
+	for i := range changed {
+		if meant[string(changed[i].Serial)] {
+			n++
+		}
+	}
+	return n
+}
+
+// sameKeyTx returns the other certificates of the same keys that the devices have, as concernedTx does for one: whoever has a key has all
+// certificates of it, also those that were got after the job was looked at.
+func (b *Bulk) sameKeyTx(ctx context.Context, tx *db.Tx, certs []*ca.Certificate) (more []*ca.Certificate, err error) {
+	meant, keys := make(map[[16]byte]bool, len(certs)), map[device.ID]map[[32]byte]bool{}
+	var ids []device.ID
+	for _, c := range certs {
+		meant[c.Serial] = true
+		if c.Device == [16]byte{} {
+			continue
+		}
+		if keys[c.Device] == nil {
+			keys[c.Device] = map[[32]byte]bool{}
+			ids = append(ids, c.Device)
+		}
+		keys[c.Device][c.SPKIHash] = true
+	}
+	slices.SortFunc(ids, func(x, y device.ID) int {
+		return cmp.Or(cmp.Compare(b.Devices.CellOf(x), b.Devices.CellOf(y)), bytes.Compare(x[:], y[:]))
+	})
+	marks := make([]device.Marked, len(ids)) // locks the devices first: a renewal with the same key waits, and is turned away afterwards
+	for i, id := range ids {
+		marks[i] = device.Marked{ID: id, At: b.Now().Unix()}
+	}
+	if err := b.Devices.SlotsRevokedTx(ctx, tx, marks); err != nil {
+		return nil, fmt.Errorf("locking the devices of certificates: %w", err)
+	}
+	devices, err := b.Devices.LoadManyTx(ctx, tx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("reading the devices of certificates: %w", err)
+	}
+	for _, id := range ids {
+		d, known := devices[id]
+		if !known || d.Issued < 2 {
+			continue
+		}
+		all, err := b.certificatesTx(ctx, tx, &d, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range b.live(all) {
+			if keys[id][c.SPKIHash] && !meant[c.Serial] {
+				more = append(more, c)
+			}
+		}
+	}
+	return more, nil
 }
 
 // only returns what was changed.

@@ -2,6 +2,9 @@ package revoke
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"testing"
@@ -302,4 +305,32 @@ func TestOperatorsAreLeftOut(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", profile, got, want)
 		}
 	}
+}
+
+// TestACompromisedKeyTakesItsOtherCertificatesAlong: a renewal in the time to think may have kept the key.
+func TestACompromisedKeyTakesItsOtherCertificatesAlong(t *testing.T) {
+	w := newBulkWorld(t, -1)
+	d, err := w.Devices.Add(t.Context(), admin, device.Spec{Name: "pump", Profile: "device"})
+	must(t, err)
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	first, claim := w.prepareKey(t, d.ID, nil, k)
+	must(t, w.record(t.Context(), first, claim))
+	file := strings.NewReader(fmt.Sprintf("%x", first.Serial))
+	j, err := w.bulk.RevokeFile(t.Context(), operator, file, "one.txt", How{Reason: KeyCompromise, Undo: time.Minute, Start: true})
+	must(t, err)
+	w.until(t, j, "the time to think", standsAt(job.Scheduled))
+	second, claim := w.prepareKey(t, d.ID, first.Serial[:], k)
+	must(t, w.record(t.Context(), second, claim))
+	third := w.issue(t, d.ID, second.Serial[:]) // with another key
+	w.now.Add(60)
+	if j = w.until(t, j, "the end", standsAt(job.Done)); j.Done != 1 || j.Skipped != 0 {
+		t.Errorf("got %d done, %d skipped", j.Done, j.Skipped)
+	}
+	for c, want := range map[*ca.Certificate]bool{first: true, second: true, third: false} {
+		if got := w.revoked(t, c); got != want {
+			t.Errorf("%x: revoked %v, want %v", c.Serial, got, want)
+		}
+	}
+	w.sound(t)
 }
