@@ -59,7 +59,7 @@ func pause(ctx context.Context, d time.Duration, early <-chan struct{}) {
 
 // watched are the entries that look acts upon.
 func watched() []string {
-	return append(eventActions(), "crl.publish", "crl.import", "ca.create", "ca.import")
+	return append(eventActions(), "crl.publish", "crl.import", "ca.create", "ca.import", "ca.cross")
 }
 
 // look reads once what is new in the record.
@@ -109,6 +109,10 @@ func (s *Service) notice(ctx context.Context, e *audit.Indexed, changed map[ca.I
 			}
 		}
 		s.duties.missing.Store(true)
+	case "ca.cross":
+		if err := s.CA.Load(ctx); err != nil {
+			s.Log.LogAttrs(ctx, slog.LevelWarn, "a cross certificate that another node made cannot be read", slog.Any("cause", err))
+		}
 	default:
 		if ev, err := eventOf(e); err == nil {
 			if !s.own.take(ev.Serial, ev.change) {

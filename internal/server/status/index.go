@@ -40,7 +40,8 @@ const maxListed = 200
 // listed is one CA on the page.
 type listed struct {
 	ID, Name, Subject, NotAfter, Fingerprint, NextUpdate string
-	Root                                                 bool
+	Root, Offline                                        bool
+	VouchedBy                                            []string // names of the roots that vouch for it
 	Shards                                               int
 	Number                                               int64 // of the list; 0 = none at present
 }
@@ -78,6 +79,12 @@ func (s *server) describe(r *http.Request, i *ca.Issuer) listed {
 	l := listed{ID: i.ID().String(), Name: i.Name(), Subject: cert.Subject.String(), NotAfter: day(cert.NotAfter), Fingerprint: fingerprint(cert.Raw), Root: i.Parent() == nil, Shards: i.Shards()}
 	if i.Forever() {
 		l.NotAfter = "no end"
+	}
+	l.Offline = i.Offline()
+	for _, c := range s.CA.Crosses() {
+		if c.Subject == i {
+			l.VouchedBy = append(l.VouchedBy, c.Issuer.Name())
+		}
 	}
 	if list, err := s.Revoke.CRL(r.Context(), i.ID(), ca.Complete); err == nil {
 		l.Number, l.NextUpdate = list.Number, time.Unix(list.NextUpdate, 0).UTC().Format("2006-01-02 15:04 UTC")

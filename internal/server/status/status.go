@@ -7,6 +7,7 @@
 //	GET  /crl/ISSUER/N.crl   the list of one of its shards; with .delta.crl, here and above, the delta list
 //	GET  /ca/ISSUER.cer      its certificate, DER
 //	GET  /ca/ISSUER.pem      its chain to the root, PEM
+//	GET  /ca/ISSUER.p7c      all certificates for its key, cross certificates first (CMS, RFC 5280, section 4.2.2.1)
 //	POST /ocsp               OCSP (RFC 6960, appendix A)
 //	GET  /ocsp/BASE64        OCSP, also with "/" and "+" as they are
 //
@@ -101,12 +102,15 @@ const (
 // certificate serves the certificate of a CA or its chain.
 func (s *server) certificate(w http.ResponseWriter, r *http.Request) error {
 	name, extension, _ := strings.Cut(r.PathValue("file"), ".")
-	if extension != "cer" && extension != "pem" {
-		return errs.New(errs.NotFound, "certificates are at /ca/ISSUER.cer and /ca/ISSUER.pem")
+	if extension != "cer" && extension != "pem" && extension != "p7c" {
+		return errs.New(errs.NotFound, "certificates are at /ca/ISSUER.cer, /ca/ISSUER.pem and /ca/ISSUER.p7c")
 	}
 	issuer, err := s.CA.Issuer(name)
 	if err != nil {
 		return err
+	}
+	if extension == "p7c" {
+		return s.crossed(w, r, issuer)
 	}
 	f := file{mediaType: typeCert, body: bytes.NewReader(issuer.Certificate().Raw), modified: time.Unix(issuer.Created(), 0), age: certAge}
 	if extension == "pem" {
