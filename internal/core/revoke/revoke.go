@@ -9,19 +9,24 @@
 // When Certificate or Device returns, this node answers "revoked" by OCSP and serves a list that says so; other nodes follow within a
 // second. If the list could not be signed in time the revocation stands all the same, and Run signs as soon as it can.
 //
-// How a list is made. The row crl_scope of an issuer counts the changes to its list; whoever changes something takes the next number there,
-// under the row's lock, so that the numbers follow the commits and "what is new since n" has no gaps. To publish, a node reserves the
-// next CRL number in a transaction that also reads what is new, signs, and stores the list with its audit entry unless a newer one is
-// there. A reserved number is never given out again; a crash in between leaves a gap, which is allowed. A list with a higher number never
-// says less than one with a lower number, whichever nodes made them. Numbers are at least the second in which they were reserved, so that
-// they do not start again when a database is restored from a backup. The encoded entries stay in memory: a revocation appends 49 octets and
-// signs, whatever came before.
+// Which lists there are. A CA without shards has one list of everything. A CA with shards has one for each, numbered from 0, with a critical
+// issuingDistributionPoint (RFC 5280, section 5.2.5) that names the address in the certificates, and a complete one (ca.Complete), which
+// is made on schedule only and may be longer than memory. Delta lists (section 5.2.4) are made when somebody asks for them.
+//
+// How a list is made. The row crl_scope of a list counts the changes to it; whoever changes something takes the next number there, under
+// the row's lock, so that the numbers follow the commits and "what is new since n" has no gaps. To publish, a node reads what is new in one
+// state of the database, signs, and stores number, times and signature with the audit entry, unless a list with a higher number or with more
+// changes is there. A list that was signed and not stored is never seen. A list with a higher number never says less than one with a lower
+// number, whichever nodes made them. Numbers are at least the second in which they were made, so that they do not start again when a
+// database is restored from a backup. The octets are not stored: they follow from the rows in the order of their changes, and the digest tells
+// whether they still do. The encoded entries stay in memory: a revocation appends 49 octets and signs, whatever came before.
+//
+// What others do is known from the audit record (see Watch and look), and which lists are due from an index: nothing looks at every list.
 //
 // The CA's own key signs lists. OCSP answers are signed by it, or by a delegated responder: see Mode. CAs whose certificate does not permit
 // their key to sign answers, such as those above others, answer no OCSP unless they delegate.
 //
-// The package deliberately has one list for each issuer (the tables provide for shards), makes no delta lists, signs nothing beforehand,
-// knows no HTTP, and does not block keys.
+// The package deliberately knows no HTTP, makes no indirect lists, and does not block keys.
 package revoke
 
 import (
