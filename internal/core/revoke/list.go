@@ -168,8 +168,30 @@ func (s *Service) scopeOf(k scopeKey) (*scope, error) {
 	if was := s.scopes[k]; was != nil {
 		return was, nil
 	}
+	if len(s.scopes) >= mostScopes {
+		s.makeRoom()
+	}
 	s.scopes[k] = sc
 	return sc, nil
+}
+
+// mostScopes bounds how many lists are kept in memory: strangers choose which are asked for.
+const mostScopes = 50_000
+
+// makeRoom forgets some lists that nobody is working on, in the accidental order of the map. The caller holds s.mu. Whoever still holds one
+// may go on with it: what two make at a time is decided where it is stored.
+func (s *Service) makeRoom() {
+	for k, sc := range s.scopes {
+		select {
+		case sc.making <- struct{}{}:
+			delete(s.scopes, k)
+			sc.unlock()
+		default:
+		}
+		if len(s.scopes) <= mostScopes*99/100 {
+			return
+		}
+	}
 }
 
 // streamed reports whether the list is the complete one of a CA with shards, which may be too big to hold.

@@ -92,7 +92,7 @@ type Service struct {
 	looked bool  // place is set
 
 	mu     sync.Mutex
-	scopes map[scopeKey]*scope // guarded by mu; an entry is never replaced
+	scopes map[scopeKey]*scope // guarded by mu; see makeRoom
 }
 
 type counts struct {

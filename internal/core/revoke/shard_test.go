@@ -452,3 +452,25 @@ func TestCAsOfOtherNodes(t *testing.T) {
 	must(t, w.round(t.Context(), newRounds()))
 	w.crl(t, "late")
 }
+
+// Whoever asks for ever more lists makes others be forgotten, but none that somebody is working on.
+func TestListsInMemoryAreBounded(t *testing.T) {
+	w := newSharded(t, 256)
+	devices := w.issuer(t, "devices")
+	busy := scopeKey{ca.IssuerID{1}, 0}
+	for n := range int64(mostScopes) {
+		sc := &scope{key: scopeKey{ca.IssuerID{1}, n}, making: make(chan struct{}, 1)}
+		if sc.key == busy {
+			sc.making <- struct{}{}
+		}
+		w.scopes[sc.key] = sc
+	}
+	w.fetch(t, w.Service, devices, 9)
+	if n := len(w.scopes); n > mostScopes || n < mostScopes*98/100 {
+		t.Errorf("%d lists are in memory", n)
+	}
+	if w.scopes[busy] == nil {
+		t.Error("a list that somebody makes was forgotten")
+	}
+	w.fetch(t, w.Service, devices, 9)
+}

@@ -29,6 +29,9 @@ func (s *server) crl(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if i.Shards() == 0 && r.PathValue("issuer") != "" {
+		return errs.New(errs.NotFound, "the CA %q has no shards: its one list is at /crl/%s.crl", i.Name(), i.ID())
+	}
 	l, err := s.list(r.Context(), i.ID(), shard, delta)
 	if err != nil {
 		return err
