@@ -102,3 +102,36 @@ trap '{ export -p; declare -f; } > "$STATE"' EXIT
 	}
 	return out
 }
+
+// TestInteropRootInToken makes an offline root whose key never leaves a token of SoftHSM, and signs with it.
+func TestInteropRootInToken(t *testing.T) {
+	s := newSite(t)
+	s.env["SOFTHSM2_CONF"] = filepath.Join(s.dir, "softhsm2.conf")
+	s.write(t, "softhsm2.conf", "directories.tokendir = "+filepath.Join(s.dir, "tokens")+"\nobjectstore.backend = file\n")
+	s.write(t, "pin", "12345678\n")
+	out := s.sh(t, `mkdir tokens
+softhsm2-util --init-token --free --label root-g1 --so-pin 87654321 --pin 12345678
+MODULE=$(ls /usr/lib*/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null | head -1)
+mooring init -q --offline-root --name Acme
+root() { mooring-pkcs11 ca root "$@" --root g1 --unlock file:pin --by Alice; }
+root create --subject "CN=Acme Root G1,O=Acme" --token "pkcs11:token=root-g1?module-path=$MODULE" -o root.pem
+root sign d/requests/devices.csr --yes -o devices.pem
+root crl -o root.crl
+root record --verify
+ls g1
+openssl verify -x509_strict -crl_check_all -CRLfile root.crl -CAfile root.pem devices.pem`)
+	if !strings.Contains(out, "WHOLE") || strings.Contains(out, "\nkeys\n") {
+		t.Errorf("a root in a token: %s", out)
+	}
+	s.write(t, "pin", "00000000\n")
+	if out, err := s.try(t, `mooring-pkcs11 ca root crl --root g1 --unlock file:pin`); err == nil || !strings.Contains(out, "refuses the PIN") {
+		t.Errorf("a wrong PIN: %s", out)
+	}
+	s.write(t, "pin", "12345678\n")
+	if out, err := s.try(t, `mv tokens away; mooring-pkcs11 ca root crl --root g1 --unlock file:pin`); err == nil {
+		t.Errorf("without the token: %s", out)
+	}
+	if out := s.sh(t, `mv away tokens; mooring-pkcs11 ca root crl --root g1 --unlock file:pin -o again.crl`); !strings.Contains(out, "revocation list") {
+		t.Errorf("with the token again: %s", out)
+	}
+}
