@@ -69,12 +69,19 @@ func (s *Service) inSlot(ctx context.Context, leaf *x509.Certificate) (*ca.Certi
 			return nil, fmt.Errorf("looking for the device of the client certificate: %w", err)
 		}
 		for _, slot := range d.Slots {
-			if bytes.Equal(slot.Serial, serial) || bytes.Equal(slot.Prev, serial) {
+			if bytes.Equal(slot.Serial, serial) && holds(&slot, leaf, issuer) || bytes.Equal(slot.Prev, serial) {
 				return s.brief(leaf, issuer, &d, slot.Name), nil
 			}
 		}
 	}
 	return nil, nil
+}
+
+// holds reports whether the newest certificate of the slot is for leaf's key and by its CA, as far as the slot says: whoever stole the key of one CA
+// shall not make certificates of the serial numbers of another, nor of a key that the device does not have.
+func holds(slot *device.Slot, leaf *x509.Certificate, issuer *ca.Issuer) bool {
+	id, spki := issuer.ID(), der.HashSPKI(leaf.RawSubjectPublicKeyInfo)
+	return bytes.Equal(slot.SPKI, spki[:]) && (len(slot.Issuer) == 0 || bytes.Equal(slot.Issuer, id[:]))
 }
 
 // brief puts together what a row would say.

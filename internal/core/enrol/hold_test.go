@@ -1,6 +1,7 @@
 package enrol_test
 
 import (
+	"crypto/x509"
 	"testing"
 
 	"mooring/internal/app/apptest"
@@ -28,4 +29,16 @@ func TestASpentTokenIsNoWayAroundAHold(t *testing.T) {
 			submit(t, p, byToken("meter-1", token, csr))
 		})
 	}
+}
+
+// TestAStolenCAKeyMakesNoNewestCertificate: of a certificate that is not kept, the slot knows the key and the CA.
+func TestAStolenCAKeyMakesNoNewestCertificate(t *testing.T) {
+	p := apptest.Start(t, nil)
+	_, victim := p.Enrolled(t, "meter-1", "device-short")
+	if _, err := p.Enrol.Authenticate(t.Context(), victim.Certificate); err != nil {
+		t.Fatal(err)
+	}
+	wantStranger(t, p, ours(t, p).pair(t, func(c *x509.Certificate) {
+		c.SerialNumber, c.Subject, c.URIs, c.AuthorityKeyId = victim.Leaf.SerialNumber, victim.Leaf.Subject, victim.Leaf.URIs, victim.Leaf.AuthorityKeyId
+	}))
 }
