@@ -12,8 +12,10 @@ import (
 // cutRevoked ends the connections of clients whose certificate is revoked or put on hold, by this node at once and by others within a second.
 // New connections need no such care: core asks about the certificate of every request.
 func (p *Platform) cutRevoked(ctx context.Context) error {
+	from := int64(-1)
 	for {
-		err := p.Revoke.Watch(ctx, access.System("gate"), -1, func(e revoke.Event) error {
+		err := p.Revoke.Watch(ctx, access.System("gate"), from, func(e revoke.Event) error {
+			from = behind(from, &e)
 			if e.Kind != revoke.Revoked && e.Kind != revoke.Held {
 				return nil
 			}
@@ -34,4 +36,15 @@ func (p *Platform) cutRevoked(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// behind returns from where the feed is to be read again when it breaks after e, so that what happens meanwhile is not missed.
+func behind(from int64, e *revoke.Event) int64 {
+	switch {
+	case e.Cursor < 0: // it has no place yet, and comes again with it
+		return from
+	case e.Kind == revoke.Alive: // it stands before the entry at its place
+		return max(from, e.Cursor)
+	}
+	return max(from, e.Cursor+1)
 }
