@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"mooring/internal/base/db"
@@ -30,28 +31,26 @@ type Marked struct {
 }
 
 // SlotsRevokedTx is SlotRevokedTx for many, in one round trip, in the order given: it takes the locks of the devices, so the order is that of cells
-// and ids.
-func (r *Registry) SlotsRevokedTx(ctx context.Context, tx *db.Tx, list []Marked) error {
+// and ids. It returns how many certificates were issued to each so far.
+func (r *Registry) SlotsRevokedTx(ctx context.Context, tx *db.Tx, list []Marked) (issued []int64, err error) {
 	stmts := make([]*db.Stmt, 0, 2*len(list))
-	var bumps []*db.Stmt
-	for _, m := range list {
+	issued = make([]int64, len(list))
+	for i, m := range list {
+		issued[i] = -1
 		cell := int64(r.CellOf(m.ID))
-		bump := &db.Stmt{SQL: bumpPolicy, Args: []any{cell, m.ID[:], m.At}}
-		stmts, bumps = append(stmts, bump), append(bumps, bump)
+		stmts = append(stmts, &db.Stmt{SQL: bumpPolicy + ` RETURNING issued`, Args: []any{cell, m.ID[:], m.At}, Each: func(row db.Row) error { return row.Scan(&issued[i]) }})
 		if m.Slot != "" {
 			stmts = append(stmts, &db.Stmt{SQL: revokeSlot, Args: []any{cell, m.ID[:], m.Slot, octets(m.Serial), m.At}})
 		}
 		tx.OnCommit(func() { r.inv.touch(m.ID) })
 	}
 	if err := tx.Send(ctx, stmts...); err != nil {
-		return err
+		return nil, err
 	}
-	for _, s := range bumps {
-		if s.N == 0 {
-			return errs.New(errs.NotFound, "there is no such device")
-		}
+	if slices.Contains(issued, -1) {
+		return nil, errs.New(errs.NotFound, "there is no such device")
 	}
-	return nil
+	return issued, nil
 }
 
 // LoadManyTx returns those of the devices that there are, without asking for permission.

@@ -47,21 +47,13 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 			}
 			there = append(there, c)
 		}
-		items := int64(len(there))
-		if what.Reason == KeyCompromise {
-			more, err := b.sameKeyTx(ctx, tx, there)
-			if err != nil {
-				return o, err
-			}
-			there = append(there, more...)
-		}
 		outcomes, err := b.changeManyTx(ctx, tx, batch.Job.Maker, there, what.Reason, false)
 		if err != nil {
 			return o, err
 		}
 		changed = only(outcomes)
 		o.Done = named(batch.Items, changed)
-		o.Skipped = items - o.Done
+		o.Skipped = int64(len(there)) - o.Done
 		return o, nil
 	})
 	if err != nil {
@@ -102,54 +94,6 @@ func named(items [][]byte, changed []Revocation) (n int64) {
 	return n
 }
 
-// sameKeyTx returns the other certificates of the same keys that the devices have, as concernedTx does for one: whoever has a key has all
-// certificates of it, also those that were got after the job was looked at.
-func (b *Bulk) sameKeyTx(ctx context.Context, tx *db.Tx, certs []*ca.Certificate) (more []*ca.Certificate, err error) {
-	meant, keys := make(map[[16]byte]bool, len(certs)), map[device.ID]map[[32]byte]bool{}
-	var ids []device.ID
-	for _, c := range certs {
-		meant[c.Serial] = true
-		if c.Device == [16]byte{} {
-			continue
-		}
-		if keys[c.Device] == nil {
-			keys[c.Device] = map[[32]byte]bool{}
-			ids = append(ids, c.Device)
-		}
-		keys[c.Device][c.SPKIHash] = true
-	}
-	slices.SortFunc(ids, func(x, y device.ID) int {
-		return cmp.Or(cmp.Compare(b.Devices.CellOf(x), b.Devices.CellOf(y)), bytes.Compare(x[:], y[:]))
-	})
-	marks := make([]device.Marked, len(ids)) // locks the devices first: a renewal with the same key waits, and is turned away afterwards
-	for i, id := range ids {
-		marks[i] = device.Marked{ID: id, At: b.Now().Unix()}
-	}
-	if err := b.Devices.SlotsRevokedTx(ctx, tx, marks); err != nil {
-		return nil, fmt.Errorf("locking the devices of certificates: %w", err)
-	}
-	devices, err := b.Devices.LoadManyTx(ctx, tx, ids)
-	if err != nil {
-		return nil, fmt.Errorf("reading the devices of certificates: %w", err)
-	}
-	for _, id := range ids {
-		d, known := devices[id]
-		if !known || d.Issued < 2 {
-			continue
-		}
-		all, err := b.certificatesTx(ctx, tx, &d, nil)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range b.live(all) {
-			if keys[id][c.SPKIHash] && !meant[c.Serial] {
-				more = append(more, c)
-			}
-		}
-	}
-	return more, nil
-}
-
 // only returns what was changed.
 func only(outcomes []outcome) (changed []Revocation) {
 	for _, o := range outcomes {
@@ -161,55 +105,141 @@ func only(outcomes []outcome) (changed []Revocation) {
 }
 
 // changeManyTx is changeTx for certificates of many devices: the devices are locked in the order in which enrolment locks them, then the
-// lists, and the entries are recorded together.
+// lists, and the entries are recorded together. Of compromised keys it takes the devices' other certificates along, as concernedTx does for
+// one: whoever has a key has all certificates of it, also those that were got after a job was looked at.
 func (b *Bulk) changeManyTx(ctx context.Context, tx *db.Tx, actor access.Actor, certs []*ca.Certificate, to Reason, byDevice bool) ([]outcome, error) {
-	slices.SortStableFunc(certs, func(x, y *ca.Certificate) int {
-		return cmp.Or(cmp.Compare(x.Cell, y.Cell), bytes.Compare(x.Device[:], y.Device[:]))
-	})
-	rows, err := readManyTx(ctx, tx, certs)
-	if err != nil {
+	m := &many{Bulk: b, tx: tx, to: to, byDevice: byDevice, now: b.Now().Unix()}
+	certs = slices.Clone(certs)
+	slices.SortStableFunc(certs, byDeviceID)
+	if err := m.take(ctx, certs); err != nil {
 		return nil, err
 	}
-	list, now := make([]outcome, len(certs)), b.Now().Unix()
+	if to == KeyCompromise && !byDevice {
+		more, err := m.ofSameKeys(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.take(ctx, more); err != nil {
+			return nil, err
+		}
+	}
+	return m.list, m.write(ctx, actor)
+}
+
+// byDeviceID orders certificates as enrolment locks their devices.
+func byDeviceID(x, y *ca.Certificate) int {
+	return cmp.Or(cmp.Compare(x.Cell, y.Cell), bytes.Compare(x.Device[:], y.Device[:]))
+}
+
+// many is a change of many certificates.
+type many struct {
+	*Bulk
+	tx       *db.Tx
+	to       Reason
+	byDevice bool
+	now      int64
+	certs    []*ca.Certificate
+	list     []outcome
+	issued   map[device.ID]int64 // certificates so far, of the devices that were locked
+}
+
+// take decides what becomes of the certificates and marks their devices, which locks them: also those of which nothing is marked, when more of
+// theirs may be concerned.
+func (m *many) take(ctx context.Context, certs []*ca.Certificate) error {
+	rows, err := readManyTx(ctx, m.tx, certs)
+	if err != nil {
+		return err
+	}
 	var marks []device.Marked
 	for i, c := range certs {
-		if list[i], err = next(rows[i], c, to, byDevice, now); err != nil {
-			return nil, err
+		o, err := next(rows[i], c, m.to, m.byDevice, m.now)
+		if err != nil {
+			return err
 		}
-		list[i].spki = c.SPKIHash
-		if !list[i].changed {
+		if o.spki = c.SPKIHash; o.changed {
+			if o.Shard, err = m.shardOf(c); err != nil {
+				return err
+			}
+		}
+		mark, ok := markOf(c, m.to, o.At)
+		if !o.changed {
+			mark.Slot, mark.At, ok = "", m.now, ok && m.to == KeyCompromise
+		}
+		if ok {
+			marks = append(marks, mark)
+		}
+		m.certs, m.list = append(m.certs, c), append(m.list, o)
+	}
+	issued, err := m.Devices.SlotsRevokedTx(ctx, m.tx, marks)
+	if err != nil {
+		return fmt.Errorf("marking the devices of certificates: %w", err)
+	}
+	if m.issued == nil {
+		m.issued = make(map[device.ID]int64, len(marks))
+	}
+	for i := range marks {
+		m.issued[marks[i].ID] = issued[i]
+	}
+	return nil
+}
+
+// ofSameKeys returns the other certificates of the same keys that the devices have.
+func (m *many) ofSameKeys(ctx context.Context) (more []*ca.Certificate, err error) {
+	meant, keys := make(map[[16]byte]bool, len(m.certs)), map[device.ID]map[[32]byte]bool{}
+	var ids []device.ID
+	for _, c := range m.certs {
+		meant[c.Serial] = true
+		if m.issued[c.Device] < 2 {
 			continue
 		}
-		if list[i].Shard, err = b.shardOf(c); err != nil {
+		if keys[c.Device] == nil {
+			keys[c.Device] = map[[32]byte]bool{}
+			ids = append(ids, c.Device)
+		}
+		keys[c.Device][c.SPKIHash] = true
+	}
+	devices, err := m.Devices.LoadManyTx(ctx, m.tx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("reading the devices of certificates: %w", err)
+	}
+	for _, id := range ids {
+		d := devices[id]
+		all, err := m.certificatesTx(ctx, m.tx, &d, nil)
+		if err != nil {
 			return nil, err
 		}
-		if m, ok := markOf(c, to, list[i].At); ok {
-			marks = append(marks, m)
+		for _, c := range m.live(all) {
+			if keys[id][c.SPKIHash] && !meant[c.Serial] {
+				more = append(more, c)
+			}
 		}
 	}
-	if err := b.Devices.SlotsRevokedTx(ctx, tx, marks); err != nil {
-		return nil, fmt.Errorf("marking the devices of certificates: %w", err)
-	}
-	if err := numberTx(ctx, tx, list); err != nil {
-		return nil, fmt.Errorf("numbering the changes of a list: %w", err)
+	return more, nil
+}
+
+// write numbers the changes, which locks their lists, and writes and records them.
+func (m *many) write(ctx context.Context, actor access.Actor) error {
+	if err := numberTx(ctx, m.tx, m.list); err != nil {
+		return fmt.Errorf("numbering the changes of a list: %w", err)
 	}
 	var entries []audit.Entry
 	var writes []*db.Stmt
-	for i := range list {
-		if list[i].changed {
-			writes = append(writes, writeStmt(certs[i].Cell, &list[i].Revocation))
-			entries = append(entries, list[i].entry(actor))
+	for i := range m.list {
+		if m.list[i].changed {
+			writes = append(writes, writeStmt(m.certs[i].Cell, &m.list[i].Revocation))
+			entries = append(entries, m.list[i].entry(actor))
 		}
 	}
-	if err := tx.Send(ctx, writes...); err != nil {
-		return nil, fmt.Errorf("writing revocations: %w", err)
+	if err := m.tx.Send(ctx, writes...); err != nil {
+		return fmt.Errorf("writing revocations: %w", err)
 	}
 	if slices.ContainsFunc(writes, func(s *db.Stmt) bool { return s.N == 0 }) {
-		return nil, errOvertaken
+		return errOvertaken
 	}
-	b.countOnCommit(tx, list)
-	tx.OnCommit(func() { b.changed(list) })
-	return list, b.Audit.Append(ctx, tx, entries...)
+	list := m.list
+	m.countOnCommit(m.tx, list)
+	m.tx.OnCommit(func() { m.changed(list) })
+	return m.Audit.Append(ctx, m.tx, entries...)
 }
 
 // stepMove moves some hundred devices, and does to their certificates what goes with it, in the transaction that moves the job on.
