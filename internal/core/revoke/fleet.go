@@ -1,6 +1,8 @@
 package revoke
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,8 +49,15 @@ const maxScans = 3
 // moveAll runs the transaction. Normally the slots lead to every certificate. One that a device got by a token, after it had lost the last one,
 // does not know its predecessor; the device's count then shows that one is missing, and all are searched for.
 func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID, move device.Move, to Reason) (changed []Revocation, err error) {
-	var found []*ca.Certificate
-	last := -1
+	d, err := s.Devices.Load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := s.beside(ctx, &d)
+	if err != nil {
+		return nil, err
+	}
+	found, last := beside, -1
 	for scan := 0; ; scan++ {
 		err = s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
 			// Raising the policy number locks the device's row, so that what is read from here on includes every certificate that a renewal
@@ -84,7 +93,26 @@ func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID,
 		if found, err = s.search(ctx, actor, id); err != nil {
 			return nil, err
 		}
+		found = append(found, beside...)
 	}
+}
+
+// beside returns the certificates without a row that stand beside the newest in the slots, as the record knows them: another CA than that of the
+// newest may have issued them.
+func (s *Service) beside(ctx context.Context, d *device.Device) (found []*ca.Certificate, err error) {
+	for i := range d.Slots {
+		if ca.KeptAs(d.Slots[i].Prev) != ca.Brief {
+			continue
+		}
+		c, err := s.CA.Known(ctx, d.Slots[i].Prev)
+		if err != nil && !errs.Is(err, errs.NotFound) {
+			return nil, err
+		}
+		if err == nil {
+			found = append(found, c)
+		}
+	}
+	return found, nil
 }
 
 // forPeople is the reason that the entry of the move shows.
@@ -101,11 +129,17 @@ const longestHistory = 5000
 // certificatesTx returns what the slots lead to, newest first, and after these what was found otherwise.
 func (s *Service) certificatesTx(ctx context.Context, tx *db.Tx, d *device.Device, found []*ca.Certificate) ([]*ca.Certificate, error) {
 	var certs []*ca.Certificate
-	known := map[[16]byte]bool{}
+	known, better := map[[16]byte]bool{}, map[[16]byte]*ca.Certificate{}
+	for _, c := range found {
+		better[c.Serial] = c
+	}
 	for _, slot := range d.Slots {
 		newest := slot.Serial
 		if ca.KeptAs(newest) == ca.Brief {
-			certs = append(certs, inBrief(d, &slot)...)
+			for _, c := range inBrief(d, &slot) {
+				known[c.Serial] = true
+				certs = append(certs, cmp.Or(better[c.Serial], c))
+			}
 			newest = slot.Prev
 		}
 		for next, n := newest, 0; len(next) == 16 && !known[[16]byte(next)] && n < longestHistory; n++ {
@@ -141,6 +175,9 @@ func inBrief(d *device.Device, slot *device.Slot) (certs []*ca.Certificate) {
 		}
 		c := &ca.Certificate{Serial: [16]byte(serial), Issuer: ca.IssuerID(slot.Issuer), Slot: slot.Name, Device: d.ID, NotAfter: notAfter}
 		c.Cell, c.Day, _ = ca.Locate(serial) // KeptAs knows it
+		if bytes.Equal(serial, slot.Serial) && len(slot.SPKI) == len(c.SPKIHash) {
+			c.SPKIHash = [32]byte(slot.SPKI)
+		}
 		certs = append(certs, c)
 	}
 	add(slot.Serial, slot.NotAfter)

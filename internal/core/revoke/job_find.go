@@ -173,13 +173,19 @@ func (b *Bulk) byDevice(ctx context.Context, actor access.Actor, what *params, c
 // are searched, each once for all devices of the page.
 func (b *Bulk) held(ctx context.Context, actor access.Actor, page []device.Device) (map[device.ID][]*ca.Certificate, error) {
 	var all map[device.ID][]*ca.Certificate
-	short := map[uint8]map[[16]byte]bool{}
+	short, beside := map[uint8]map[[16]byte]bool{}, make([][]*ca.Certificate, len(page))
+	for i := range page {
+		var err error
+		if beside[i], err = b.beside(ctx, &page[i]); err != nil {
+			return nil, err
+		}
+	}
 	err := b.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		all = make(map[device.ID][]*ca.Certificate, len(page))
 		clear(short)
 		for i := range page {
 			d := &page[i]
-			certs, err := b.certificatesTx(ctx, tx, d, nil)
+			certs, err := b.certificatesTx(ctx, tx, d, beside[i])
 			if err != nil {
 				return err
 			}
