@@ -240,6 +240,9 @@ func (h *hit) compare(o *hit) int {
 	return cmp.Or(cmp.Compare(h.end, o.end), int(h.cell)-int(o.cell), bytes.Compare(h.id[:], o.id[:]))
 }
 
+// selectIDs reads the ids of a block. They are as long as all else that a filter looks at, so they are read for blocks with a hit only.
+const selectIDs = `SELECT data FROM inventory WHERE cell = $1 AND kind = 1 AND first = $2`
+
 // hits returns the first want devices behind from that the inventory says to pass f, in the order of the list.
 func (f *Filter) hits(ctx context.Context, tx *db.Tx, from position, want int) (found []hit, err error) {
 	var m marks
@@ -249,19 +252,23 @@ func (f *Filter) hits(ctx context.Context, tx *db.Tx, from position, want int) (
 	}
 	behind := hit{end: from.notAfter, cell: from.cell}
 	var far *hit
-	err = eachBlock(ctx, tx, start, f.columnsFor(colIDs), func(b *raw) (bool, error) {
+	err = eachBlock(ctx, tx, start, f.columnsFor(), func(b *raw) (bool, error) {
 		n, err := f.match(b, &m)
-		if err != nil || n == 0 {
+		if err != nil || n == 0 || far != nil && !m.earlier(far.end) {
 			return true, err
 		}
-		if len(b.col[colIDs]) != len(m.on)*len(ID{}) {
+		var ids []byte
+		if _, err := tx.Get(ctx, []any{&ids}, selectIDs, int64(b.cell), b.first); err != nil {
+			return false, err
+		}
+		if len(ids) != len(m.on)*len(ID{}) {
 			return false, errDamaged
 		}
 		for i, on := range m.on {
 			if on == 0 {
 				continue
 			}
-			h := hit{cell: b.cell, id: ID(b.col[colIDs][i*len(ID{}):])}
+			h := hit{cell: b.cell, id: ID(ids[i*len(ID{}):])}
 			if byEnd {
 				h.end = m.ends[i]
 			}
@@ -286,6 +293,16 @@ func (f *Filter) hits(ctx context.Context, tx *db.Tx, from position, want int) (
 		found = earliestHits(found, want)
 	}
 	return found, err
+}
+
+// earlier reports whether a marked device has an end that is not after end.
+func (m *marks) earlier(end int64) bool {
+	for i, on := range m.on {
+		if on == 1 && m.ends[i] <= end {
+			return true
+		}
+	}
+	return false
 }
 
 // earliestHits returns the first want of them, in order.
