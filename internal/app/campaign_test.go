@@ -17,7 +17,9 @@ import (
 
 	"mooring/agent"
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/campaign"
 	"mooring/internal/core/device"
@@ -295,4 +297,43 @@ func TestCampaignIsEnforced(t *testing.T) {
 	if slot, _ := d.Slot("operational"); slot.Key != "ec-p384" {
 		t.Errorf("key in the slot: got %s, want ec-p384", slot.Key)
 	}
+}
+
+// TestCampaignNeedsASecondPerson makes a campaign for more devices than one person may decide about.
+func TestCampaignNeedsASecondPerson(t *testing.T) {
+	p := apptest.Start(t, func(c *conf.Config) { c.Approve.CampaignAbove = 0 })
+	p.Enrolled(t, "one", "device")
+	awaitInventory(t, p)
+	anna := access.Actor{Kind: access.KindOperator, ID: strings.Repeat("a", 32), Role: access.RoleOperator}
+	bert := access.Actor{Kind: access.KindOperator, ID: strings.Repeat("b", 32), Role: access.RoleOperator}
+	plan := campaign.Spec{Name: "both", Filter: device.Filter{Profile: "device"}, Action: campaign.Renew, Rate: 100_00, Every: 3600, MaxFailed: 1_00, Deadline: p.Clock.Now().Unix() + 30*86400, RevokeOld: true}
+	c, err := p.Campaigns.Create(t.Context(), anna, plan)
+	must(t, err)
+	if _, err := p.Campaigns.Start(t.Context(), anna, "both"); !errs.Is(err, errs.Denied) {
+		t.Errorf("started without approval: got %v, want Denied", err)
+	}
+	if _, err := p.Approve.Grant(t.Context(), anna, c.Approval); !errs.Is(err, errs.Denied) {
+		t.Errorf("approved by whoever asked: got %v, want Denied", err)
+	}
+	_, err = p.Approve.Grant(t.Context(), bert, c.Approval)
+	must(t, err)
+	settled(t, p, "both", func(c campaign.Campaign, _ campaign.Progress) bool { return c.State == campaign.Approved })
+	c, err = p.Campaigns.Start(t.Context(), anna, "both")
+	must(t, err)
+	if c.State != campaign.Running {
+		t.Errorf("after the start: %s", c.State)
+	}
+	auditor := access.Actor{Kind: access.KindOperator, ID: strings.Repeat("c", 32), Role: access.RoleAuditor}
+	if _, err := p.Campaigns.Pause(t.Context(), auditor, "both"); !errs.Is(err, errs.Denied) {
+		t.Errorf("paused by an auditor: got %v, want Denied", err)
+	}
+	// A refusal ends the next one.
+	plan.Name = "never"
+	c, err = p.Campaigns.Create(t.Context(), anna, plan)
+	must(t, err)
+	_, err = p.Approve.Refuse(t.Context(), bert, c.Approval)
+	must(t, err)
+	settled(t, p, "never", func(c campaign.Campaign, _ campaign.Progress) bool {
+		return c.State == campaign.Aborted && strings.Contains(c.Note, "refused by")
+	})
 }
