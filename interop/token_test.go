@@ -85,13 +85,14 @@ func tokenKeys(t *testing.T, s *site) {
 		Keys []struct {
 			ID, Custody, State string
 			Uses               int64
+			Told               int64 `json:"status_uses"`
 		}
 	}
 	if err := json.Unmarshal([]byte(s.sh(t, `mooring key list --json`)), &list); err != nil {
 		t.Fatal(err)
 	}
 	for _, k := range list.Keys {
-		if !strings.HasPrefix(k.ID, "pkcs11:") || k.Custody != "pkcs11" || k.State != "usable" || k.Uses == 0 {
+		if !strings.HasPrefix(k.ID, "pkcs11:") || k.Custody != "pkcs11" || k.State != "usable" || k.Uses+k.Told == 0 {
 			t.Errorf("got the key %+v", k)
 		}
 	}

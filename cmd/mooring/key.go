@@ -16,16 +16,17 @@ import (
 const keyHelp = `The private keys of CAs are kept in the key store, encrypted files, or in a PKCS #11 token. doc/keys.md tells how to set up a token,
 what to back up, and what happens when a key is missing.`
 
-const keyListHelp = `Lists the keys of CAs: where each is kept, whether it can be used, how often it has signed, and its limit if it has one.
+const keyListHelp = `Lists the keys of CAs: where each is kept, whether it can be used, how many certificates it has signed (SIGNED) and how many revocation
+lists and status answers (TOLD), and its limit if it has one.
 
 A key is usable, missing (it is not where it is kept), or locked (it, or where it is kept, cannot be used now: wrong permissions, a token
 that is not plugged in). Why stands below the table. What was loaded before a key went missing signs on until the server stops.`
 
 const caLimitHelp = `Limits how often, or how long, the key of a CA may sign certificates. All nodes together keep to it.
 
---max-uses counts every signature, also of revocation lists and status answers. When it is reached, or at --key-until, no certificate is
-signed any more, and the CA answers "not available". Lists and status answers about what it issued must go on, or the whole fleet would
-stop: they may be signed after --key-until, and --status-uses times beyond --max-uses.
+When it has signed --max-uses certificates, or at --key-until, it signs no further one, and the CA answers "not available". Revocation lists and
+status answers about what it issued must go on, or the whole fleet would stop: they go on after --key-until, and have a limit for
+themselves, --status-uses. The key signs no more often than both together.
 
 What is not given is no limit; --none lifts all. Nodes other than the one that is asked know it a quarter of a minute later.`
 
@@ -53,7 +54,7 @@ func (c *cli) keyList(ctx context.Context, cmd *cobra.Command, s *client.Client,
 	affected := map[string][]string{} // by problem: many keys have the same when a token is away
 	err := listing[v1.Key]{
 		name:  "keys",
-		head:  []string{"ID", "CA", "CUSTODY", "KIND", "STATE", "USES", "LIMIT"},
+		head:  []string{"ID", "CA", "CUSTODY", "KIND", "STATE", "SIGNED", "TOLD", "LIMIT"},
 		cells: keyCells,
 		fetch: func(cursor string, limit int) ([]v1.Key, string, error) {
 			page, err := s.Keys(ctx, cursor, limit)
@@ -82,14 +83,14 @@ func (c *cli) keyList(ctx context.Context, cmd *cobra.Command, s *client.Client,
 }
 
 func keyCells(k v1.Key) []string {
-	return []string{k.ID, orNone(strings.Join(k.CAs, ", ")), k.Custody, orNone(k.Algorithm), k.State, strconv.FormatInt(k.Uses, 10), limitText(k.Limit)}
+	return []string{k.ID, orNone(strings.Join(k.CAs, ", ")), k.Custody, orNone(k.Algorithm), k.State, strconv.FormatInt(k.Uses, 10), strconv.FormatInt(k.StatusUses, 10), limitText(k.Limit)}
 }
 
 // limitText is a limit in a few words.
 func limitText(l *v1.KeyLimit) string {
 	var parts []string
 	if l != nil && l.MaxUses > 0 {
-		parts = append(parts, strconv.FormatInt(l.MaxUses, 10)+" uses")
+		parts = append(parts, strconv.FormatInt(l.MaxUses, 10)+" certificates")
 	}
 	if l != nil && l.Until != nil {
 		parts = append(parts, "until "+minute(*l.Until))
@@ -104,8 +105,8 @@ type limitFlags struct {
 }
 
 func (f *limitFlags) add(cmd *cobra.Command) {
-	cmd.Flags().Int64Var(&f.uses, "max-uses", 0, "how many signatures its key may make before it signs no certificate any more")
-	cmd.Flags().Int64Var(&f.status, "status-uses", 0, "how many lists and status answers it may sign beyond these (default 1000000)")
+	cmd.Flags().Int64Var(&f.uses, "max-uses", 0, "how many certificates its key may sign")
+	cmd.Flags().Int64Var(&f.status, "status-uses", 0, "with --max-uses, how many revocation lists and status answers it may sign (default 1000000)")
 	cmd.Flags().StringVar(&f.until, "key-until", "", "from when on it signs no certificate any more: a date, or a time from now such as 1825d")
 }
 
@@ -154,7 +155,7 @@ func (c *cli) caLimitCommand() *cobra.Command {
 				fact(w, "CA", args[0])
 				fact(w, "Limit", limitText(&set))
 				if set.MaxUses > 0 {
-					fact(w, "Lists, answers", strconv.FormatInt(set.StatusUses, 10)+" beyond")
+					fact(w, "Lists, answers", strconv.FormatInt(set.StatusUses, 10))
 				}
 			})
 		}),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -189,20 +190,22 @@ func TestUsedUpCA(t *testing.T) {
 	if used == 0 {
 		t.Error("nothing was counted")
 	}
-	_, err := c.LimitCA(t.Context(), "devices", v1.KeyLimit{MaxUses: used + 2})
+	_, err := c.LimitCA(t.Context(), "devices", v1.KeyLimit{MaxUses: used + 40})
 	must(t, err)
-	p.Enrolled(t, "second", "device")
-	p.Restart(t)
 	var refused apptest.Reply
-	for _, name := range []string{"third", "fourth", "fifth"} {
+	issued := 0
+	for ; issued <= 40; issued++ {
+		name := fmt.Sprintf("next-%d", issued)
 		_, token := p.Device(t, name, "device")
-		if r := enrolOver(t, p, name, token); r.StatusCode != http.StatusOK {
-			refused = r
+		if refused = enrolOver(t, p, name, token); refused.StatusCode != http.StatusOK {
 			break
 		}
+		if issued == 5 {
+			p.Restart(t)
+		}
 	}
-	if refused.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(refused.Text), "its key has signed as often as it may") {
-		t.Errorf("an enrolment beyond the limit: got %s, want 503", refused)
+	if issued != 40 || refused.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(refused.Text), "its key has signed as many as it may") {
+		t.Errorf("an enrolment after %d, with a limit of 40: got %s, want 503", issued, refused)
 	}
 	_, err = p.Revoke.Certificate(t.Context(), apptest.Operator(), pair.Leaf.SerialNumber.Bytes(), revoke.KeyCompromise)
 	must(t, err)
@@ -234,7 +237,7 @@ func TestNewCAWithALimit(t *testing.T) {
 	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "small", Subject: subject, Algorithm: key.P256, Validity: 86400 * 365, PathLen: 1, Limit: key.Limit{MaxUses: 1}})
 	must(t, err)
 	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "below", Parent: "small", Subject: subject, Algorithm: key.P256, Validity: 86400})
-	if !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), "as often as it may, 1 times") {
+	if !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), "as many as it may, 1.") {
 		t.Errorf("a second certificate: got %v, want it unavailable", err)
 	}
 	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "token", Subject: subject, Algorithm: key.P256, Validity: 86400, Custody: key.InToken})

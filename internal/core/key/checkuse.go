@@ -20,7 +20,7 @@ func (m *Meter) Checker() audit.Checker {
 }
 
 type useRow struct {
-	uses int64
+	uses counts
 	limited
 }
 
@@ -43,7 +43,8 @@ func (c *useChecker) entry(_ int64, e audit.Entry) error {
 	}
 	row := c.rows[e.Object]
 	if e.Action == "key.use" {
-		row.uses += numbers["n"]
+		row.uses[forIssue] += numbers["issued"]
+		row.uses[forStatus] += numbers["told"]
 	} else if numbers["turn"] > row.turn {
 		row.limited = limited{Limit{MaxUses: numbers["max_uses"], StatusUses: numbers["status_uses"], Until: numbers["until"]}, numbers["turn"]}
 	}
@@ -56,7 +57,7 @@ func (c *useChecker) finish(ctx context.Context, tx *db.Tx) error {
 		var id string
 		var cell int64
 		var row useRow
-		if err := r.Scan(&cell, &id, &row.uses, &row.MaxUses, &row.StatusUses, &row.Until, &row.turn); err != nil {
+		if err := r.Scan(&cell, &id, &row.uses[forIssue], &row.uses[forStatus], &row.MaxUses, &row.StatusUses, &row.Until, &row.turn); err != nil {
 			return err
 		}
 		want, known := c.rows[id]
@@ -70,7 +71,7 @@ func (c *useChecker) finish(ctx context.Context, tx *db.Tx) error {
 			delete(c.rows, id)
 		}
 		return nil
-	}, `SELECT cell, id, uses, max_uses, status_uses, ends, turn FROM key_use`)
+	}, `SELECT cell, id, issued, told, max_issued, max_told, ends, turn FROM key_use`)
 	for _, id := range slices.Sorted(maps.Keys(c.rows)) {
 		c.found = append(c.found, fmt.Errorf("the use of the key %s was counted, but key_use does not have it", id))
 	}

@@ -27,12 +27,13 @@ func Schema() db.Schema {
 
 // Limit bounds the use of a key. The zero value does not.
 //
-// Every signature counts: certificates, revocation lists, status answers. When MaxUses is reached, or the end, no further certificate is signed. The
-// lists and answers about those that were issued must go on, or the fleet would stop at the same moment: they may go on without an end in
-// time, and for StatusUses signatures beyond MaxUses.
+// Every signature counts, those of certificates on one account, those of revocation lists and status answers on another. When MaxUses
+// certificates are signed, or at the end, no further one is. The lists and answers about those that were issued must go on, or the fleet would stop at
+// the same moment: so they have StatusUses for themselves, which certificates cannot use up and they cannot exceed, and no end in time.
+// Both together are how often the key signs in its life.
 type Limit struct {
-	MaxUses    int64 // 0: as often as you like
-	StatusUses int64 // 0 with MaxUses: DefaultStatusUses
+	MaxUses    int64 // certificates; 0: as often as you like, of both kinds
+	StatusUses int64 // lists and answers; 0 with MaxUses: DefaultStatusUses
 	Until      int64 // Unix second; 0: as long as you like
 }
 
@@ -53,8 +54,8 @@ func (l *Limit) check() error {
 
 // most is how often the key may sign for a purpose; 0: as often as you like.
 func (l Limit) most(p purpose) int64 {
-	if l.MaxUses > 0 && p == forStatus {
-		return l.MaxUses + l.StatusUses
+	if p == forStatus {
+		return l.StatusUses
 	}
 	return l.MaxUses
 }
@@ -75,19 +76,19 @@ func (m *Meter) SetLimit(ctx context.Context, actor access.Actor, id ID, l Limit
 	n := u.drain()
 	var turn int64
 	err := m.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		if _, err := tx.Get(ctx, []any{&turn}, `INSERT INTO key_use (cell, id, uses, max_uses, status_uses, ends, turn) VALUES (0, $1, $2, $3, $4, $5, 1)
- ON CONFLICT (cell, id) DO UPDATE SET uses = key_use.uses + excluded.uses, max_uses = excluded.max_uses, status_uses = excluded.status_uses,
- ends = excluded.ends, turn = key_use.turn + 1 RETURNING turn`, string(id), n, l.MaxUses, l.StatusUses, l.Until); err != nil {
+		if _, err := tx.Get(ctx, []any{&turn}, `INSERT INTO key_use (cell, id, issued, told, max_issued, max_told, ends, turn) VALUES (0, $1, $2, $3, $4, $5, $6, 1)
+ ON CONFLICT (cell, id) DO UPDATE SET issued = key_use.issued + excluded.issued, told = key_use.told + excluded.told, max_issued = excluded.max_issued,
+ max_told = excluded.max_told, ends = excluded.ends, turn = key_use.turn + 1 RETURNING turn`, string(id), n[forIssue], n[forStatus], l.MaxUses, l.StatusUses, l.Until); err != nil {
 			return err
 		}
 		entries := []audit.Entry{l.entry(actor, id, turn)}
-		if n != 0 {
+		if n != (counts{}) {
 			entries = append(entries, usesEntry(id, n))
 		}
 		return m.deps.Audit.Append(ctx, tx, entries...)
 	})
 	if err != nil {
-		u.counted.Add(n) // as if it had not been tried; a limited key counts it with the next block
+		u.count(n) // as if it had not been tried; a limited key counts it with the next block
 		return err
 	}
 	u.adopt(limited{l, turn})
@@ -101,8 +102,9 @@ func (l Limit) entry(actor access.Actor, id ID, turn int64) audit.Entry {
 }
 
 // usesEntry says that so many uses were counted or reserved, or, below zero, given back.
-func usesEntry(id ID, n int64) audit.Entry {
-	return audit.Entry{Action: "key.use", Actor: access.System("key").String(), Object: string(id), Detail: map[string]string{"n": strconv.FormatInt(n, 10)}}
+func usesEntry(id ID, n counts) audit.Entry {
+	return audit.Entry{Action: "key.use", Actor: access.System("key").String(), Object: string(id), Detail: map[string]string{
+		"issued": strconv.FormatInt(n[forIssue], 10), "told": strconv.FormatInt(n[forStatus], 10)}}
 }
 
 // exhaustedEntry says that a key may not be used any more for a purpose. It changes nothing, and is a refusal.

@@ -52,11 +52,14 @@ const (
 	purposes
 )
 
+// counts are numbers of signatures for each purpose.
+type counts [purposes]int64
+
 // usage is the use of one key by this process.
 type usage struct {
 	id      ID
 	limit   atomic.Pointer[limited] // nil: there never was one
-	counted atomic.Int64            // uses that are not stored yet
+	counted [purposes]atomic.Int64  // uses that are not stored yet
 	left    [purposes]atomic.Int64  // reserved and not used yet
 	dry     [purposes]atomic.Bool   // nothing was left in the database when it was last looked at
 	told    [purposes]atomic.Int64  // the turn of the limit whose end was recorded
@@ -183,7 +186,7 @@ func (m *Meter) take(u *usage, p purpose) (*limited, error) {
 	for {
 		limit := u.limit.Load()
 		if limit == nil {
-			u.counted.Add(1)
+			u.counted[p].Add(1)
 			return nil, nil
 		}
 		if limit.Until > 0 && p == forIssue && m.deps.Now().Unix() >= limit.Until {
@@ -191,7 +194,7 @@ func (m *Meter) take(u *usage, p purpose) (*limited, error) {
 				time.Unix(limit.Until, 0).UTC().Format("2006-01-02 15:04:05Z"))
 		}
 		if limit.MaxUses == 0 {
-			u.counted.Add(1)
+			u.counted[p].Add(1)
 			return nil, nil
 		}
 		if u.left[p].Add(-1) >= 0 {
@@ -209,15 +212,15 @@ func (m *Meter) take(u *usage, p purpose) (*limited, error) {
 
 func (l *limited) exhausted(p purpose) error {
 	if p == forStatus {
-		return errs.New(errs.Unavailable, "the CA signs nothing any more: its key has signed %d times, as often as it may, and the %d that are kept for lists and status answers: raise them with mooring ca limit", l.MaxUses, l.StatusUses)
+		return errs.New(errs.Unavailable, "the CA tells nothing of its certificates any more: its key has signed as many lists and status answers as it may, %d. Raise the limit with mooring ca limit --status-uses", l.StatusUses)
 	}
-	return errs.New(errs.Unavailable, "the CA signs no certificates any more: its key has signed as often as it may, %d times. Raise the limit with mooring ca limit, or use its successor", l.MaxUses)
+	return errs.New(errs.Unavailable, "the CA signs no certificates any more: its key has signed as many as it may, %d. Raise the limit with mooring ca limit, or use its successor", l.MaxUses)
 }
 
 // untake takes a use back that did not happen.
 func (u *usage) untake(under *limited, p purpose) {
 	if under == nil {
-		u.counted.Add(-1)
+		u.counted[p].Add(-1)
 		return
 	}
 	u.left[p].Add(1)
@@ -242,9 +245,9 @@ func (m *Meter) ask(u *usage, p purpose) error {
 }
 
 // drain takes what must be stored: the uses that were counted, less those that were reserved and are not needed.
-func (u *usage) drain() int64 {
-	n := u.counted.Swap(0)
+func (u *usage) drain() (n counts) {
 	for p := range purposes {
+		n[p] = u.counted[p].Swap(0)
 		// A taker that finds nothing is below zero for a moment and adds it again itself.
 		for {
 			left := u.left[p].Load()
@@ -252,10 +255,25 @@ func (u *usage) drain() int64 {
 				break
 			}
 			if u.left[p].CompareAndSwap(left, 0) {
-				n -= left
+				n[p] -= left
 				break
 			}
 		}
+	}
+	return n
+}
+
+// count adds to what must be stored.
+func (u *usage) count(n counts) {
+	for p := range purposes {
+		u.counted[p].Add(n[p])
+	}
+}
+
+// uncount takes what was counted and not stored.
+func (u *usage) uncount() (n counts) {
+	for p := range purposes {
+		n[p] = u.counted[p].Swap(0)
 	}
 	return n
 }

@@ -199,21 +199,24 @@ func TestLimitHolds(t *testing.T) {
 		t.Errorf("after a restart %d uses are counted, want 43", got)
 	}
 	done, err = sign(t, n, id, 100)
-	if done != 57 || !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), "as often as it may, 100 times. Raise the limit with mooring ca limit") {
+	if done != 57 || !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), "as many as it may, 100. Raise the limit with mooring ca limit") {
 		t.Errorf("after a restart: %d signatures and %v, want 57 and unavailable", done, err)
 	}
 	done, err = sign(t, n.ForStatus(), id, 7)
-	if done != 5 || !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), "the 5 that are kept for lists") {
+	if done != 5 || !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), "as many lists and status answers as it may, 5") {
 		t.Errorf("lists: %d signatures and %v, want 5 and unavailable", done, err)
 	}
-	if got := n.uses(t, id); got != 105 {
-		t.Errorf("%d uses are counted, want 105", got)
+	if got := n.uses(t, id); got != 100 {
+		t.Errorf("%d certificates are counted, want 100", got)
 	}
-	if err := n.SetLimit(t.Context(), admin(), id, key.Limit{MaxUses: 107, StatusUses: 5}); err != nil {
+	if err := n.SetLimit(t.Context(), admin(), id, key.Limit{MaxUses: 102, StatusUses: 6}); err != nil {
 		t.Fatal(err)
 	}
 	if done, _ := sign(t, n, id, 5); done != 2 {
-		t.Errorf("after the limit was raised by 7, 5 of which lists had used: %d signatures, want 2", done)
+		t.Errorf("after the limit was raised by 2: %d signatures, want 2", done)
+	}
+	if done, _ := sign(t, n.ForStatus(), id, 5); done != 1 {
+		t.Errorf("after the reserve was raised by 1: %d lists, want 1", done)
 	}
 	if err := n.SetLimit(t.Context(), admin(), id, key.Limit{}); err != nil {
 		t.Fatal(err)
@@ -225,7 +228,7 @@ func TestLimitHolds(t *testing.T) {
 		t.Errorf("the record: %v", found)
 	}
 	log, err := m.log.List(t.Context(), admin(), audit.Query{Action: "key.exhausted", Limit: 10})
-	if err != nil || len(log) != 3 { // issuing, lists, and issuing under the raised limit
+	if err != nil || len(log) != 4 { // issuing and lists, under both limits
 		t.Errorf("%d entries tell that the key is used up: %v, %v", len(log), log, err)
 	}
 }
@@ -248,8 +251,8 @@ func TestEndHolds(t *testing.T) {
 	if done, err := sign(t, n.ForStatus(), id, 2); done != 2 {
 		t.Errorf("lists after the end: %d signatures, %v", done, err)
 	}
-	if got := n.uses(t, id); got != 5 {
-		t.Errorf("%d uses are counted, want 5", got)
+	if got := n.uses(t, id); got != 3 {
+		t.Errorf("%d certificates are counted, want 3", got)
 	}
 }
 
@@ -435,7 +438,7 @@ func TestCheckerNamesWhatWasChanged(t *testing.T) {
 	if found := m.verify(t, n); len(found) > 0 {
 		t.Fatalf("before anything was changed: %v", found)
 	}
-	for _, change := range []string{"uses = uses - 1", "max_uses = 60", "status_uses = 8", "ends = 0", "turn = 2", "cell = 1", "id = 'x'"} {
+	for _, change := range []string{"issued = issued - 1", "told = told + 1", "max_issued = 60", "max_told = 8", "ends = 0", "turn = 2", "cell = 1", "id = 'x'"} {
 		undo := errs.New(errs.Conflict, "undone")
 		err := d.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
 			if _, err := tx.Exec(ctx, `UPDATE key_use SET `+change); err != nil {

@@ -33,7 +33,7 @@ func (m *Meter) Load(ctx context.Context) error {
 			}
 			rows = append(rows, l)
 			return nil
-		}, `SELECT id, max_uses, status_uses, ends, turn FROM key_use WHERE cell = 0 AND turn > 0`)
+		}, `SELECT id, max_issued, max_told, ends, turn FROM key_use WHERE cell = 0 AND turn > 0`)
 	})
 	if err != nil {
 		return fmt.Errorf("reading the limits of keys: %w", err)
@@ -72,24 +72,24 @@ func (m *Meter) Run(ctx context.Context) error {
 func (m *Meter) end(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.deps.Wait)
 	defer cancel()
-	return m.store(ctx, func(u *usage) int64 { return u.drain() })
+	return m.store(ctx, (*usage).drain)
 }
 
 // Store stores the uses that were counted in memory.
 func (m *Meter) Store(ctx context.Context) error {
-	return m.store(ctx, func(u *usage) int64 { return u.counted.Swap(0) })
+	return m.store(ctx, (*usage).uncount)
 }
 
-func (m *Meter) store(ctx context.Context, drain func(*usage) int64) error {
-	type count struct {
-		use *usage
-		n   int64
+func (m *Meter) store(ctx context.Context, drain func(*usage) counts) error {
+	type used struct {
+		key *usage
+		n   counts
 	}
-	var all []count
+	var all []used
 	m.mu.RLock()
 	for _, u := range m.keys {
-		if n := drain(u); n != 0 {
-			all = append(all, count{u, n})
+		if n := drain(u); n != (counts{}) {
+			all = append(all, used{u, n})
 		}
 	}
 	m.mu.RUnlock()
@@ -98,17 +98,17 @@ func (m *Meter) store(ctx context.Context, drain func(*usage) int64) error {
 		err := m.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 			var entries []audit.Entry
 			for _, c := range part {
-				if _, err := tx.Exec(ctx, `INSERT INTO key_use (cell, id, uses, max_uses, status_uses, ends, turn) VALUES (0, $1, $2, 0, 0, 0, 0)
- ON CONFLICT (cell, id) DO UPDATE SET uses = key_use.uses + excluded.uses`, string(c.use.id), c.n); err != nil {
+				if _, err := tx.Exec(ctx, `INSERT INTO key_use (cell, id, issued, told, max_issued, max_told, ends, turn) VALUES (0, $1, $2, $3, 0, 0, 0, 0)
+ ON CONFLICT (cell, id) DO UPDATE SET issued = key_use.issued + excluded.issued, told = key_use.told + excluded.told`, string(c.key.id), c.n[forIssue], c.n[forStatus]); err != nil {
 					return err
 				}
-				entries = append(entries, usesEntry(c.use.id, c.n))
+				entries = append(entries, usesEntry(c.key.id, c.n))
 			}
 			return m.deps.Audit.Append(ctx, tx, entries...)
 		})
 		if err != nil {
 			for _, c := range all {
-				c.use.counted.Add(c.n)
+				c.key.count(c.n)
 			}
 			return fmt.Errorf("storing the use of keys: %w", err)
 		}
@@ -123,25 +123,29 @@ func (m *Meter) reserve(ctx context.Context, u *usage, p purpose) error {
 		return nil // another one asked a moment ago
 	}
 	var l limited
-	var uses, n, owed int64
-	owed = u.counted.Swap(0) // from before there was a limit
+	var uses counts
+	var n int64
+	owed := u.uncount() // from before there was a limit
 	err := m.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		// Writing the row first keeps other nodes away until the commit, on every engine and at every isolation level.
-		found, err := tx.Get(ctx, []any{&uses, &l.MaxUses, &l.StatusUses, &l.Until, &l.turn},
-			`UPDATE key_use SET uses = uses + $2 WHERE cell = 0 AND id = $1 RETURNING uses, max_uses, status_uses, ends, turn`, string(u.id), owed)
+		found, err := tx.Get(ctx, []any{&uses[forIssue], &uses[forStatus], &l.MaxUses, &l.StatusUses, &l.Until, &l.turn},
+			`UPDATE key_use SET issued = issued + $2, told = told + $3 WHERE cell = 0 AND id = $1 RETURNING issued, told, max_issued, max_told, ends, turn`,
+			string(u.id), owed[forIssue], owed[forStatus])
 		if err != nil {
 			return err
 		}
 		if !found {
 			return fmt.Errorf("the row of the key %s in key_use is gone", u.id)
 		}
-		n = block(l.most(p)-uses, l.MaxUses)
+		n = block(l.most(p)-uses[p], l.MaxUses)
 		var entries []audit.Entry
-		if owed+n != 0 {
-			entries = append(entries, usesEntry(u.id, owed+n))
+		more := counts{}
+		more[p] = n
+		if all := (counts{owed[forIssue] + more[forIssue], owed[forStatus] + more[forStatus]}); all != (counts{}) {
+			entries = append(entries, usesEntry(u.id, all))
 		}
 		if n > 0 {
-			if _, err := tx.Exec(ctx, `UPDATE key_use SET uses = uses + $2 WHERE cell = 0 AND id = $1`, string(u.id), n); err != nil {
+			if _, err := tx.Exec(ctx, `UPDATE key_use SET issued = issued + $2, told = told + $3 WHERE cell = 0 AND id = $1`, string(u.id), more[forIssue], more[forStatus]); err != nil {
 				return err
 			}
 		} else if l.MaxUses > 0 && u.told[p].Load() != l.turn {
@@ -153,7 +157,7 @@ func (m *Meter) reserve(ctx context.Context, u *usage, p purpose) error {
 		return m.deps.Audit.Append(ctx, tx, entries...)
 	})
 	if err != nil {
-		u.counted.Add(owed)
+		u.count(owed)
 		return fmt.Errorf("counting the use of a key: %w", err)
 	}
 	u.adopt(l)

@@ -26,8 +26,10 @@ type Report struct {
 	Info    // Label, Algorithm and SPKI are empty when the key is not usable
 	State   State
 	Problem string // why it is not usable, for administrators
-	Uses    int64  // signatures, those of this process included; other nodes' of the last hour may be missing
-	Limit   Limit
+	// How many certificates, and how many lists and status answers, it signed. Those of this process are included; of other nodes those of the last
+	// hour may be missing.
+	Uses, StatusUses int64
+	Limit            Limit
 }
 
 // maxReports bounds a page.
@@ -65,7 +67,8 @@ func (m *Meter) Reports(ctx context.Context, actor access.Actor, expected []ID, 
 	reports := make([]Report, len(list))
 	for i, id := range list {
 		r := m.report(ctx, id, held)
-		r.Uses, r.Limit = rows[id].uses+m.usage(id).pending(), rows[id].Limit
+		row, pending := rows[id], m.usage(id).pending()
+		r.Uses, r.StatusUses, r.Limit = row.uses[forIssue]+pending[forIssue], row.uses[forStatus]+pending[forStatus], row.Limit
 		reports[i] = r
 	}
 	return reports, ctx.Err()
@@ -92,10 +95,9 @@ func (m *Meter) report(ctx context.Context, id ID, held map[Place]holdings) Repo
 }
 
 // pending is what this process knows beyond the database.
-func (u *usage) pending() int64 {
-	n := u.counted.Load()
+func (u *usage) pending() (n counts) {
 	for p := range purposes {
-		n -= max(0, u.left[p].Load())
+		n[p] = u.counted[p].Load() - max(0, u.left[p].Load())
 	}
 	return n
 }
@@ -107,12 +109,12 @@ func (m *Meter) rows(ctx context.Context) (rows map[ID]useRow, err error) {
 		return tx.Each(ctx, func(r db.Row) error {
 			var id ID
 			var row useRow
-			if err := r.Scan((*string)(&id), &row.uses, &row.MaxUses, &row.StatusUses, &row.Until, &row.turn); err != nil {
+			if err := r.Scan((*string)(&id), &row.uses[forIssue], &row.uses[forStatus], &row.MaxUses, &row.StatusUses, &row.Until, &row.turn); err != nil {
 				return err
 			}
 			rows[id] = row
 			return nil
-		}, `SELECT id, uses, max_uses, status_uses, ends, turn FROM key_use WHERE cell = 0`)
+		}, `SELECT id, issued, told, max_issued, max_told, ends, turn FROM key_use WHERE cell = 0`)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the use of keys: %w", err)

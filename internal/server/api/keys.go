@@ -40,7 +40,7 @@ func (s *server) listKeys(ctx context.Context, actor access.Actor, in *listKeysI
 
 func shownKey(r key.Report, cas []string) v1.Key {
 	slices.Sort(cas)
-	out := v1.Key{ID: string(r.ID), CAs: cas, Custody: string(r.ID.Place()), State: string(r.State), Problem: r.Problem, Label: r.Label, Algorithm: string(r.Algorithm), Uses: r.Uses}
+	out := v1.Key{ID: string(r.ID), CAs: cas, Custody: string(r.ID.Place()), State: string(r.State), Problem: r.Problem, Label: r.Label, Algorithm: string(r.Algorithm), Uses: r.Uses, StatusUses: r.StatusUses}
 	if r.Limit != (key.Limit{}) {
 		out.Limit = &v1.KeyLimit{MaxUses: r.Limit.MaxUses, StatusUses: r.Limit.StatusUses}
 		if r.Limit.Until > 0 {
