@@ -39,7 +39,10 @@ func TestAgentIsRescued(t *testing.T) {
 	if err != nil || s.Condition != agent.Enrolled || s.NotAfter.Sub(p.Clock.Now()) > 2*24*time.Hour {
 		t.Errorf("after its next attempt: %+v, %v", s, err)
 	}
-	p.Clock.Move(36 * time.Hour)
+	if due := s.RenewAt.Sub(p.Clock.Now()); due < 20*time.Hour || due > 44*time.Hour {
+		t.Errorf("the rescued certificate is to be renewed in %s, want two thirds of its two days or so", due)
+	}
+	p.Clock.Move(44 * time.Hour)
 	must(t, pump.Run(t.Context()))
 	if s, err = pump.Status(); err != nil || s.NotAfter.Sub(p.Clock.Now()) < 9*24*time.Hour {
 		t.Errorf("after the renewal that follows: %+v, %v", s, err)

@@ -34,5 +34,9 @@ func (r *Registry) RenewAt(d *Device, s *Slot) int64 {
 		return 0
 	}
 	before, spread, _ := r.renewal(d.Profile)
+	// A certificate that is shorter than its profile says, as after a rescue, would be renewed at once, and its shortness be for nothing.
+	if begun := issuedAt(s.Serial); begun > 0 && before > 0 && before+spread >= s.NotAfter-begun {
+		before, spread = (s.NotAfter-begun)/3, (s.NotAfter-begun)/10
+	}
 	return RenewAt(d.Name, s.NotAfter, before, spread)
 }
