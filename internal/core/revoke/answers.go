@@ -2,6 +2,7 @@ package revoke
 
 import (
 	"bytes"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -18,24 +19,28 @@ const (
 	idTail       = 2 + serialLength // octets of a CertID from the tag of the serial number on
 )
 
-// Answer is an OCSP response. It is shared: do not change DER.
+// Answer is an OCSP response. It is shared: do not change DER. Its size and order count: the cache holds many, and what is not in the processor's
+// own cache costs more than the rest of an answer.
 type Answer struct {
-	DER    []byte
-	Status ocsp.Status // anything but Successful is unsigned
-	// Cacheable says that others may keep the answer. It is false for errors and for answers to a nonce.
-	Cacheable              bool
-	ThisUpdate, NextUpdate int64 // of a Successful one, UTC seconds; of several certificates the earliest end
-	Refresh                int64 // from then on a newer answer is worth asking for
-	// Memo is for who serves the answer: what he made of it, to be used again. Its content is at most about as large as DER.
-	Memo atomic.Value
+	DER                 []byte
+	NextUpdate, Refresh int64 // UTC seconds: of several certificates the earliest end; from when on a newer answer is worth asking for
 
 	// What the cache knows of it.
-	id    []byte       // the CertID as asked, which is part of DER
-	next  *Answer      // another form of the question about the same certificate; guarded by the shard
-	place int          // in the shard's ring; guarded by the shard
-	used  atomic.Bool  // asked for since the hand came by
-	retry atomic.Int64 // UTC second from which renewing may be tried again
+	retry     atomic.Int64  // UTC second from which renewing may be tried again
+	next      *Answer       // another form of the question about the same certificate; guarded by the shard
+	used      atomic.Uint32 // 1 when asked for since the hand came by
+	at, until uint16        // where in DER the CertID stands as it was asked
+
+	// Memo is for who serves the answer: what he made of it, to be used again. Its content is at most about as large as DER.
+	Memo       atomic.Value
+	ThisUpdate int64       // UTC seconds
+	place      int32       // in the shard's ring; guarded by the shard
+	Status     ocsp.Status // anything but Successful is unsigned, and without the times
+	Cacheable  bool        // others may keep the answer; false for errors and for answers to a nonce
 }
+
+// id returns the CertID as it was asked.
+func (answer *Answer) id() []byte { return answer.DER[answer.at:answer.until] }
 
 // answers is the cache of signed OCSP answers: to questions without a nonce for one certificate that we issued. Strangers choose what is in
 // it, so it is bounded by octets; what nobody asked since the last turn of the clock's hand goes when room is needed. All answers about a
@@ -76,14 +81,14 @@ func (a *answers) get(id []byte, now int64) (answer *Answer, generation uint64) 
 	s := a.shard(&serial)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for answer = s.bySerial[serial]; answer != nil && !bytes.Equal(answer.id, id); {
+	for answer = s.bySerial[serial]; answer != nil && !bytes.Equal(answer.id(), id); {
 		answer = answer.next
 	}
 	if answer == nil || now > answer.NextUpdate {
 		return nil, s.generation
 	}
-	if !answer.used.Load() { // a write at every question would make the cores wait for each other
-		answer.used.Store(true)
+	if answer.used.Load() == 0 { // a write at every question would make the cores wait for each other
+		answer.used.Store(1)
 	}
 	return answer, s.generation
 }
@@ -103,8 +108,8 @@ func (answer *Answer) claim(now int64) bool {
 // older than what was purged, and the answer is not kept.
 func (a *answers) put(id []byte, answer *Answer, generation uint64) {
 	serial, ok := serialOf(id)
-	size := len(answer.DER) + answerCost
-	if !ok || size > a.limit {
+	size, at := len(answer.DER)+answerCost, bytes.Index(answer.DER, id) // the answer repeats the question, so that the key costs nothing more
+	if !ok || at < 0 || size > a.limit || len(answer.DER) > math.MaxUint16 {
 		return
 	}
 	s := a.shard(&serial)
@@ -118,7 +123,7 @@ func (a *answers) put(id []byte, answer *Answer, generation uint64) {
 	}
 	forms := 0
 	for old := s.bySerial[serial]; old != nil; old = old.next {
-		if bytes.Equal(old.id, id) {
+		if bytes.Equal(old.id(), id) {
 			s.drop(old)
 			break
 		}
@@ -127,11 +132,8 @@ func (a *answers) put(id []byte, answer *Answer, generation uint64) {
 		}
 	}
 	s.makeRoom(a.limit - size)
-	// The answer repeats the question, so that the key costs nothing more.
-	if at := bytes.Index(answer.DER, id); at >= 0 {
-		id = answer.DER[at : at+len(id)]
-	}
-	answer.id, answer.next, answer.place = id, s.bySerial[serial], len(s.ring)
+	answer.at, answer.until = uint16(at), uint16(at+len(id))
+	answer.next, answer.place = s.bySerial[serial], int32(len(s.ring))
 	s.bySerial[serial] = answer
 	s.ring = append(s.ring, answer)
 	s.octets += size
@@ -143,7 +145,7 @@ func (s *answerShard) makeRoom(octets int) {
 		if s.hand >= len(s.ring) {
 			s.hand = 0
 		}
-		if answer := s.ring[s.hand]; answer.used.Swap(false) {
+		if answer := s.ring[s.hand]; answer.used.Swap(0) != 0 {
 			s.hand++
 		} else {
 			s.drop(answer)
@@ -153,7 +155,7 @@ func (s *answerShard) makeRoom(octets int) {
 
 // drop takes an answer out of the chain of its certificate and out of the ring, where the last one takes its place.
 func (s *answerShard) drop(answer *Answer) {
-	serial, _ := serialOf(answer.id)
+	serial, _ := serialOf(answer.id())
 	first := s.bySerial[serial]
 	switch {
 	case first != answer:
@@ -185,7 +187,7 @@ func (a *answers) purge(serial []byte) (asked [][]byte) {
 	defer s.mu.Unlock()
 	s.generation++
 	for answer := s.bySerial[key]; answer != nil; answer = s.bySerial[key] {
-		asked = append(asked, answer.id)
+		asked = append(asked, answer.id())
 		s.drop(answer)
 	}
 	return asked

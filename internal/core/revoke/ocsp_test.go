@@ -229,7 +229,7 @@ func TestAnswersAgainstModel(t *testing.T) {
 			keep(&a, id, 1)
 			model[string(id)] = true
 		default:
-			if answer, _ := a.get(id, 1); (answer != nil) != model[string(id)] || answer != nil && !bytes.Equal(answer.id, id) {
+			if answer, _ := a.get(id, 1); (answer != nil) != model[string(id)] || answer != nil && !bytes.Equal(answer.id(), id) {
 				t.Fatalf("step %d: got %v for %x, want it there: %v", step, answer, id, model[string(id)])
 			}
 		}

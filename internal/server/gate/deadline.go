@@ -15,16 +15,29 @@ type deadline struct {
 	mu     sync.Mutex
 	want   time.Time // zero: none; guarded by mu
 	actual time.Time // never later than want; guarded by mu
+	before time.Time // what actual was before a cut; guarded by mu
 }
+
+// cut reports whether t is long past: net/http cuts off a read that waits so, after every request without a body, and undoes it at once.
+func cut(t time.Time) bool { return !t.IsZero() && t.Unix() < 1e9 }
 
 // set is SetReadDeadline or SetWriteDeadline.
 func (d *deadline) set(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.want = t
-	later := t.IsZero() || !t.Before(d.actual)
-	if !d.actual.IsZero() && later || t.Equal(d.actual) {
+	switch later := t.IsZero() || !t.Before(d.actual); {
+	case t.Equal(d.actual):
 		return nil
+	case cut(d.actual) && later:
+		// Back to what was, if that is not too late: it holds as it did, and the next moments will be later.
+		if !d.before.IsZero() && (t.IsZero() || d.before.Before(t)) {
+			t = d.before
+		}
+	case !d.actual.IsZero() && later:
+		return nil
+	case cut(t):
+		d.before = d.actual
 	}
 	d.actual = t
 	return d.move(t)

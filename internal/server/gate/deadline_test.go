@@ -83,6 +83,50 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// TestReadsAreCutOff cuts off waiting reads again and again, as net/http does after each request, between deadlines that move on.
+func TestReadsAreCutOff(t *testing.T) {
+	c, far, moves := pair(t)
+	one := make([]byte, 1)
+	set := func(at time.Time) {
+		t.Helper()
+		if err := c.SetReadDeadline(at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const rounds = 200
+	for i := range rounds {
+		set(time.Now().Add(time.Minute)) // the header
+		if _, err := far.Write([]byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Read(one); n != 1 || err != nil || one[0] != byte(i) {
+			t.Fatalf("round %d: read %d octets, %x, %v", i, n, one, err)
+		}
+		ended := make(chan error)
+		go func() { _, err := c.Read(one); ended <- err }()
+		set(time.Unix(1, 0))
+		if err := <-ended; !os.IsTimeout(err) {
+			t.Fatalf("round %d: the read that was cut off ended with %v", i, err)
+		}
+		set(time.Time{})
+		set(time.Now().Add(2 * time.Minute)) // idle
+	}
+	if n := moves.Load(); n > 2*rounds+2 {
+		t.Errorf("%d real deadlines in %d rounds, want two each", n, rounds)
+	}
+	// What was before the cut was a moment ago, and so is not what ends the next read.
+	set(time.Now().Add(30 * time.Millisecond))
+	set(time.Unix(1, 0))
+	time.Sleep(50 * time.Millisecond)
+	set(time.Now().Add(100 * time.Millisecond))
+	within(t, 100*time.Millisecond, func() (int, error) { return c.Read(one) })
+	set(time.Time{})
+	go func() { time.Sleep(50 * time.Millisecond); _, _ = far.Write([]byte("x")) }()
+	if n, err := c.Read(one); n != 1 || err != nil {
+		t.Errorf("without a deadline after all that: %d octets, %v", n, err)
+	}
+}
+
 func TestNoDeadline(t *testing.T) {
 	c, far, _ := pair(t)
 	if err := c.SetDeadline(time.Now().Add(30 * time.Millisecond)); err != nil {
