@@ -233,9 +233,12 @@ func (a *Authority) checkImported(cert *x509.Certificate, parent *Issuer, below 
 		return minutes.CheckRoot(cert)
 	}
 	above := parent.cert
-	switch most := PathLen(above); {
-	case most >= 0 && most < below+1:
-		return errs.New(errs.Invalid, "%s permits %d tiers of CAs below it, and there would be %d: the path length is exceeded", above.Subject, most, below+1)
+	for tiers, up := below+1, parent; up != nil; tiers, up = tiers+1, up.parent {
+		if most := PathLen(up.cert); most >= 0 && most < tiers {
+			return errs.New(errs.Invalid, "%s permits %d tiers of CAs below it, and there would be %d: the path length is exceeded", up.cert.Subject, most, tiers)
+		}
+	}
+	switch {
 	case len(cert.AuthorityKeyId) > 0 && !bytes.Equal(cert.AuthorityKeyId, above.SubjectKeyId):
 		return invalid("names another key of its issuer than %s has", above.Subject)
 	case cert.NotAfter.After(above.NotAfter) || cert.NotBefore.Before(above.NotBefore):
