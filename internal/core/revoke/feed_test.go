@@ -175,7 +175,7 @@ func TestSlowWatcher(t *testing.T) {
 func TestManyWatchers(t *testing.T) {
 	w := newWorld(t)
 	for range maxWatchers {
-		_, err := w.hub.join()
+		_, err := w.hub.join(false)
 		must(t, err)
 	}
 	if err := w.Watch(t.Context(), auditor, 0, func(Event) error { return nil }); !errs.Is(err, errs.Limited) {
