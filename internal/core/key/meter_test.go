@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -492,5 +493,57 @@ func TestNothingPrintsAMeteredKey(t *testing.T) {
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "k", s)
 	if !strings.Contains(log.String(), `k="key `) {
 		t.Errorf("logged %q", log.String())
+	}
+}
+
+// instant is a key that costs nothing, so that what is measured is the counting.
+type instant struct{ crypto.Signer }
+
+func (instant) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, nil }
+
+// vault is a custody with one key.
+type vault struct{}
+
+func (vault) Generate(context.Context, key.Algorithm, string) (key.ID, crypto.PublicKey, error) {
+	return "k", nil, nil
+}
+func (vault) Signer(context.Context, key.ID) (crypto.Signer, error) { return instant{}, nil }
+
+// BenchmarkMeter measures what counting adds to a signature: without a limit, and with one whose blocks come from SQLite.
+func BenchmarkMeter(b *testing.B) {
+	for name, limit := range map[string]key.Limit{"free": {}, "limited": {MaxUses: 1 << 50}} {
+		b.Run(name, func(b *testing.B) {
+			d := dbtest.Open(b, audit.Schema(), key.Schema())
+			signer, vkey, err := audit.NoteKey("test", make([]byte, 32))
+			if err != nil {
+				b.Fatal(err)
+			}
+			verifier, err := note.NewVerifier(vkey)
+			if err != nil {
+				b.Fatal(err)
+			}
+			log := audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: time.Now})
+			m := key.NewMeter(key.MeterDeps{DB: d, Audit: log, Access: access.NewDecider(log), Now: time.Now, Log: slog.New(slog.DiscardHandler),
+				Custody: key.NewCustodies(key.InFile, map[key.Place]key.Custody{key.InFile: vault{}})})
+			ctx, stop := context.WithCancel(b.Context())
+			done := make(chan error, 1)
+			go func() { done <- m.Run(ctx) }()
+			if err := m.SetLimit(b.Context(), admin(), "k", limit); err != nil {
+				b.Fatal(err)
+			}
+			s, err := m.Signer(b.Context(), "k")
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if _, err := s.Sign(nil, nil, crypto.SHA256); err != nil {
+					b.Fatal(err)
+				}
+			}
+			stop()
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }
