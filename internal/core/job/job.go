@@ -36,6 +36,7 @@ import (
 	"encoding/hex"
 	"io/fs"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"mooring/internal/base/db"
@@ -187,7 +188,23 @@ type Deps struct {
 type Service struct {
 	Deps
 	workers map[Kind]Worker
+	counts  counts
 	work    chan struct{} // holds a token when a job of this process may be due
+}
+
+type counts struct{ steps, done, failed, troubles atomic.Int64 }
+
+// Metrics are counts since the start of this process, of what it did while it had the lease.
+type Metrics struct {
+	Steps        int64 // transactions that moved a job on
+	Done, Failed int64 // items
+	Troubles     int64 // times that a job could not go on
+}
+
+// Metrics returns the counts.
+func (s *Service) Metrics() Metrics {
+	c := &s.counts
+	return Metrics{Steps: c.steps.Load(), Done: c.done.Load(), Failed: c.failed.Load(), Troubles: c.troubles.Load()}
 }
 
 // New returns the service over d. It starts nothing; Run does.

@@ -210,6 +210,9 @@ func TestADraftIsLookedAtAndThenDone(t *testing.T) {
 	if j.Done != 18 || j.Failed != 2 || j.Skipped != 0 || w.struck(t) != 18 || j.Ended == 0 {
 		t.Errorf("got %+v, %d struck", j, w.struck(t))
 	}
+	if m := w.Metrics(); m != (Metrics{Steps: 7, Done: 18, Failed: 2}) {
+		t.Errorf("the counts: got %+v", m)
+	}
 	results, err := w.Results(t.Context(), reader, j.ID, 0, 0)
 	must(t, err)
 	if want := []Result{{Item: "name-7", Text: "a seven cannot be struck"}, {Item: "name-17", Text: "a seven cannot be struck"}}; !slices.Equal(results, want) {

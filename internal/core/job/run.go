@@ -196,6 +196,7 @@ func (r *runner) trouble(ctx context.Context, j *Job, err error) {
 		delete(r.later, j.ID)
 		return
 	}
+	r.counts.troubles.Add(1)
 	r.Log.LogAttrs(ctx, slog.LevelWarn, "a job cannot go on at present", slog.String("job", j.ID.String()), slog.String("kind", string(j.Kind)), slog.Any("cause", err))
 	passing := errs.Is(err, errs.Unavailable) || errs.Is(err, errs.Conflict) || errs.Is(err, errs.Limited)
 	var failed error
@@ -422,6 +423,9 @@ func (b *Batch) Commit(ctx context.Context, fn func(ctx context.Context, tx *db.
 		return nil
 	})
 	if err == nil {
+		r.counts.steps.Add(1)
+		r.counts.done.Add(after.Done - b.Job.Done)
+		r.counts.failed.Add(after.Failed - b.Job.Failed)
 		b.Job, b.committed = after, true
 	}
 	return err

@@ -78,6 +78,11 @@ func (p parts) Collect(out chan<- prometheus.Metric) {
 	}
 	k.count("rescues_total", "Certificates issued to devices whose own had expired.", float64(issued.Rescued))
 	k.revocation(p.s)
+	jobs := p.s.Jobs.Metrics()
+	k.count("job_steps_total", "Steps of jobs.", float64(jobs.Steps))
+	k.count("job_items_total", "Items of jobs that were done, and that failed.", float64(jobs.Done), "kind", "done")
+	k.count("job_items_total", "Items of jobs that were done, and that failed.", float64(jobs.Failed), "kind", "failed")
+	k.count("job_troubles_total", "Times that a job could not go on.", float64(jobs.Troubles))
 	fault := 0.0
 	if p.s.DB.Fault() != nil {
 		fault = 1
