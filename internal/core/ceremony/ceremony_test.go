@@ -45,11 +45,9 @@ func (m memory) Signer(_ context.Context, id key.ID) (crypto.Signer, error) {
 
 // site is a machine with a root.
 type site struct {
-	dir   string
-	keys  memory
-	now   time.Time
-	alg   key.Algorithm
-	names string
+	dir  string
+	keys memory
+	now  time.Time
 }
 
 func (s *site) deps() ceremony.Deps {

@@ -55,11 +55,15 @@ func (s *Service) Reported(text string) []ca.IssuerID {
 
 // Trusts notes evidence that a device, which proved its identity, trusts roots. Roots that the fleet need not come to trust are passed over.
 func (s *Service) Trusts(id string, g device.Grade, roots ...ca.IssuerID) {
-	parsed, err := device.ParseID(id)
-	if err != nil || len(roots) == 0 {
+	successors := s.CA.Successors()
+	if len(successors) == 0 || len(roots) == 0 { // nearly always
 		return
 	}
-	for _, root := range s.CA.Successors() {
+	parsed, err := device.ParseID(id)
+	if err != nil {
+		return
+	}
+	for _, root := range successors {
 		for _, seen := range roots {
 			if root.ID() == seen {
 				s.Devices.SawAnchor(parsed, device.Anchor(seen), g, s.Now().Unix())
