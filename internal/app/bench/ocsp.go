@@ -270,6 +270,9 @@ func (in *responder) cases(o *OCSPOptions) []ocspCase {
 	}
 }
 
+// slicesOfRound is into how many parts a round is divided, so that a busy moment of the machine hits both servers alike.
+const slicesOfRound = 20
+
 // measure asks the bare server and ours by turns.
 func (o *OCSPOptions) measure(ctx context.Context, in *responder, bare *bareServer, address string, c ocspCase) (Line, error) {
 	var cpu, floors, ratios, rate []float64
@@ -280,11 +283,11 @@ func (o *OCSPOptions) measure(ctx context.Context, in *responder, bare *bareServ
 			return Line{}, err
 		}
 		mrand.Shuffle(len(requests), func(i, j int) { requests[i], requests[j] = requests[j], requests[i] })
-		pick := func(i int64) []byte { return requests[i%int64(len(requests))] }
-		floor, _, err := cost(ctx, bare.cmd.Process.Pid, bare.address, o.Clients, max(c.n, o.N/2), pick)
-		if err != nil {
-			return Line{}, fmt.Errorf("the bare server: %w", err)
+		sides := [2]side{{pid: bare.cmd.Process.Pid, address: bare.address, n: max(c.n, o.N/2)}, {pid: in.server.Process.Pid, address: address, n: c.n}}
+		if err := turns(ctx, o.Clients, &sides, requests); err != nil {
+			return Line{}, err
 		}
+		floor, own := sides[0].cost(), sides[1].cost()
 		if c.signed {
 			sign, err := signature()
 			if err != nil {
@@ -292,27 +295,50 @@ func (o *OCSPOptions) measure(ctx context.Context, in *responder, bare *bareServ
 			}
 			floor += sign
 		}
-		own, took, err := cost(ctx, in.server.Process.Pid, address, o.Clients, c.n, pick)
-		if err != nil {
-			return Line{}, err
-		}
-		cpu, floors, ratios, rate = append(cpu, own), append(floors, floor), append(ratios, own/floor), append(rate, float64(c.n)/took.Seconds())
+		cpu, floors, ratios, rate = append(cpu, own), append(floors, floor), append(ratios, own/floor), append(rate, float64(c.n)/sides[1].took.Seconds())
 	}
 	return Line{Bench: "ocsp", Case: c.name, N: c.n * o.Rounds, PerS: median(rate), CPU: median(cpu), Floor: median(floors), Ratio: median(ratios), RSS: rssOf(in.server.Process.Pid)}, nil
 }
 
-// cost returns the microseconds of CPU that the process needs for one answer.
-func cost(ctx context.Context, pid int, address string, clients, n int, pick func(int64) []byte) (float64, time.Duration, error) {
-	before, err := cpuOf(pid)
-	if err != nil {
-		return 0, 0, err
+// side is a server in a round.
+type side struct {
+	pid       int
+	address   string
+	n         int // questions
+	cpu, took time.Duration
+}
+
+// cost returns the microseconds of CPU for one answer.
+func (s *side) cost() float64 { return micros(s.cpu, s.n) }
+
+// turns asks both sides in slices, and adds up what each needed. What a server does beside its answers counts, also in the other's slices.
+func turns(ctx context.Context, clients int, sides *[2]side, requests [][]byte) error {
+	var before [2]time.Duration
+	for k := range sides {
+		var err error
+		if before[k], err = cpuOf(sides[k].pid); err != nil {
+			return err
+		}
 	}
-	took, err := load(ctx, address, clients, n, pick)
-	if err != nil {
-		return 0, 0, err
+	for slice := range slicesOfRound {
+		for k := range sides {
+			s := &sides[k]
+			from, to := int64(s.n*slice/slicesOfRound), int64(s.n*(slice+1)/slicesOfRound)
+			took, err := load(ctx, s.address, clients, int(to-from), func(i int64) []byte { return requests[(from+i)%int64(len(requests))] })
+			if err != nil {
+				return err
+			}
+			s.took += took
+		}
 	}
-	after, err := cpuOf(pid)
-	return micros(after-before, n), took, err
+	for k := range sides {
+		after, err := cpuOf(sides[k].pid)
+		if err != nil {
+			return err
+		}
+		sides[k].cpu = after - before[k]
+	}
+	return nil
 }
 
 // signature returns the microseconds of CPU for one P-256 signature.
