@@ -50,6 +50,10 @@ const agentRunHelp = `Keeps the certificate fresh until it is told to end (SIGTE
 that depends on the device's name so that a fleet does not come all at once; tries again with growing pauses if the server cannot be
 reached, and leaves it alone for as long as it asks. It also waits for an enrolment that is to be approved.
 
+Every few hours it asks the server when to renew, where the server is a Mooring: so a campaign of the operators reaches the device. With
+--exec a command is run by /bin/sh after each renewal, with the paths in MOORING_KEY, MOORING_CERT, MOORING_CHAIN and MOORING_CA; it is
+ended after a minute, and what it says is logged.
+
 It logs to standard error, needs no other rights than to its folder, and suits a systemd service with Restart=on-failure.`
 
 const agentStatusHelp = `Tells what certificate this device has, until when, when it will be renewed, and what went wrong last. It asks nobody.`
@@ -64,6 +68,7 @@ type agentFlags struct {
 	tokenStdin                bool
 	birthCert, birthKey, wait string
 	again                     bool
+	exec                      string
 }
 
 func (c *cli) agentCommand() *cobra.Command {
@@ -85,6 +90,9 @@ func (c *cli) agentCommand() *cobra.Command {
 		Example: "  mooring agent status\n  mooring agent status --json",
 		Args:    needs(),
 		RunE:    func(*cobra.Command, []string) error { return agentError(c.agentStatus(f)) },
+	}
+	for _, cmd := range []*cobra.Command{renew, run} {
+		cmd.Flags().StringVar(&f.exec, "exec", "", "command for /bin/sh after each renewal, such as \"systemctl reload mosquitto\"")
 	}
 	all := group(&cobra.Command{
 		Use: "agent", Short: "Be a device: enrol, renew, keep the certificate fresh", Long: agentHelp,
@@ -139,7 +147,11 @@ func defaultAgentDir() string {
 
 func (c *cli) agentOptions(f *agentFlags) (agent.Options, error) {
 	dir, err := filepath.Abs(f.dir) // so that the paths that are shown can be used anywhere
-	return agent.Options{Dir: dir, Now: time.Now}, err
+	o := agent.Options{Dir: dir, Now: time.Now}
+	if f.exec != "" {
+		o.Changed = func(ctx context.Context, files agent.Files) { c.agentExec(ctx, f.exec, files) }
+	}
+	return o, err
 }
 
 func (c *cli) agentOpen(f *agentFlags) (*agent.Agent, error) {
@@ -385,6 +397,8 @@ func (c *cli) agentShow(a *agent.Agent) error {
 		fact(w, "Key type", s.KeyType)
 		fact(w, "Valid until", within(s.NotAfter, now))
 		fact(w, "Renewal", within(s.RenewAt, now))
+		fact(w, "  asked for by", s.RenewalAsked)
+		fact(w, "  for a key of", s.NextKeyType)
 		if !s.NextAttempt.Equal(s.RenewAt) {
 			fact(w, "Next attempt", within(s.NextAttempt, now))
 		}
