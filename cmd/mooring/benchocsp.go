@@ -60,6 +60,6 @@ func (c *cli) benchBareCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "bare FILE READY", Short: "Repeat recorded answers", Hidden: true, Args: cobra.ExactArgs(2),
 		Example: "  mooring bench bare answers.json ready.json",
-		RunE: func(_ *cobra.Command, args []string) error { return bench.ServeBare(args[0], args[1]) },
+		RunE:    func(_ *cobra.Command, args []string) error { return bench.ServeBare(args[0], args[1]) },
 	}
 }

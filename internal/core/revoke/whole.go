@@ -96,7 +96,6 @@ type writer struct {
 	seq     int64 // of piece
 	tbs     int   // octets so far
 	left    int   // octets of entries still to come
-	all     hash.Hash
 }
 
 // write stores all pieces and fills in what the row of the list says of them.
