@@ -139,7 +139,9 @@ func tokenPIN(t *testing.T, s *site) {
 		{"for everybody", `chmod 644 pin`, `chmod 600 pin`, "run chmod 0600"},
 		{"missing", `mv pin pin.away`, `mv pin.away pin`, "cannot be read"},
 		{"empty", `mv pin pin.away; install -m 600 /dev/null pin`, `mv pin.away pin`, "is empty"},
-		{"of no token", `sed -i 's/token: "fleet"/token: "flotilla"/' d/mooring.yaml; mooring-pkcs11 serve & sleep 2; kill $!; wait $! || true; exit 1`, `sed -i 's/token: "flotilla"/token: "fleet"/' d/mooring.yaml`, `the token "flotilla" is not there, only fleet`},
+		{"of no token", `sed -i 's/token: "fleet"/token: "flotilla"/' d/mooring.yaml; mooring-pkcs11 serve 2>log &
+for i in $(seq 300); do if grep -q "is not there" log; then break; fi; sleep 0.1; done
+kill $!; wait $! || true; cat log; exit 1`, `sed -i 's/token: "flotilla"/token: "fleet"/' d/mooring.yaml`, `the token "flotilla" is not there, only fleet`},
 		{"of no module", `sed -i "s|module: .*|module: \"$PWD/none.so\"|" d/mooring.yaml`, `sed -i "s|module: .*|module: \"$MODULE\"|" d/mooring.yaml`, "none.so cannot be read"},
 	} {
 		out, err := s.try(t, row.change+"\ntimeout 30 mooring-pkcs11 serve")
