@@ -136,7 +136,7 @@ func build(ctx context.Context, o Options, why purpose) (p *Platform, err error)
 	// The checks come before anything is written: an entry made with other keys than the database's would be damage.
 	switch why {
 	case toServe:
-		steps = append(steps, p.checkRecord, p.loadCA, p.checkClock, p.bind)
+		steps = append(steps, p.checkRecord, p.loadCA, p.loadRevoked, p.checkClock, p.bind)
 	case toWork:
 		steps = append(steps, p.loadCA)
 	case toPopulate:
@@ -304,6 +304,9 @@ func (p *Platform) loadCA(ctx context.Context) error {
 	}
 	return p.CA.Load(ctx)
 }
+
+// loadRevoked comes before the first request: below a revoked CA nothing is issued and nobody believed.
+func (p *Platform) loadRevoked(ctx context.Context) error { return p.Revoke.Load(ctx) }
 
 // checkClock refuses to start with a clock that lies before what was already recorded: serial numbers, validity and the order of the record
 // would all be wrong.

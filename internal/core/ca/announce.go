@@ -53,7 +53,9 @@ func (a *Authority) Anchors(names ...string) [][]byte {
 	}
 	b := bundle{crosses: a.Crosses(), now: a.deps.Now().Unix(), seen: map[IssuerID]bool{}}
 	for _, i := range issuers {
-		b.add(i)
+		if a.Barred(i) == nil {
+			b.add(i)
+		}
 	}
 	return slices.Concat(b.below, b.vouching, b.roots)
 }

@@ -96,6 +96,7 @@ type Authority struct {
 	templates sync.Map // templateKey to *template
 	issued    atomic.Uint64
 	months    months
+	barred    atomic.Pointer[map[IssuerID]bool] // replaced under mu, never changed
 
 	mu      sync.RWMutex // guards the maps; what they hold never changes
 	byID    map[IssuerID]*Issuer

@@ -126,6 +126,9 @@ func (a *Authority) template(ctx context.Context, p *Profile) (*template, error)
 	if i == nil {
 		return nil, errs.New(errs.Unavailable, "the profile %s needs a CA %q, which an administrator must make first", p.Name, name)
 	}
+	if err := a.bars(i); err != nil {
+		return nil, err
+	}
 	k := templateKey{i.id, p.Name, p.Version}
 	if t, ok := a.templates.Load(k); ok {
 		return t.(*template), nil

@@ -210,11 +210,15 @@ func (i *Issuer) covers(notBefore, notAfter int64) error {
 var ErrNotOurs = errors.New("not signed by a CA of this platform")
 
 // SignedBy returns the CA with this id when it has signed leaf. A row of a CA is not believed either: its public key must be that of the key
-// in custody. ErrNotOurs: there is no such CA, its key is another one, or the signature does not verify. Unavailable: the key cannot be had.
+// in custody. ErrNotOurs: there is no such CA, its key is another one, or the signature does not verify. Denied: that CA or one above it is revoked. Unavailable: the key
+// cannot be had.
 func (a *Authority) SignedBy(ctx context.Context, id IssuerID, leaf *x509.Certificate) (*Issuer, error) {
 	i := a.issuer(id)
 	if i == nil || i.Offline() { // what was signed elsewhere is on no record of ours
 		return nil, ErrNotOurs
+	}
+	if b := a.Barred(i); b != nil {
+		return nil, errs.New(errs.Denied, "the CA %q is revoked, and with it every certificate below it: the device needs a new token", b.name)
 	}
 	signer, err := a.signer(ctx, i)
 	if err != nil {

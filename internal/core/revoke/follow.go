@@ -9,6 +9,7 @@ import (
 
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
 )
 
 const (
@@ -102,6 +103,11 @@ func (s *Service) notice(ctx context.Context, e *audit.Indexed, changed map[ca.I
 		if d.err == nil {
 			s.outdate(k, d.number("number"))
 		}
+		if e.Action == "crl.import" && d.err == nil {
+			if err := s.barListed(ctx, k.issuer); err != nil {
+				s.Log.LogAttrs(ctx, slog.LevelWarn, "the list of a CA above others cannot be read", slog.Any("cause", err))
+			}
+		}
 	case "ca.create", "ca.import":
 		if _, err := s.CA.Issuer(e.Object); err != nil { // another node made it
 			if err := s.CA.Load(ctx); err != nil {
@@ -115,6 +121,9 @@ func (s *Service) notice(ctx context.Context, e *audit.Indexed, changed map[ca.I
 		}
 	default:
 		if ev, err := eventOf(e); err == nil {
+			if ev.Device == (device.ID{}) {
+				s.barAsRecorded(ctx, ev.Serial)
+			}
 			if !s.own.take(ev.Serial, ev.change) {
 				changed[ev.Issuer] = append(changed[ev.Issuer], ev.Serial)
 			}

@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
-	"fmt"
-	"io"
 	"time"
 
 	"mooring/internal/base/db"
@@ -52,23 +50,18 @@ func (s *Service) ImportCRL(ctx context.Context, actor access.Actor, raw []byte)
 		return nil, CRL{}, err
 	}
 	sc.adopt(l)
+	if err := s.barListed(ctx, i.ID()); err != nil {
+		return nil, CRL{}, err
+	}
 	return i, l.crl(sc.key), nil
 }
 
 // saysLess refuses a list that takes a revocation back: of a CA that has not ended, and for good. That is what a root signs whose directory was
 // restored from a backup of before the revocation, and its number is higher all the same.
 func (s *Service) saysLess(ctx context.Context, sc *scope, next *x509.RevocationList) error {
-	was, err := s.newest(ctx, sc)
-	if err != nil || was == nil {
+	last, err := s.publishedList(ctx, sc)
+	if err != nil || last == nil {
 		return err
-	}
-	raw, err := io.ReadAll(s.Content(ctx, was.crl(sc.key)))
-	if err != nil {
-		return fmt.Errorf("reading the list that is published: %w", err)
-	}
-	last, err := x509.ParseRevocationList(raw)
-	if err != nil {
-		return fmt.Errorf("reading the list that is published: %w", err)
 	}
 	certs := map[string]*x509.Certificate{}
 	for _, i := range s.issuers() {

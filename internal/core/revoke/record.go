@@ -35,6 +35,9 @@ type Result struct {
 // Certificate revokes a certificate of ours or puts it on hold. It needs the permission cert.revoke. Doing it again changes nothing and
 // returns the first result; only a hold can become final, and then keeps its time (X.509). A serial number that was never issued is NotFound.
 //
+// The certificate of a CA that another CA here has signed is revoked in the same way, by whoever has ca.manage as well. From then on nothing
+// is issued below it and nobody is believed whose certificate it issued.
+//
 // For KeyCompromise the other certificates of the same public key that the device has and that have not expired are revoked in the same
 // transaction: a renewal may have kept the key.
 func (s *Service) Certificate(ctx context.Context, actor access.Actor, serial []byte, reason Reason) (Result, error) {
@@ -54,20 +57,20 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 	if err := s.Access.Require(ctx, actor, access.CertRevoke, "certificate "+hex.EncodeToString(serial[:min(len(serial), 20)])); err != nil {
 		return Result{}, err
 	}
-	if reason == released {
-		if err := s.mayRelease(ctx, actor, serial); err != nil {
-			return Result{}, err
-		}
-	}
-	known, err := s.CA.Known(ctx, serial) // of what is not kept the record knows enough, and it never changes
+	of, known, err := s.known(ctx, actor, serial) // of what is not kept the record knows enough, and it never changes
 	if err != nil {
 		return Result{}, err
+	}
+	if reason == released {
+		if err := s.mayRelease(ctx, actor, known); err != nil {
+			return Result{}, err
+		}
 	}
 	var r Result
 	var changed []Revocation
 	err = s.do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		c := known
-		if ca.KeptAs(serial) == ca.Full {
+		if of == nil && ca.KeptAs(serial) == ca.Full {
 			if c, err = s.CA.GetTx(ctx, tx, serial); err != nil {
 				return err
 			}
@@ -91,6 +94,9 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 	})
 	if err != nil {
 		return Result{}, err
+	}
+	if of != nil {
+		s.bar(ctx, of, r.standing())
 	}
 	s.renewAnswersOf(ctx, changed)
 	r.Listed = s.makeVisible(ctx, changed)
@@ -135,10 +141,9 @@ func (s *Service) concernedTx(ctx context.Context, tx *db.Tx, c *ca.Certificate,
 }
 
 // mayRelease asks for what a resumption of the certificate's device would need: the hold may be what is left of a suspension.
-func (s *Service) mayRelease(ctx context.Context, actor access.Actor, serial []byte) error {
-	c, err := s.CA.Known(ctx, serial)
-	if err != nil || c.Device == [16]byte{} {
-		return err
+func (s *Service) mayRelease(ctx context.Context, actor access.Actor, c *ca.Certificate) error {
+	if c.Device == [16]byte{} {
+		return nil
 	}
 	return s.Devices.MayEmpower(ctx, actor, device.ID(c.Device))
 }
