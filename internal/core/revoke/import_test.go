@@ -45,6 +45,9 @@ func TestAnImportedListTakesNothingBack(t *testing.T) {
 	must(t, err)
 	issuer, published, err := w.ImportCRL(ctx, admin, list.DER)
 	must(t, err)
+	if stolen, err := w.CA.Issuer("stolen"); err != nil || w.CA.Barred(stolen) != stolen {
+		t.Errorf("the CA that the list revokes goes on, %v", err)
+	}
 	must(t, root.Close())
 	w.now.Add(60)
 
