@@ -217,8 +217,15 @@ func (s *Service) newest(ctx context.Context, sc *scope) (*list, error) {
 	if l != nil && !sc.stale.Load() && now-sc.checked.Load() < 1 {
 		return l, nil
 	}
-	if err := sc.lock(ctx); err != nil {
-		return l, err
+	select {
+	case sc.making <- struct{}{}:
+	default: // somebody is making a newer list, or reading one, and may rest before
+		if l != nil {
+			return l, nil
+		}
+		if err := sc.lock(ctx); err != nil {
+			return l, err
+		}
 	}
 	defer sc.unlock()
 	if sc.current.Load() != l && l != nil { // somebody else has looked meanwhile
