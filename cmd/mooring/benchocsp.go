@@ -58,7 +58,7 @@ func (c *cli) benchOCSPCommand() *cobra.Command {
 // benchBareCommand is the floor of ocsp as a process: not for people.
 func (c *cli) benchBareCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "bare FILE READY", Short: "Repeat recorded answers", Hidden: true, Args: cobra.ExactArgs(2),
+		Use: "bare FILE READY", Short: "Repeat recorded answers", Long: "Serves the answers in FILE over HTTP and nothing else: what the OCSP benchmark compares with.", Hidden: true, Args: cobra.ExactArgs(2),
 		Example: "  mooring bench bare answers.json ready.json",
 		RunE:    func(_ *cobra.Command, args []string) error { return bench.ServeBare(args[0], args[1]) },
 	}
