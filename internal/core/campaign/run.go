@@ -75,6 +75,7 @@ func (r *runner) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for i := range open {
 		c := &open[i]
 		var err error
@@ -90,10 +91,10 @@ func (r *runner) round(ctx context.Context) error {
 			continue // somebody else has moved it
 		}
 		if err != nil {
-			return fmt.Errorf("campaign %s: %w", c.Name, err)
+			failed = append(failed, fmt.Errorf("campaign %s: %w", c.Name, err)) // the others go on
 		}
 	}
-	return r.refresh(ctx)
+	return errors.Join(append(failed, r.refresh(ctx))...)
 }
 
 // lookForApproval moves a draft on when the second person has decided.
@@ -103,6 +104,8 @@ func (r *runner) lookForApproval(ctx context.Context, c *Campaign) error {
 	}
 	a, err := r.Approve.Get(ctx, actor(), c.Approval)
 	switch {
+	case errs.Is(err, errs.NotFound): // long over, and forgotten
+		return r.do(ctx, c, moveRefuse, "nobody approved it in time")
 	case err != nil:
 		return err
 	case a.State == approve.Granted:

@@ -120,8 +120,14 @@ func (s *Service) startTx(ctx context.Context, tx *db.Tx, j *Job) (err error) {
 		return errs.New(errs.Conflict, "there is nothing to do: nothing fits")
 	}
 	m := moveStart
-	if j.AskAbove >= 0 && j.Total > j.AskAbove {
-		m = moveAsk
+	if j.AskAbove >= 0 {
+		before, err := s.lately(ctx, tx, j)
+		if err != nil {
+			return err
+		}
+		if before+j.Total > j.AskAbove {
+			m = moveAsk
+		}
 	}
 	if j.State, err = j.State.after(m); err != nil {
 		return err
@@ -134,8 +140,16 @@ func (s *Service) startTx(ctx context.Context, tx *db.Tx, j *Job) (err error) {
 	if err != nil {
 		return err
 	}
-	j.Note = fmt.Sprintf("more than %d %s need a second person: approval %s waits", j.AskAbove, s.Unit(j.Kind), a.ID)
+	j.Note = fmt.Sprintf("more than %d %s within a day need a second person: approval %s waits", j.AskAbove, s.Unit(j.Kind), a.ID)
 	return nil
+}
+
+// lately returns how many items the maker's other jobs of the kind had within a day that were few enough to need nobody else: much in small
+// portions is much.
+func (s *Service) lately(ctx context.Context, tx *db.Tx, j *Job) (n int64, err error) {
+	_, err = tx.Get(ctx, []any{&n}, `SELECT COALESCE(SUM(total), 0) FROM job WHERE cell = 0 AND created > $1 AND kind = $2 AND maker_id = $3
+ AND state IN (3, 4, 5, 6, 8) AND total <= ask_above AND id <> $4`, s.Now().Add(-24*time.Hour).Unix(), string(j.Kind), j.Maker.ID, j.ID[:])
+	return n, err
 }
 
 // schedule sets when the first deed may be done.
