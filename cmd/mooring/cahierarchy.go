@@ -154,7 +154,6 @@ func (c *cli) caRequestCommand() *cobra.Command {
 	flags.StringVar(&n.Custody, "custody", "", "where its key is kept: file or pkcs11 (default as keys.custody says)")
 	flags.IntVar(&n.PathLen, "path-len", 0, "how many tiers of CAs may follow below")
 	flags.IntVar(&shards, "crl-shards", 0, "into how many revocation lists its certificates are divided: 0 or a power of two up to 256 (default 256 for a CA with no tier below it)")
-	flags.Lookup("crl-shards").DefValue = ""
 	flags.StringVarP(&file, "out", "o", "", "file to write; must not exist (default standard output)")
 	return cmd
 }

@@ -31,13 +31,16 @@ func reference(root *cobra.Command) []byte {
 	chapter(&b, root)
 	b.WriteString("\n## Flags of every command\n\n")
 	fmt.Fprintf(&b, "```\n%s```\n", root.PersistentFlags().FlagUsages())
-	for _, cmd := range documented(root) {
-		chapter(&b, cmd)
-		for _, below := range documented(cmd) {
-			chapter(&b, below)
-		}
-	}
+	chapters(&b, root)
 	return b.Bytes()
+}
+
+// chapters writes about everything below a command, however deep.
+func chapters(b *bytes.Buffer, above *cobra.Command) {
+	for _, cmd := range documented(above) {
+		chapter(b, cmd)
+		chapters(b, cmd)
+	}
 }
 
 func documented(cmd *cobra.Command) []*cobra.Command {
@@ -59,8 +62,14 @@ func chapter(b *bytes.Buffer, cmd *cobra.Command) {
 	cmd.InitDefaultHelpFlag()
 	own := cmd.LocalNonPersistentFlags()
 	own.Lookup("help").Hidden = true // the same everywhere
-	if cmd.HasParent() && own.HasAvailableFlags() {
+	if !cmd.HasParent() {
+		return // its flags are those of every command
+	}
+	if own.HasAvailableFlags() {
 		fmt.Fprintf(b, "\n```\n%s```\n", own.FlagUsages())
+	}
+	if shared := cmd.PersistentFlags(); shared.HasAvailableFlags() {
+		fmt.Fprintf(b, "\nFlags of every command below it:\n\n```\n%s```\n", shared.FlagUsages())
 	}
 }
 

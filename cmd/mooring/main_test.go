@@ -179,6 +179,24 @@ func TestReferenceIsUpToDate(t *testing.T) {
 	}
 }
 
+func TestReferenceNamesEveryCommand(t *testing.T) {
+	t.Parallel()
+	text := string(reference((&cli{}).root()))
+	all(t, func(cmd *cobra.Command) {
+		for above := cmd; above != nil; above = above.Parent() {
+			if above.Hidden || above.Name() == "help" || above.Name() == "completion" {
+				return
+			}
+		}
+		if !strings.Contains(text, "# "+cmd.CommandPath()+"\n") {
+			t.Errorf("the reference has no %s", cmd.CommandPath())
+		}
+	})
+	if strings.Contains(text, "(default )") {
+		t.Error("the reference tells of a default that is empty")
+	}
+}
+
 // all calls fn for every command of ours.
 func all(t *testing.T, fn func(*cobra.Command)) {
 	t.Helper()
