@@ -45,6 +45,10 @@ type face struct {
 	device  string // of the registry
 	profile string
 	current atomic.Pointer[pair]
+
+	// What follows is of run alone.
+	failed time.Time // when the last attempt at a new certificate failed; zero: it did not
+	told   *pair     // whose revoked issuer was logged already
 }
 
 type pair struct {
@@ -169,13 +173,17 @@ func (p *Platform) register(ctx context.Context, actor access.Actor, f *face) (d
 	return p.Devices.Change(ctx, actor, d.ID, device.Change{Names: &names, Profile: &profile})
 }
 
-// again is how often the first certificate is tried for, and the last one looked at.
-const again = 10 * time.Second
+const (
+	// again is how often a certificate is tried for that could not be had.
+	again = 10 * time.Second
+	// lookEvery is how often it is looked at whether something is due: a certificate that was revoked is not presented for longer.
+	lookEvery = 2 * time.Second
+)
 
-// run renews each certificate in the last third of its life or when another CA has its turn, makes the first one where begin could not, and sends
-// along new cross certificates.
+// run renews each certificate in the last third of its life, when it was revoked, or when another CA has its turn, makes the first one where begin
+// could not, and sends along new cross certificates.
 func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
-	tick := time.NewTicker(again)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -184,7 +192,12 @@ func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
 		case <-tick.C:
 		}
 		for _, f := range s.faces {
+			if !f.failed.IsZero() && p.now().Sub(f.failed).Abs() < again {
+				continue
+			}
+			f.failed = time.Time{}
 			if err := s.look(ctx, p, f); err != nil && ctx.Err() == nil {
+				f.failed = p.now()
 				p.log.LogAttrs(ctx, slog.LevelError, "the listeners' certificate could not be renewed", slog.String("name", f.sni), slog.Any("cause", err))
 			}
 		}
@@ -199,13 +212,45 @@ func (s *serverIdentity) look(ctx context.Context, p *Platform, f *face) error {
 	if err != nil {
 		return err
 	}
-	if have == nil || profile.IssuerAt(now.Unix()) != have.issuer.Name() || now.After(have.cert.NotAfter.Add(-have.cert.NotAfter.Sub(have.cert.NotBefore)/3)) {
+	next := profile.IssuerAt(now.Unix())
+	if have == nil || next != have.issuer.Name() || now.After(have.cert.NotAfter.Add(-have.cert.NotAfter.Sub(have.cert.NotBefore)/3)) {
 		return s.ensure(ctx, p, f)
+	}
+	if barred := p.CA.Barred(have.issuer); barred != nil {
+		s.tellBarred(ctx, p, f, barred)
+		return nil // the profile names no other CA, so there is nothing better to present
+	}
+	if revoked, err := s.replaceRevoked(ctx, p, f); revoked || err != nil {
+		return err
 	}
 	if f.sni == "" && !slices.EqualFunc(have.above, p.CA.Ladder(have.issuer), bytes.Equal) {
 		s.present(p, f, &pair{signer: have.signer, cert: have.cert, issuer: have.issuer})
 	}
 	return nil
+}
+
+// replaceRevoked gets a new certificate for a face whose certificate was revoked or put on hold, and reports whether it was.
+func (s *serverIdentity) replaceRevoked(ctx context.Context, p *Platform, f *face) (bool, error) {
+	serial := f.current.Load().cert.SerialNumber.Bytes()
+	_, revoked, err := p.Revoke.Status(ctx, serial)
+	if err != nil || !revoked {
+		return false, err
+	}
+	if err := s.ensure(ctx, p, f); err != nil {
+		return true, fmt.Errorf("the certificate %x was revoked: %w", serial, err)
+	}
+	p.log.LogAttrs(ctx, slog.LevelWarn, "the listeners' certificate was revoked, and a new one is presented", slog.String("name", f.sni),
+		slog.String("revoked", fmt.Sprintf("%x", serial)), slog.String("new", fmt.Sprintf("%x", f.current.Load().cert.SerialNumber.Bytes())))
+	return true, nil
+}
+
+// tellBarred says once for a certificate that no new one can be had of its CA, and what to do about it.
+func (s *serverIdentity) tellBarred(ctx context.Context, p *Platform, f *face, barred *ca.Issuer) {
+	if have := f.current.Load(); f.told != have {
+		f.told = have
+		p.log.LogAttrs(ctx, slog.LevelError, "the CA of the listeners' certificate is revoked or on hold, so that clients may refuse it: make another CA (mooring ca create), "+
+			"name it as the issuer of the profile, and start the server again", slog.String("name", f.sni), slog.String("ca", barred.Name()), slog.String("profile", f.profile))
+	}
 }
 
 // faceNames are the names in the certificate of a face.
