@@ -82,7 +82,7 @@ func (c *cli) configCheck() error {
 	if err != nil {
 		return err
 	}
-	if err := app.CheckResponders(config); err != nil {
+	if err := app.CheckProfiles(config); err != nil {
 		return err
 	}
 	warnings := config.Warnings()

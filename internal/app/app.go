@@ -205,7 +205,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	if p.Profiles, err = loadProfiles(p.Config.ProfileDir()); err != nil {
 		return err
 	}
-	if err := p.checkResponders(); err != nil {
+	if err := checkProfiles(p.Config, p.Profiles); err != nil {
 		return err
 	}
 	status := p.Config.StatusURL()

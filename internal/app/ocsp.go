@@ -1,6 +1,8 @@
 package app
 
 import (
+	"path/filepath"
+
 	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/ca"
@@ -14,17 +16,25 @@ func (p *Platform) ocspOptions() revoke.OCSPOptions {
 		Mode: func(issuer string) revoke.Mode { return revoke.Mode(o.ResponderOf(issuer)) }}
 }
 
-// CheckResponders says whether a profile sends the holders of its certificates to a responder that the configuration turns off. Profiles that
-// cannot be read are another matter.
-func CheckResponders(c *conf.Config) error {
+// CheckProfiles says whether the configuration and the profiles contradict each other: a profile sends the holders of its certificates to a
+// responder that is turned off, or a name of tls.anchors has a profile that does not exist. Profiles that cannot be read are another matter.
+func CheckProfiles(c *conf.Config) error {
 	profiles, err := loadProfiles(c.ProfileDir())
 	if err != nil {
 		return nil
 	}
-	return checkResponders(c, profiles)
+	return checkProfiles(c, profiles)
 }
 
-func (p *Platform) checkResponders() error { return checkResponders(p.Config, p.Profiles) }
+func checkProfiles(c *conf.Config, profiles *ca.Profiles) error {
+	for _, a := range c.TLS.Anchors {
+		if _, err := profiles.Get(a.Profile); err != nil {
+			return errs.Wrap(errs.Invalid, err, "%s: tls.anchors: there is no profile %q for the name %s: make %s, or name another profile",
+				c.Place("tls.anchors"), a.Profile, a.Name, filepath.Join(c.ProfileDir(), a.Profile+".yaml"))
+		}
+	}
+	return checkResponders(c, profiles)
+}
 
 func checkResponders(c *conf.Config, profiles *ca.Profiles) error {
 	place, issuer := profiles.FindOCSP(func(issuer string) bool { return c.OCSP.ResponderOf(issuer) == string(revoke.Off) })

@@ -87,12 +87,27 @@ func TestResponderOff(t *testing.T) {
 	c, err = conf.Load(c.Dir)
 	must(t, err)
 	_, err = app.Open(t.Context(), app.Options{Config: c})
-	if before := app.CheckResponders(c); err == nil || before == nil || before.Error() != err.Error() {
+	if before := app.CheckProfiles(c); err == nil || before == nil || before.Error() != err.Error() {
 		t.Fatalf("OCSP is off and profiles want it: got %v, and before the start %v", err, before)
 	}
 	for _, want := range []string{c.Place("ocsp.responder"), "profiles/", ".yaml:", "ocsp"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %q (line %d)", want, err, line)
 		}
+	}
+}
+
+// TestAnchorWithoutProfile: a name of tls.anchors whose profile does not exist is refused before the start and at the start.
+func TestAnchorWithoutProfile(t *testing.T) {
+	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, nil)
+	edit(t, filepath.Join(c.Dir, conf.FileName), func(text string) string { return strings.Replace(text, "\ntls:\n", "\ntls:\n  anchors: [g2.example.com=nope]\n", 1) })
+	c, err := conf.Load(c.Dir)
+	must(t, err)
+	_, err = app.Open(t.Context(), app.Options{Config: c})
+	if before := app.CheckProfiles(c); err == nil || before == nil || before.Error() != err.Error() {
+		t.Fatalf("got %v, and before the start %v", err, before)
+	}
+	if place := c.Place("tls.anchors"); place == conf.FileName || !strings.HasPrefix(err.Error(), place+": ") || !strings.Contains(err.Error(), "there is no profile \"nope\"") {
+		t.Errorf("got %q, want it to begin with %s and to name the profile", err, place)
 	}
 }
