@@ -100,7 +100,9 @@ func TestResponderOff(t *testing.T) {
 // TestAnchorWithoutProfile: a name of tls.anchors whose profile does not exist is refused before the start and at the start.
 func TestAnchorWithoutProfile(t *testing.T) {
 	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, nil)
-	edit(t, filepath.Join(c.Dir, conf.FileName), func(text string) string { return strings.Replace(text, "\ntls:\n", "\ntls:\n  anchors: [g2.example.com=nope]\n", 1) })
+	edit(t, filepath.Join(c.Dir, conf.FileName), func(text string) string {
+		return strings.Replace(text, "\ntls:\n", "\ntls:\n  anchors: [g2.example.com=nope]\n", 1)
+	})
 	c, err := conf.Load(c.Dir)
 	must(t, err)
 	_, err = app.Open(t.Context(), app.Options{Config: c})
