@@ -169,6 +169,9 @@ func (d *Device) setBirth(der []byte) error {
 	if err != nil {
 		return errs.Wrap(errs.Invalid, err, "birth: not an X.509 certificate in DER")
 	}
+	if cert.BasicConstraintsValid && cert.IsCA {
+		return errs.New(errs.Invalid, "birth: this is the certificate of a CA, with which no device can enrol: give the certificate that the CA issued to the device")
+	}
 	fingerprint := sha256.Sum256(der)
 	if own >= 0 {
 		d.Slots[own].Fingerprint = fingerprint[:]
@@ -309,6 +312,9 @@ func (r *Registry) powerful(d *Device) bool {
 	return r.grants(d.Profile) || r.owns(d.Names) || r.own["dns:"+strings.ToLower(d.Name)]
 }
 
+// Powerful reports whether it takes the permission access.grant to change d, to move it, or to take its certificates back.
+func (r *Registry) Powerful(d *Device) bool { return r.powerful(d) }
+
 // mayGrant asks for the permission that is needed to add, change or give a token to something powerful.
 func (r *Registry) mayGrant(ctx context.Context, actor access.Actor, d *Device) error {
 	if !r.powerful(d) {
@@ -317,7 +323,7 @@ func (r *Registry) mayGrant(ctx context.Context, actor access.Actor, d *Device) 
 	return r.access.Require(ctx, actor, access.Grant, d.ID.String())
 }
 
-// MayEmpower returns nil when actor may do what gives the device power, such as a token, an approval or the end of a hold, else the recorded
+// MayEmpower returns nil when actor may do what gives the device power, such as a token, an approval or the end of a hold, or takes it away, else the recorded
 // refusal: for a device whose present profile grants a role, or which bears the platform's own name, it needs the permission access.grant,
 // else no more than the act itself. The error is NotFound when there is no such device.
 func (r *Registry) MayEmpower(ctx context.Context, actor access.Actor, id ID) error {

@@ -150,13 +150,16 @@ func (w *world) verify(t testing.TB) []string {
 	return found
 }
 
-func birthCertificate(t testing.TB, name string) []byte {
+func birthCertificate(t testing.TB, name string) []byte { return someCertificate(t, name, false) }
+
+func someCertificate(t testing.TB, name string, ca bool) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(77), Subject: pkix.Name{CommonName: name}, NotBefore: time.Unix(1_700_000_000, 0), NotAfter: time.Unix(2_000_000_000, 0)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(77), Subject: pkix.Name{CommonName: name}, NotBefore: time.Unix(1_700_000_000, 0), NotAfter: time.Unix(2_000_000_000, 0),
+		BasicConstraintsValid: ca, IsCA: ca}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -226,6 +229,8 @@ func TestAddRefuses(t *testing.T) {
 		{Spec{Name: "a", Profile: "sensor", Names: []string{"a.example"}}, errs.Invalid, `names: "a.example": must begin with dns:, ip:, uri: or email:`},
 		{Spec{Name: "a", Profile: "sensor", Names: []string{"dns:a.example", "dns:A.example"}}, errs.Invalid, `names: "dns:a.example": given twice`},
 		{Spec{Name: "a", Profile: "sensor", Birth: []byte("no")}, errs.Invalid, "birth: not an X.509 certificate in DER"},
+		{Spec{Name: "a", Profile: "sensor", Birth: someCertificate(t, "a CA", true)}, errs.Invalid,
+			"birth: this is the certificate of a CA, with which no device can enrol: give the certificate that the CA issued to the device"},
 		{Spec{Name: "known", Profile: "sensor"}, errs.Conflict, `name: a device "known" exists already`},
 		{Spec{Name: "a", Profile: "sensor", Birth: der}, errs.Conflict, "birth: another device is known by this certificate"},
 	}

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -185,8 +186,12 @@ func TestBadCertificates(t *testing.T) {
 				"the client certificate's key usage does not include digitalSignature; present another certificate"
 		}},
 		{"a CA", func(t *testing.T) (tls.Certificate, string) {
-			return registered(t, "ca", func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }),
-				"the client certificate is a CA certificate; present the device's own"
+			pair := foreign.pair(t, func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })
+			rows := fmt.Sprintf("name,profile,birth\nca,device,%x\n", sha256.Sum256(pair.Leaf.Raw)) // a digest does not show what it is of
+			if _, err := p.Devices.Import(t.Context(), apptest.Operator(), device.Source{R: strings.NewReader(rows), Name: "cas.csv", Format: "csv"}, nil); err != nil {
+				t.Fatal(err)
+			}
+			return pair, "the client certificate is a CA certificate; present the device's own"
 		}},
 		{"our own server certificate", func(t *testing.T) (tls.Certificate, string) {
 			_, pair := p.Enrolled(t, "broker", "server")
