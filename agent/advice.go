@@ -139,6 +139,20 @@ func (a *Agent) consult(ctx context.Context) time.Duration {
 	return 0
 }
 
+// RenewNow is Renew for a person who does not want to wait until it is due. It asks the server first with which kind of key, as Run does now and
+// then, so that a renewal by hand follows a campaign too, and afterwards once more, which shows the server that the new certificate is
+// in use. A server that gives no answer keeps nobody from renewing.
+func (a *Agent) RenewNow(ctx context.Context) (*Identity, error) {
+	if !a.waiting() && !a.expired() {
+		a.consult(ctx)
+	}
+	identity, err := a.Renew(ctx)
+	if err == nil {
+		a.consult(ctx)
+	}
+	return identity, err
+}
+
 // adviseKey is the kind of key that the server wants for the next certificate, and whether it must be a new key.
 func (a *Agent) adviseKey(old *Identity) (kind der.KeyKind, fresh bool) {
 	if old == nil {

@@ -143,3 +143,35 @@ func TestAdviceTellsWhatWentWrong(t *testing.T) {
 		t.Errorf("due: got %v, %v, want %v or the pause after the failure", due, err, said)
 	}
 }
+
+// TestRenewalByHandAsks has the operators want another kind of key since the agent asked last: a renewal by hand asks again before it makes one,
+// and shows the new certificate. Where the server gives no advice, it is renewed all the same.
+func TestRenewalByHandAsks(t *testing.T) {
+	server := &adviser{say: func(int64) wire.Advice { return wire.Advice{AskAgain: 6 * 3600} }}
+	d := newDevice(t, esttest.Options{Advice: server.answer})
+	d.config.KeyType = der.ECP256
+	a := d.enrol()
+	first := d.serial(a)
+	if err := a.Ask(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.say = func(int64) wire.Advice {
+		return wire.Advice{RenewAt: d.now, KeyType: "ec-p384", NewKey: true, Reason: "p384", AskAgain: 3600}
+	}
+	if _, err := a.RenewNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second := d.serial(a)
+	if s, err := a.Status(); err != nil || s.KeyType != "ec-p384" || second == first {
+		t.Errorf("after the renewal by hand: key %s, %v, want ec-p384", s.KeyType, err)
+	}
+	if !slices.Equal(server.asked, []int64{first, first, second}) {
+		t.Errorf("asked by %v, want twice by %d and then by %d", server.asked, first, second)
+	}
+	silent := newDevice(t, esttest.Options{})
+	b := silent.enrol()
+	before := silent.serial(b)
+	if _, err := b.RenewNow(t.Context()); err != nil || silent.serial(b) == before {
+		t.Errorf("without advice: %v, want another certificate", err)
+	}
+}

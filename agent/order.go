@@ -97,7 +97,8 @@ func (a *Agent) resume(ctx context.Context) (*Identity, error) {
 	})
 }
 
-// Renew replaces the certificate now, by a new key unless Config.KeepKey. When it fails the old identity remains in use.
+// Renew replaces the certificate now, by a new key unless Config.KeepKey, as the server said when it was asked last (Ask). When it fails the
+// old identity remains in use.
 func (a *Agent) Renew(ctx context.Context) (*Identity, error) {
 	return a.changing(ctx, func() error {
 		identity, err := a.Identity()

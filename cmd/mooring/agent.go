@@ -44,7 +44,8 @@ If an operator has to approve the device, the command says so and ends with exit
 the answer, as does --wait. After any failure the same command may be given again: it goes on with the key that was made.`
 
 const agentRenewHelp = `Replaces the certificate now. "mooring agent run" does this by itself, after two thirds of the certificate's life, so this is for
-trying out and for a key that must be replaced. If it fails, the old certificate remains in use.`
+trying out and for a key that must be replaced. Where the server is a Mooring it is asked first which kind of key it wants, so a campaign
+whose turn has come is followed. If it fails, the old certificate remains in use.`
 
 const agentRunHelp = `Keeps the certificate fresh until it is told to end (SIGTERM or Ctrl-C): renews it after two thirds of its life, at a moment
 that depends on the device's name so that a fleet does not come all at once; tries again with growing pauses if the server cannot be
@@ -337,7 +338,7 @@ func (c *cli) agentRenew(ctx context.Context, f *agentFlags) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.Renew(ctx); err != nil {
+	if _, err := a.RenewNow(ctx); err != nil {
 		return err
 	}
 	if err := c.agentShow(a); err != nil {
