@@ -1,7 +1,6 @@
 package campaign
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"mooring/internal/core/access"
 	"mooring/internal/core/approve"
 	"mooring/internal/core/device"
-	"mooring/internal/core/revoke"
 )
 
 const (
@@ -159,6 +157,8 @@ func (r *runner) advance(ctx context.Context, c *Campaign) error {
 	switch now := r.Now().Unix(); {
 	case failed > 0 && failed*whole > c.MaxFailed*p.reached():
 		return r.do(ctx, c, movePause, fmt.Sprintf("paused by itself: %d of %d devices failed, more than %s", p.Failed, p.reached(), percent(c.MaxFailed)))
+	case now >= c.Deadline && p.Closing > 0: // what succeeded at the deadline has old certificates to be revoked first
+		r.nudge()
 	case now >= c.Deadline:
 		return r.do(ctx, c, moveFinish, fmt.Sprintf("its deadline came with %d of %d devices done", p.Done, p.Total()-p.Skipped))
 	case c.Filled && p.Waiting+p.Told+p.Issued+p.Closing == 0 && p.Failed == 0:
@@ -307,7 +307,7 @@ func (r *runner) judge(ctx context.Context, c *Campaign, rows []member) error {
 		}
 		to, note := r.verdict(c, &m, &d, now)
 		if to == Succeeded && m.standing == Closing {
-			if err := r.revokeOld(ctx, m.base); err != nil {
+			if err := r.revokeOld(ctx, c, &m, &d); err != nil {
 				return err
 			}
 		}
@@ -354,16 +354,4 @@ func (r *runner) verdict(c *Campaign, m *member, d *device.Device, now int64) (S
 		return Failed, fmt.Sprintf("told at %s, and has no new certificate since", clock(m.at))
 	}
 	return m.standing, m.note
-}
-
-// revokeOld revokes the certificate that a device had. Doing it again changes nothing; one that has gone from the records needs no revoking.
-func (r *runner) revokeOld(ctx context.Context, serial []byte) error {
-	if bytes.Equal(serial, []byte{}) {
-		return nil
-	}
-	_, err := r.Service.Revoke.Certificate(ctx, actor(), serial, revoke.Superseded)
-	if errs.Is(err, errs.NotFound) {
-		return nil
-	}
-	return err
 }
