@@ -18,6 +18,9 @@ func TestShardLists(t *testing.T) {
 	must(t, err)
 	many, err := w.ca.Create(t.Context(), admin, ca.Spec{Name: "many", Parent: "root", Subject: subject, Algorithm: key.P256, Validity: 86400 * 365, Shards: 8})
 	must(t, err)
+	if _, page := w.do(t, "GET", "/", nil); !strings.Contains(string(page), "one of 8 shorter lists, which are current") {
+		t.Errorf("the page does not say that the shards are current: %s", page)
+	}
 	path := func(shard int64) string { return strings.TrimPrefix(w.ca.CRLAddress(many.ID(), shard), w.url) }
 	for _, p := range []string{path(0), path(7), path(ca.Complete), "/crl/many/3.crl", "/crl/many.crl"} {
 		r, body := w.do(t, "GET", p, nil)
