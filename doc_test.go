@@ -17,6 +17,40 @@ var (
 	notInAnchor  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
+// actionOf finds the actions of audit entries in the code: a noun and a verb in quotes, on a line about an action or an entry.
+var actionOf = regexp.MustCompile(`(?i:action|entry\().*?"([a-z]+\.[a-z]+)"`)
+
+// TestEveryActionOfTheRecordIsExplained looks for each action that the code writes in the table of doc/audit.md.
+func TestEveryActionOfTheRecordIsExplained(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("doc/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	err = filepath.WalkDir("internal/core", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		for _, m := range actionOf.FindAllStringSubmatch(string(text), -1) {
+			found[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) < 40 {
+		t.Errorf("only %d actions were found in the code: the search does not see them", len(found))
+	}
+	for action := range found {
+		if !strings.Contains(string(page), "`"+action+"`") {
+			t.Errorf("doc/audit.md does not tell of %s", action)
+		}
+	}
+}
+
 // TestLinksLeadSomewhere follows the links between the pages: the file must exist, and the heading if one is named. Links to other sites are not looked at.
 func TestLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
