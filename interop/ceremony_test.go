@@ -32,7 +32,7 @@ func TestInteropCeremony(t *testing.T) {
 		for _, b := range blocks {
 			script := b.script
 			if b.name == "install" {
-				script = strings.Replace(script, "mooring init", "mooring init "+s.initFlags(database), 1)
+				script = strings.Replace(script, `mooring init --host "$HOST"`, "mooring init "+s.initFlags(database), 1)
 			}
 			if b.name == "import" {
 				s.serve(t)
