@@ -150,7 +150,18 @@ func (c *cli) revokeMany(ctx context.Context, s *client.Client, b *bulkFlags, re
 		return v1.Job{}, errs.Wrap(errs.NotFound, err, "%s cannot be read", b.serials)
 	}
 	defer f.Close() // read only: nothing to lose
-	return s.RevokeFile(ctx, f, filepath.Base(b.serials), want)
+	name := filepath.Base(b.serials) // it is kept, and folders may name people
+	j, err := s.RevokeFile(ctx, f, name, want)
+	if refused := (*client.Error)(nil); errors.As(err, &refused) {
+		lines := strings.Split(refused.Detail, "\n")
+		for i, line := range lines {
+			if rest, ok := strings.CutPrefix(line, name); ok {
+				lines[i] = b.serials + rest
+			}
+		}
+		refused.Detail = strings.Join(lines, "\n")
+	}
+	return j, err
 }
 
 func (c *cli) certReleaseCommand() *cobra.Command {
@@ -184,8 +195,10 @@ func (c *cli) bulk(ctx context.Context, s *client.Client, b *bulkFlags, make fun
 	}
 	switch {
 	case j.Total == 0:
-		_, err := s.MoveJob(ctx, j.ID, "cancel")
-		return err
+		if _, err := s.MoveJob(ctx, j.ID, "cancel"); err != nil || b.preview {
+			return err
+		}
+		return errs.New(errs.NotFound, "nothing was done, since nothing fits: %s: 0 %s", j.Title, j.Unit)
 	case b.preview:
 		c.advise("Nothing is done. Start it within a day: mooring job start %s", j.ID)
 		return nil
