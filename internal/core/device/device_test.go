@@ -282,6 +282,7 @@ func TestPermissions(t *testing.T) {
 			_, err := w.Import(ctx, operator, Source{R: strings.NewReader("name,profile,names\nb,sensor,dns:pki.test\n"), Format: "csv"}, nil)
 			return err
 		},
+		"Grant 7": func() error { _, err := w.Move(ctx, operator, staff.ID, Suspend, "stolen badge"); return err },
 		"Grant 6": func() error {
 			_, err := w.Import(ctx, operator, Source{R: strings.NewReader("name,profile\nb,staff\n"), Format: "csv"}, nil)
 			return err
@@ -292,8 +293,8 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("%s: got %v, want Denied", name, err)
 		}
 	}
-	if _, err := w.Move(ctx, operator, staff.ID, Suspend, "stolen badge"); err != nil {
-		t.Errorf("an operator suspends what grants a role: got %v, want success", err)
+	if _, err := w.Move(ctx, admin, staff.ID, Suspend, "stolen badge"); err != nil {
+		t.Errorf("an administrator suspends what grants a role: got %v, want success", err)
 	}
 	if err := w.log.Sequence(ctx); err != nil {
 		t.Fatal(err)

@@ -31,14 +31,11 @@ func (r *Registry) Move(ctx context.Context, actor access.Actor, id ID, m Move, 
 	return d, nil
 }
 
-// AllowMove returns nil when actor may do m to the device, else the recorded refusal. To take power away from what grants a role needs no
-// more than any move; to give it back does.
+// AllowMove returns nil when actor may do m to the device, else the recorded refusal. What grants a role is moved by those alone who may give
+// one: otherwise an operator could put the administrators out.
 func (r *Registry) AllowMove(ctx context.Context, actor access.Actor, id ID, m Move) error {
 	if err := r.access.Require(ctx, actor, access.DeviceState, id.String()); err != nil {
 		return err
-	}
-	if m != Resume {
-		return nil
 	}
 	return r.MayEmpower(ctx, actor, id)
 }
@@ -53,10 +50,8 @@ func (r *Registry) MoveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id
 	if err != nil {
 		return Device{}, err
 	}
-	if m == Resume {
-		if err := r.sameGrant(&d, actor); err != nil {
-			return Device{}, err
-		}
+	if err := r.sameGrant(&d, actor); err != nil {
+		return Device{}, err
 	}
 	from := d.State
 	if d.State, err = from.after(m, d.Issued); err != nil {

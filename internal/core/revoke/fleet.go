@@ -16,7 +16,8 @@ import (
 
 // Device moves a device through its life and does to its certificates what follows, in one transaction: suspending puts them on hold, resuming
 // lifts these holds, losing and retiring revoke them for good, with the reason given or, when it is Unspecified, keyCompromise and
-// cessationOfOperation. It returns how many certificates changed. It needs device.state and cert.revoke. A move that the device's state
+// cessationOfOperation. It returns how many certificates changed. It needs device.state and cert.revoke, and access.grant
+// when the device or one of its certificates has a role; nobody moves the last administrator away but on the server's machine. A move that the device's state
 // does not allow is a Conflict, and then nothing changes.
 //
 // All certificates count that have not expired, also those that newer ones replaced.
@@ -31,9 +32,12 @@ func (s *Service) Device(ctx context.Context, actor access.Actor, id device.ID, 
 	if err := s.Access.Require(ctx, actor, access.CertRevoke, "device "+id.String()); err != nil {
 		return 0, err
 	}
+	if err := s.keepsAdmin(ctx, actor, id, move); err != nil {
+		return 0, err
+	}
 	changed, err := s.moveAll(ctx, actor, id, move, to)
 	if err != nil {
-		return 0, err
+		return 0, s.refusedFor(ctx, actor, "device "+id.String(), err)
 	}
 	s.renewAnswersOf(ctx, changed)
 	s.makeVisible(ctx, changed)
@@ -78,7 +82,11 @@ func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID,
 				last = len(certs)
 				return errMore
 			}
-			outcomes, err := s.changeTx(ctx, tx, actor, s.live(certs), to, true)
+			certs = s.live(certs)
+			if err := s.withinPower(actor, certs); err != nil {
+				return err
+			}
+			outcomes, err := s.changeTx(ctx, tx, actor, certs, to, true)
 			changed = nil
 			for _, o := range outcomes {
 				if o.changed {

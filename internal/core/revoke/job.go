@@ -134,7 +134,7 @@ func (b *Bulk) check(f *Filter) error {
 
 // RevokeMany makes a job that revokes every certificate which f fits and which was issued by now, or puts it on hold. Certificates that have
 // expired or are revoked already are left out, and so are those of operators and of the platform itself unless the filter names their profile:
-// nobody shall lock himself out by the way. It needs cert.revoke.
+// nobody shall lock himself out by the way. It needs cert.revoke, and access.grant for a profile that grants a role.
 func (b *Bulk) RevokeMany(ctx context.Context, actor access.Actor, f Filter, h How) (job.Job, error) {
 	if err := b.Access.Require(ctx, actor, access.CertRevoke, "certificates"); err != nil {
 		return job.Job{}, err
@@ -142,12 +142,16 @@ func (b *Bulk) RevokeMany(ctx context.Context, actor access.Actor, f Filter, h H
 	if err := errors.Join(h.Reason.check(), b.check(&f)); err != nil {
 		return job.Job{}, err
 	}
+	if err := b.mayMean(ctx, actor, &f); err != nil {
+		return job.Job{}, err
+	}
 	return b.jobs.Create(ctx, actor, job.Spec{Kind: JobRevoke, Title: fmt.Sprintf("revoke %s (%s)", f, h.Reason), AskAbove: b.askAbove, Undo: h.Undo, Start: h.Start,
 		Params: params{Filter: f, Reason: h.Reason, Until: b.Now().Unix()}})
 }
 
 // MoveMany makes a job that does move to every device which f fits and whose state allows it, and to its certificates what goes with it. It
-// needs device.state and cert.revoke. Operators and the platform itself are left out unless the filter names their profile.
+// needs device.state and cert.revoke. Operators and the platform itself are left out unless the filter names their profile,
+// which takes access.grant.
 func (b *Bulk) MoveMany(ctx context.Context, actor access.Actor, f Filter, move device.Move, h How) (job.Job, error) {
 	for _, p := range []access.Permission{access.DeviceState, access.CertRevoke} {
 		if err := b.Access.Require(ctx, actor, p, "devices"); err != nil {
@@ -159,6 +163,9 @@ func (b *Bulk) MoveMany(ctx context.Context, actor access.Actor, f Filter, move 
 	}
 	_, err := forMove(move, h.Reason)
 	if err := errors.Join(err, b.check(&f)); err != nil {
+		return job.Job{}, err
+	}
+	if err := b.mayMean(ctx, actor, &f); err != nil {
 		return job.Job{}, err
 	}
 	return b.jobs.Create(ctx, actor, job.Spec{Kind: JobMove, Title: fmt.Sprintf("%s devices: %s", move, f), AskAbove: b.askAbove, Undo: h.Undo, Start: h.Start,
@@ -186,7 +193,7 @@ func (b *Bulk) RevokeFile(ctx context.Context, actor access.Actor, r io.Reader, 
 	if err := f.read(r); err != nil {
 		return job.Job{}, err
 	}
-	keep, sample, err := b.known(ctx, &f, h.Reason)
+	keep, sample, err := b.known(ctx, actor, &f, h.Reason)
 	if err != nil {
 		return job.Job{}, err
 	}
@@ -273,7 +280,7 @@ func (f *serialFile) verdict(left int) error {
 }
 
 // known looks every number up, notes those that are of no certificate, and returns the others that the reason changes, in the order of the lists.
-func (b *Bulk) known(ctx context.Context, f *serialFile, to Reason) (keep [][]byte, sample []string, err error) {
+func (b *Bulk) known(ctx context.Context, actor access.Actor, f *serialFile, to Reason) (keep [][]byte, sample []string, err error) {
 	all := make([][]byte, 0, len(f.lines))
 	for serial := range f.lines {
 		all = append(all, serial[:])
@@ -303,6 +310,9 @@ func (b *Bulk) known(ctx context.Context, f *serialFile, to Reason) (keep [][]by
 		}
 		left, err := b.changeable(ctx, certs, to)
 		if err != nil {
+			return nil, nil, err
+		}
+		if err := b.refusedFor(ctx, actor, "certificates", b.withinPower(actor, left)); err != nil {
 			return nil, nil, err
 		}
 		for _, c := range left {

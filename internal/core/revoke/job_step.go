@@ -29,6 +29,10 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 	if err != nil {
 		return err
 	}
+	refused, err := b.untouchable(ctx, batch, brief, what.Reason)
+	if err != nil {
+		return err
+	}
 	var changed []Revocation
 	err = batch.Commit(ctx, func(ctx context.Context, tx *db.Tx) (o job.Outcome, err error) {
 		changed = nil
@@ -43,6 +47,10 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 			}
 			if c == nil {
 				o.Results = append(o.Results, job.Result{Item: hex.EncodeToString(batch.Items[i]), Text: "the certificate is not kept any more"})
+				continue
+			}
+			if text := refused[c.Serial]; text != "" {
+				o.Results = append(o.Results, job.Result{Item: hex.EncodeToString(batch.Items[i]), Text: text})
 				continue
 			}
 			there = append(there, c)
@@ -108,7 +116,7 @@ func only(outcomes []outcome) (changed []Revocation) {
 // lists, and the entries are recorded together. Of compromised keys it takes the devices' other certificates along, as concernedTx does for
 // one: whoever has a key has all certificates of it, also those that were got after a job was looked at.
 func (b *Bulk) changeManyTx(ctx context.Context, tx *db.Tx, actor access.Actor, certs []*ca.Certificate, to Reason, byDevice bool) ([]outcome, error) {
-	m := &many{Bulk: b, tx: tx, to: to, byDevice: byDevice, now: b.Now().Unix()}
+	m := &many{Bulk: b, tx: tx, actor: actor, to: to, byDevice: byDevice, now: b.Now().Unix()}
 	certs = slices.Clone(certs)
 	slices.SortStableFunc(certs, byDeviceID)
 	if err := m.take(ctx, certs); err != nil {
@@ -135,6 +143,7 @@ func byDeviceID(x, y *ca.Certificate) int {
 type many struct {
 	*Bulk
 	tx       *db.Tx
+	actor    access.Actor
 	to       Reason
 	byDevice bool
 	now      int64
@@ -209,7 +218,7 @@ func (m *many) ofSameKeys(ctx context.Context) (more []*ca.Certificate, err erro
 			return nil, err
 		}
 		for _, c := range m.live(all) {
-			if keys[id][c.SPKIHash] && !meant[c.Serial] {
+			if keys[id][c.SPKIHash] && !meant[c.Serial] && m.withinPower(m.actor, []*ca.Certificate{c}) == nil {
 				more = append(more, c)
 			}
 		}
@@ -261,6 +270,11 @@ func (b *Bulk) stepMove(ctx context.Context, batch *job.Batch) error {
 	if err != nil {
 		return err
 	}
+	page, more, err := b.spared(ctx, batch.Job.Maker, page, found, move)
+	if err != nil {
+		return err
+	}
+	refused = append(refused, more...)
 	var changed []Revocation
 	err = batch.Commit(ctx, func(ctx context.Context, tx *db.Tx) (job.Outcome, error) {
 		o := job.Outcome{Results: slices.Clone(refused)}

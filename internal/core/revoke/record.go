@@ -32,7 +32,8 @@ type Result struct {
 	Also [][]byte
 }
 
-// Certificate revokes a certificate of ours or puts it on hold. It needs the permission cert.revoke. Doing it again changes nothing and
+// Certificate revokes a certificate of ours or puts it on hold. It needs the permission cert.revoke, and access.grant when the certificate or
+// its device has a role; nobody takes the last administrator's away but on the server's machine. Doing it again changes nothing and
 // returns the first result; only a hold can become final, and then keeps its time (X.509). A serial number that was never issued is NotFound.
 //
 // The certificate of a CA that another CA here has signed is revoked in the same way, by whoever has ca.manage as well. From then on nothing
@@ -47,7 +48,7 @@ func (s *Service) Certificate(ctx context.Context, actor access.Actor, serial []
 	return s.change(ctx, actor, serial, reason)
 }
 
-// Release lifts a hold. It needs the permission cert.revoke, and access.grant when it gives a role back. A certificate that is not on hold, or
+// Release lifts a hold. It needs the permission cert.revoke, and access.grant as Certificate does. A certificate that is not on hold, or
 // revoked for good, is a Conflict, and so is one of a suspended device, whose certificates come back when it is resumed.
 func (s *Service) Release(ctx context.Context, actor access.Actor, serial []byte) (Result, error) {
 	return s.change(ctx, actor, serial, released)
@@ -61,10 +62,8 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 	if err != nil {
 		return Result{}, err
 	}
-	if reason == released {
-		if err := s.mayRelease(ctx, actor, known); err != nil {
-			return Result{}, err
-		}
+	if err := s.mayTake(ctx, actor, known, reason); err != nil {
+		return Result{}, err
 	}
 	var r Result
 	var changed []Revocation
@@ -77,6 +76,9 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 		}
 		certs, err := s.concernedTx(ctx, tx, c, reason)
 		if err != nil {
+			return err
+		}
+		if err := s.withinPower(actor, certs); err != nil {
 			return err
 		}
 		list, err := s.changeTx(ctx, tx, actor, certs, reason, false)
@@ -93,7 +95,7 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 		return nil
 	})
 	if err != nil {
-		return Result{}, err
+		return Result{}, s.refusedFor(ctx, actor, "certificate "+hex.EncodeToString(serial), err)
 	}
 	if of != nil {
 		s.bar(ctx, of, r.standing())
@@ -138,14 +140,6 @@ func (s *Service) concernedTx(ctx context.Context, tx *db.Tx, c *ca.Certificate,
 		}
 	}
 	return certs, nil
-}
-
-// mayRelease asks for what a resumption of the certificate's device would need: the hold may be what is left of a suspension.
-func (s *Service) mayRelease(ctx context.Context, actor access.Actor, c *ca.Certificate) error {
-	if c.Device == [16]byte{} {
-		return nil
-	}
-	return s.Devices.MayEmpower(ctx, actor, device.ID(c.Device))
 }
 
 // successor returns the serial of a certificate that the device got by proving itself with the revoked one. It is only a hint, so that
