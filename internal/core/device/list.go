@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"regexp"
+	"strings"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -155,10 +157,23 @@ func (f *Filter) browse(ctx context.Context, tx *db.Tx, at position, limit int) 
 	}
 }
 
+// keyKinds are the kinds of keys as people are told them; keyKind is what the registry can hold, which is RSA of any length.
+const keyKinds = "ec-p256, ec-p384, ec-p521, ed25519, ml-dsa-44, ml-dsa-65, or rsa- and the bits, such as rsa-2048"
+
+var keyKind = regexp.MustCompile(`^(ec-p256|ec-p384|ec-p521|ed25519|ml-dsa-44|ml-dsa-65|rsa-[1-9][0-9]{2,4})$`)
+
 // check refuses what can fit nothing.
 func (f *Filter) check() error {
 	if err := checkGroup(f.Group); err != nil {
 		return err
+	}
+	if f.Tag != "" {
+		if k, _, _ := strings.Cut(f.Tag, "="); k == "" || len(k) > maxTagKey || !isWord(k) {
+			return errs.New(errs.Invalid, "tag: %s has no key that a tag can have: write KEY or KEY=VALUE, such as colour or colour=red", shown(f.Tag))
+		}
+	}
+	if f.Key != "" && !keyKind.MatchString(f.Key) {
+		return errs.New(errs.Invalid, "algorithm: there is no kind of key %s: use %s", shown(f.Key), keyKinds)
 	}
 	if f.ExpiresBefore > 0 && f.ExpiresAfter >= f.ExpiresBefore {
 		return errs.New(errs.Invalid, "expires_after: it is not before expires_before, so nothing can fit")

@@ -134,6 +134,26 @@ func TestListLooksAtABoundedNumberOfRows(t *testing.T) {
 	}
 }
 
+// TestFiltersThatFitNothing are refused, and say what there is; what could fit is not.
+func TestFiltersThatFitNothing(t *testing.T) {
+	w := newWorld(t)
+	for want, f := range map[string]Filter{
+		`there is no kind of key "rsa": use ec-p256, ec-p384`: {Key: "rsa"},
+		`there is no kind of key "EC-P256"`:                   {Key: "EC-P256"},
+		`tag: "=x" has no key`:                                {Tag: "=x"},
+		`tag: "a b" has no key`:                               {Tag: "a b"},
+	} {
+		if _, _, err := w.List(t.Context(), auditor, f); !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: got %v, want Invalid with %q", f, err, want)
+		}
+	}
+	for _, f := range []Filter{{Key: "rsa-2048"}, {Key: "ed25519"}, {Key: "ml-dsa-65"}, {Tag: "colour"}, {Tag: "colour="}, {Tag: "colour=red=blue"}} {
+		if _, _, err := w.List(t.Context(), auditor, f); err != nil {
+			t.Errorf("%+v: got %v, want an empty list", f, err)
+		}
+	}
+}
+
 // TestListUsesItsIndexes asks the engine how it would answer: a scan of the whole registry would be found out with a million devices only.
 func TestListUsesItsIndexes(t *testing.T) {
 	w := newWorld(t)
