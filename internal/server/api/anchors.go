@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
@@ -53,11 +55,30 @@ func (s *server) missingAnchor(ctx context.Context, actor access.Actor, in *miss
 	if err != nil {
 		return v1.MissingAnchorPage{}, err
 	}
+	if err := s.tracked(root); err != nil {
+		return v1.MissingAnchorPage{}, err
+	}
 	page, next, err := s.Devices.MissingAnchor(ctx, actor, device.Anchor(root.ID()), device.Grade(in.Grade), in.Group, in.Cursor, in.Limit)
 	if err != nil {
 		return v1.MissingAnchorPage{}, err
 	}
 	return v1.MissingAnchorPage{Devices: each(page, shownMissing), Next: next}, nil
+}
+
+// tracked refuses a root of which no evidence is kept, so that a fleet without any does not look like one that knows nothing.
+func (s *server) tracked(root *ca.Issuer) error {
+	var names []string
+	for _, other := range s.CA.Successors() {
+		if other.ID() == root.ID() {
+			return nil
+		}
+		names = append(names, other.Name())
+	}
+	there := "no root is tracked now"
+	if len(names) > 0 {
+		there = "tracked are " + strings.Join(names, ", ")
+	}
+	return errs.New(errs.Conflict, "anchor: %s is not tracked, because no older root vouches for it: have one do so with mooring ca cross; %s", root.Name(), there)
 }
 
 func shownMissing(m device.WithoutAnchor) v1.MissingAnchor {

@@ -39,6 +39,10 @@ func TestHostileInput(t *testing.T) {
 		{"no number", "GET", "/v1/devices?limit=ten", "", "", 400, "query.limit"},
 		{"no time", "GET", "/v1/devices?expires_before=tomorrow", "", "", 400, "query.expires_before"},
 		{"unknown state", "GET", "/v1/devices?state=happy", "", "", 400, "query.state"},
+		{"unknown kind of key", "GET", "/v1/devices?algorithm=rsa", "", "", 400, "there is no kind of key"},
+		{"unknown kind of key, counted", "GET", "/v1/inventory/count?algorithm=P-256", "", "", 400, "ec-p256, ec-p384"},
+		{"tag without key", "GET", "/v1/devices?tag=%3Dx", "", "", 400, "KEY=VALUE"},
+		{"root without an older one", "GET", "/v1/anchors/root/missing", "", "", 409, "no root is tracked now"},
 		{"negative index", "GET", "/v1/audit/proof/-1", "", "", 400, ""},
 		{"index over int64", "GET", "/v1/audit/proof/99999999999999999999", "", "", 400, ""},
 		{"SQL in a name", "GET", "/v1/devices/x'%20OR%201=1--", "", "", 404, ""},
@@ -105,7 +109,7 @@ func TestTheClientSaysWhatToDo(t *testing.T) {
 		t.Errorf("got %v, want the advice to start the server", err)
 	}
 	for _, address := range []string{"http://127.0.0.1", "127.0.0.1:8444", "https://127.0.0.1/path", "https://u:p@127.0.0.1"} {
-		if _, err := client.NewTLS(address, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "https://pki.example.com:8444") {
+		if _, err := client.NewTLS(address, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "https://pki.example.com:9443") {
 			t.Errorf("address %q: %v", address, err)
 		}
 	}
