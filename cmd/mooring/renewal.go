@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,7 +18,8 @@ give or take renew_spread).`
 
 const renewalForecastHelp = `Tells how many certificates are to be renewed in each day or hour to come, so that one sees whether a fleet that was enrolled in one
 night will come back in one. Filters of "mooring device list" can be combined. Suspended devices and certificates of other authorities do
-not count.`
+not count. Overdue are those whose time came before the first span, and all that have expired. Spans without any are not shown; --json
+has them.`
 
 func (c *cli) renewalCommand() *cobra.Command {
 	var f selection
@@ -56,25 +56,23 @@ func (c *cli) renewalCommand() *cobra.Command {
 // barWidth is the length of the longest bar of a histogram.
 const barWidth = 50
 
-// forecastTable writes a histogram without the empty spans at its ends.
+// forecastTable writes a histogram without the empty spans.
 func forecastTable(w io.Writer, f v1.Forecast, by string) {
 	layout := "2006-01-02"
 	if by == "hour" {
 		layout = "2006-01-02 15:04 UTC"
 	}
-	first, last, most, total := len(f.Spans), -1, int64(1), f.Overdue+f.Later
-	for i, s := range f.Spans {
-		if s.Due > 0 {
-			first, last, most = min(first, i), i, max(most, s.Due)
-		}
-		total += s.Due
+	most, total := int64(1), f.Overdue+f.Later
+	for _, s := range f.Spans {
+		most, total = max(most, s.Due), total+s.Due
 	}
 	if f.Overdue > 0 {
 		row(w, "overdue", fmt.Sprint(f.Overdue), "")
 	}
-	for i := first; i <= last; i++ {
-		s := f.Spans[i]
-		row(w, s.From.UTC().Format(layout), fmt.Sprint(s.Due), cmp.Or(strings.Repeat("#", int((s.Due*barWidth+most-1)/most)), " "))
+	for _, s := range f.Spans {
+		if s.Due > 0 {
+			row(w, s.From.UTC().Format(layout), fmt.Sprint(s.Due), strings.Repeat("#", int((s.Due*barWidth+most-1)/most)))
+		}
 	}
 	if f.Later > 0 {
 		row(w, "later", fmt.Sprint(f.Later), "")

@@ -12,7 +12,7 @@ import (
 // Forecast says how many certificates are to be renewed when: those of active devices that were issued here and are not revoked, each at its own
 // instant within the window of its device's profile (RenewAt).
 type Forecast struct {
-	Overdue int64   // before the first span
+	Overdue int64   // before the first span, and every one that has expired
 	From    int64   // where the first span begins, UTC seconds
 	Unit    int64   // seconds in a span
 	Spans   []int64 // how many fall due in each
@@ -60,7 +60,7 @@ func (r *Registry) Forecast(ctx context.Context, actor access.Actor, f Filter, u
 // forecast counts the certificates of the marked devices of b.
 func (r *Registry) forecast(b *raw, on []byte, out *Forecast) error {
 	owners, ends, spreads := b.col[colOwner], b.col[colEnd], b.col[colSpread]
-	n := len(owners) / 2
+	n, now := len(owners)/2, r.now().Unix()
 	profiles, err := readWords(b.col[colProfile], len(on))
 	if err != nil {
 		return err
@@ -87,8 +87,11 @@ func (r *Registry) forecast(b *raw, on []byte, out *Forecast) error {
 		}
 		w, end := windows[profiles.code(owner)], timeAt(ends, i)
 		at := renewAt(uint64(binary.LittleEndian.Uint16(spreads[2*owner:]))<<48, end, w.before, w.spread)
-		if end == noExpiry {
+		switch {
+		case end == noExpiry:
 			at = 0
+		case at != 0 && end < now: // its time for renewal may be today, and is over all the same
+			at = out.From - 1
 		}
 		out.count(at)
 	}

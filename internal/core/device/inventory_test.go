@@ -384,4 +384,11 @@ func TestForecast(t *testing.T) {
 	if days < 18 || most > want/18*13/10 {
 		t.Errorf("got %d days, at most %d a day, want 18 or 19 days with about %d", days, most, want/18)
 	}
+	// What ended today is overdue, though its time for renewal may have been today too.
+	w.renewal = func(string) (before, spread int64, ok bool) { return 60, 0, true }
+	w.now = w.now.AddDate(0, 0, 91)
+	f, err = w.Forecast(t.Context(), auditor, Filter{Profile: "sensor"}, 400*86400, 2)
+	if err != nil || f.Overdue != want || f.Spans[0] != 0 {
+		t.Errorf("after all have ended: got %+v, %v, want %d overdue", f, err, want)
+	}
 }

@@ -10,7 +10,7 @@ type DeviceCount struct {
 
 // Forecast says how many certificates are to be renewed when.
 type Forecast struct {
-	Overdue int64  `json:"overdue" doc:"Due before the first span" example:"3"`
+	Overdue int64  `json:"overdue" doc:"Due before the first span, or expired" example:"3"`
 	Spans   []Span `json:"spans" doc:"Spans of time without gaps, from the present one on"`
 	Later   int64  `json:"later" doc:"Due after the last span" example:"81000"`
 	Never   int64  `json:"never" doc:"Without an end, or of a profile that is gone" example:"0"`
