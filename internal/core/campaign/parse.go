@@ -17,7 +17,10 @@ func ParsePercent(text string) (int64, error) {
 		return 0, wrong
 	}
 	n, err := strconv.ParseUint(whole+(part + "00")[:2], 10, 32)
-	if err != nil || whole == "" || n > 100_00 {
+	if n > 100_00 && whole != "" { // also when it is too big for a number
+		return 0, errs.New(errs.Invalid, "%q: 100%% is the most there is", text[:min(len(text), 32)])
+	}
+	if err != nil || whole == "" {
 		return 0, wrong
 	}
 	return int64(n), nil

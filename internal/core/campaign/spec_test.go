@@ -65,6 +65,14 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: got %v, want Invalid", text, err)
 		}
 	}
+	for _, text := range []string{"101%", "100.01%", "99999999999999999999%"} {
+		if _, err := ParsePercent(text); err == nil || !strings.Contains(err.Error(), "100% is the most") {
+			t.Errorf("%q: got %v, want what the most is", text, err)
+		}
+	}
+	if _, _, err := ParseRate("6000%/hour"); err == nil || !strings.Contains(err.Error(), "100% is the most") {
+		t.Errorf("6000%%/hour: got %v, want what the most is", err)
+	}
 	s := Spec{}
 	for _, text := range []string{"5%/day", "0.5%/hour"} {
 		var err error
