@@ -149,7 +149,7 @@ func (c *cli) revokeMany(ctx context.Context, s *client.Client, b *bulkFlags, re
 	if err != nil {
 		return v1.Job{}, errs.Wrap(errs.NotFound, err, "%s cannot be read", b.serials)
 	}
-	defer f.Close() // read only: nothing to lose
+	defer f.Close()                  // read only: nothing to lose
 	name := filepath.Base(b.serials) // it is kept, and folders may name people
 	j, err := s.RevokeFile(ctx, f, name, want)
 	if refused := (*client.Error)(nil); errors.As(err, &refused) {
