@@ -77,6 +77,8 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 		k.state, k.decided, k.decider = Granted, e.At, e.Actor
 	case e.Action == "approve.refuse" && k.state == Waiting:
 		k.state, k.decided, k.decider = Refused, e.At, e.Actor
+	case e.Action == "approve.withdraw" && (k.state == Waiting || k.state == Granted):
+		k.state, k.decided, k.decider = Refused, e.At, e.Actor
 	case e.Action == "approve.spend" && k.state == Granted:
 		k.state, k.spent = Spent, e.At
 	default:

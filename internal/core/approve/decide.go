@@ -93,6 +93,24 @@ func (s *Service) decideTx(ctx context.Context, tx *db.Tx, actor access.Actor, i
 	return a, s.Audit.Append(ctx, tx, a.entry(action, actor.String(), now))
 }
 
+// Withdraw ends what was asked for act, decided or not, in the transaction in which the act is given up: nobody need look at it any more, and
+// no grant of it lies about. What was refused or spent stays.
+func (s *Service) Withdraw(ctx context.Context, tx *db.Tx, actor access.Actor, act Act) error {
+	a, found, err := s.Look(ctx, tx, act)
+	if err != nil || !found || a.State == Refused {
+		return err
+	}
+	a.State, a.Decided, a.Decider = Refused, s.Now().Unix(), actor.String()
+	n, err := tx.Exec(ctx, `UPDATE approval SET state = 3, decided = $2, decider = $3 WHERE cell = 0 AND id = $1 AND state IN (1, 2)`, a.ID[:], a.Decided, a.Decider)
+	if err != nil {
+		return fmt.Errorf("withdrawing a request for approval: %w", err)
+	}
+	if n != 1 {
+		return errs.New(errs.Conflict, "the approval %s was decided meanwhile: try again", a.ID)
+	}
+	return s.Audit.Append(ctx, tx, a.entry("approve.withdraw", a.Decider, a.Decided))
+}
+
 func (s *Service) find(ctx context.Context, id ID) (a Approval, err error) {
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		a, err = findTx(ctx, tx, id)

@@ -167,7 +167,7 @@ func (w *world) until(t *testing.T, id ID, what string, pass func(j Job) bool) J
 		if time.Now().After(deadline) {
 			t.Fatalf("waiting for %s: the job is %s, ready %v, %d of %d, %q", what, j.State, j.Ready, j.Handled(), j.Total, j.Note)
 		}
-		w.nudge()
+		w.Nudge()
 		time.Sleep(5 * time.Millisecond)
 	}
 }
@@ -267,6 +267,39 @@ func TestMuchNeedsASecondPerson(t *testing.T) {
 	}
 }
 
+// TestACancelledJobNeedsNobody: with the job ends what was asked for it, granted or not.
+func TestACancelledJobNeedsNobody(t *testing.T) {
+	w := newWorld(t)
+	for _, granted := range []bool{false, true} {
+		j := w.create(t, Spec{Items: [][]byte{[]byte("a"), []byte("b")}, AskAbove: 1})
+		j, err := w.Start(t.Context(), anna, j.ID)
+		must(t, err)
+		_, err = w.Start(t.Context(), anna, j.ID)
+		wants(t, err, errs.Conflict, "a job that is waiting takes no start: possible is cancel")
+		waiting, err := w.Approve.List(t.Context(), reader, false, 0)
+		must(t, err)
+		if len(waiting) != 1 {
+			t.Fatalf("%d approvals wait, want 1", len(waiting))
+		}
+		if granted {
+			_, err = w.Approve.Grant(t.Context(), bert, waiting[0].ID)
+			must(t, err)
+		}
+		_, err = w.Cancel(t.Context(), anna, j.ID)
+		must(t, err)
+		a, err := w.Approve.Get(t.Context(), reader, waiting[0].ID)
+		must(t, err)
+		if a.State != approve.Refused || a.Decider != anna.String() {
+			t.Errorf("granted %v, and the job cancelled: the approval is %s by %q", granted, a.State, a.Decider)
+		}
+		_, err = w.Approve.Grant(t.Context(), bert, a.ID)
+		wants(t, err, errs.Conflict, "the request is refused already")
+	}
+	if f := w.findings(t); len(f) > 0 {
+		t.Errorf("the record: %v", f)
+	}
+}
+
 func TestPauseResumeCancel(t *testing.T) {
 	w := newWorld(t)
 	reached, goOn := make(chan struct{}), make(chan struct{})
@@ -305,7 +338,7 @@ func TestPauseResumeCancel(t *testing.T) {
 	_, err = w.Cancel(t.Context(), bert, gone.ID)
 	must(t, err)
 	w.now.Add(7200)
-	w.nudge()
+	w.Nudge()
 	time.Sleep(50 * time.Millisecond)
 	if n := w.struck(t); n != 11 {
 		t.Errorf("%d are struck after a cancelled job, want 11", n)
@@ -411,7 +444,7 @@ func TestOldThingsGo(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s has %d rows, want %d", table, rows(table), want)
 			}
-			w.nudge()
+			w.Nudge()
 		}
 	}
 	become("job_chunk", 1) // the draft's

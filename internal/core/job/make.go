@@ -57,7 +57,7 @@ func (s *Service) Create(ctx context.Context, actor access.Actor, spec Spec) (Jo
 		if _, err := tx.Exec(ctx, insertJob, made.all()...); err != nil {
 			return fmt.Errorf("keeping a job: %w", err)
 		}
-		tx.OnCommit(s.nudge)
+		tx.OnCommit(s.Nudge)
 		return s.Audit.Append(ctx, tx, made.entry(actionCreate, actor, made.Created))
 	})
 	return made, err
@@ -105,7 +105,7 @@ func (s *Service) makeRoom(ctx context.Context, tx *db.Tx) error {
 func (s *Service) Start(ctx context.Context, actor access.Actor, id ID) (Job, error) {
 	return s.change(ctx, actor, id, func(ctx context.Context, tx *db.Tx, j *Job) error {
 		if j.Maker.String() != actor.String() {
-			return errs.New(errs.Denied, "only whoever made the job can start it")
+			return errs.New(errs.Denied, "only whoever made the job can start it; you can cancel it, or make one like it")
 		}
 		if !j.Ready && j.State == Draft {
 			return errs.New(errs.Conflict, "the %s are still being looked for, %d so far: start it when that has ended", s.Unit(j.Kind), j.Total)
@@ -198,8 +198,13 @@ func (s *Service) manage(ctx context.Context, actor access.Actor, id ID, m move,
 	if m != moveResume {
 		need = s.alter // to stop something takes no right to do it
 	}
-	return need(ctx, actor, id, func(_ context.Context, _ *db.Tx, j *Job) (err error) {
+	return need(ctx, actor, id, func(ctx context.Context, tx *db.Tx, j *Job) (err error) {
 		was := j.State
+		if was == Waiting && m == moveCancel {
+			if err := s.Approve.Withdraw(ctx, tx, actor, s.act(j)); err != nil {
+				return err
+			}
+		}
 		if j.State, err = was.after(m); err != nil {
 			return err
 		}
@@ -252,7 +257,7 @@ func (s *Service) alter(ctx context.Context, actor access.Actor, id ID, fn func(
 			if err := fn(ctx, tx, &j); err != nil {
 				return err
 			}
-			tx.OnCommit(s.nudge)
+			tx.OnCommit(s.Nudge)
 			return s.write(ctx, tx, &j, actionMove, actor)
 		})
 		if err != errMoved {
@@ -265,8 +270,9 @@ func (s *Service) alter(ctx context.Context, actor access.Actor, id ID, fn func(
 	return j, nil
 }
 
-// nudge tells this process's runner, if it has the lease, that there may be something to do.
-func (s *Service) nudge() {
+// Nudge tells this process's runner, if it has the lease, that there may be something to do, such as when an approval was decided. Without it
+// the runner sees it within a second.
+func (s *Service) Nudge() {
 	select {
 	case s.work <- struct{}{}:
 	default:

@@ -214,7 +214,12 @@ func (r *runner) trouble(ctx context.Context, j *Job, err error) {
 
 // move changes the state of the job as it was read.
 func (r *runner) move(ctx context.Context, was *Job, m move, note string) error {
-	return r.write1(ctx, was, actionMove, func(_ context.Context, _ *db.Tx, j *Job) (err error) {
+	return r.write1(ctx, was, actionMove, func(ctx context.Context, tx *db.Tx, j *Job) (err error) {
+		if j.State == Waiting && m == moveCancel {
+			if err := r.Approve.Withdraw(ctx, tx, actor(), r.act(j)); err != nil {
+				return err
+			}
+		}
 		if j.State, err = j.State.after(m); err != nil {
 			return err
 		}

@@ -81,6 +81,9 @@ var moves = map[State]map[move]State{
 func (s State) after(m move) (State, error) {
 	to, ok := moves[s][m]
 	if !ok {
+		if m == moveAsk {
+			m = moveStart // that somebody is to be asked is not what was said
+		}
 		return 0, errs.New(errs.Conflict, "a job that is %s takes no %s: %s", s, m, s.choices())
 	}
 	return to, nil

@@ -248,6 +248,9 @@ func (s *server) withApproval(ctx context.Context, actor access.Actor, in *appro
 	if err != nil {
 		return v1.Approval{}, err
 	}
+	if perm == access.ApproveGrant { // it was decided
+		s.Jobs.Nudge()
+	}
 	return shownApproval(a), nil
 }
 
