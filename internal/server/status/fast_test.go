@@ -99,11 +99,12 @@ func TestFastEqualsSlow(t *testing.T) {
 		if fast := passed == before; fast != row.fast {
 			t.Errorf("%s %.30s %v: went the fast way: %v, want %v", row.method, row.path, row.header, fast, row.fast)
 		}
-		if row.path != "/ocsp/"+ocsp.EncodePath(unknown) && !bytes.Equal(got.Body.Bytes(), want.Body.Bytes()) || got.Code != want.Code {
+		live := row.path == "/ocsp/"+ocsp.EncodePath(unknown) // signed anew each time, and ECDSA signatures differ in length
+		if !live && !bytes.Equal(got.Body.Bytes(), want.Body.Bytes()) || got.Code != want.Code {
 			t.Errorf("%s %.30s %v: got %d %x, want %d %x", row.method, row.path, row.header, got.Code, got.Body, want.Code, want.Body)
 		}
 		for name := range want.Header() {
-			if g, w := got.Header().Get(name), want.Header().Get(name); g != w && name != "Cache-Control" && name != "Etag" && name != "Accept-Ranges" || len(got.Header()) < len(want.Header())-1 {
+			if g, w := got.Header().Get(name), want.Header().Get(name); g != w && name != "Cache-Control" && name != "Etag" && name != "Accept-Ranges" && !(live && name == "Content-Length") || len(got.Header()) < len(want.Header())-1 {
 				t.Errorf("%s %.30s %v: %s is %q, want %q", row.method, row.path, row.header, name, g, w)
 			}
 		}
