@@ -8,6 +8,7 @@ import (
 
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
+	"mooring/internal/core/access"
 	"mooring/internal/core/campaign"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
@@ -45,6 +46,30 @@ func TestACampaignThatGrew(t *testing.T) {
 	}
 	c, n := settled(t, p, "few", func(c campaign.Campaign, _ campaign.Progress) bool { return c.State != campaign.Running })
 	if c.State != campaign.Aborted || n.Total() != 0 || c.Ended == 0 || !strings.Contains(c.Note, "a second person must agree") {
+		t.Errorf("the campaign is %s with %+v: %q", c.State, n, c.Note)
+	}
+}
+
+// TestAnAgreedCampaignThatGrew: what a second person agreed to for one device is not done to three.
+func TestAnAgreedCampaignThatGrew(t *testing.T) {
+	p := apptest.Start(t, func(c *conf.Config) { onSQLite(c); c.Approve.CampaignAbove = 0 })
+	p.Enrolled(t, "meter-0", "device")
+	awaitInventory(t, p)
+	anna := access.Actor{Kind: access.KindOperator, ID: strings.Repeat("a", 32), Role: access.RoleOperator}
+	bert := access.Actor{Kind: access.KindOperator, ID: strings.Repeat("b", 32), Role: access.RoleOperator}
+	spec := campaign.Spec{Name: "one", Filter: device.Filter{Profile: "device"}, Action: campaign.Renew, Rate: 100_00, Every: 86400, MaxFailed: 1_00, Agreed: 1000,
+		Deadline: p.Clock.Now().Unix() + 30*86400}
+	c, err := p.Campaigns.Create(t.Context(), anna, spec)
+	must(t, err)
+	_, err = p.Approve.Grant(t.Context(), bert, c.Approval)
+	must(t, err)
+	settled(t, p, "one", func(c campaign.Campaign, _ campaign.Progress) bool { return c.State == campaign.Approved })
+	p.Enrolled(t, "meter-1", "device")
+	p.Enrolled(t, "meter-2", "device")
+	_, err = p.Campaigns.Start(t.Context(), anna, "one")
+	must(t, err)
+	c, n := settled(t, p, "one", func(c campaign.Campaign, _ campaign.Progress) bool { return c.State != campaign.Running })
+	if c.State != campaign.Aborted || n.Total() != 0 || !strings.Contains(c.Note, "agreed to 1 devices") {
 		t.Errorf("the campaign is %s with %+v: %q", c.State, n, c.Note)
 	}
 }

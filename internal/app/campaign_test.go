@@ -300,6 +300,13 @@ func TestCampaignNeedsASecondPerson(t *testing.T) {
 	plan := campaign.Spec{Name: "both", Filter: device.Filter{Profile: "device"}, Action: campaign.Renew, Rate: 100_00, Every: 3600, MaxFailed: 1_00, Deadline: p.Clock.Now().Unix() + 30*86400, RevokeOld: true}
 	c, err := p.Campaigns.Create(t.Context(), anna, plan)
 	must(t, err)
+	a, err := p.Approve.Get(t.Context(), bert, c.Approval)
+	must(t, err)
+	for _, want := range []string{"1 devices of profile device", "old certificates are revoked"} {
+		if !strings.Contains(a.Summary, want) {
+			t.Errorf("told to the second person: %q, want %q in it", a.Summary, want)
+		}
+	}
 	if _, err := p.Campaigns.Start(t.Context(), anna, "both"); !errs.Is(err, errs.Denied) {
 		t.Errorf("started without approval: got %v, want Denied", err)
 	}

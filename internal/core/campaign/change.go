@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -50,6 +51,7 @@ func (s *Service) Create(ctx context.Context, actor access.Actor, spec Spec) (Ca
 		}
 		c.Note, c.Approval = fmt.Sprintf("%d devices fit now", n), approve.ID{}
 		if s.AskAbove >= 0 && n > int64(s.AskAbove) {
+			c.Agreed = n
 			a, err := s.Approve.Request(ctx, tx, actor, s.act(&c, n), askFor)
 			if err != nil {
 				return err
@@ -120,7 +122,12 @@ func (s *Service) act(c *Campaign, n int64) approve.Act {
 	if c.RevokeOld {
 		needs = access.CertRevoke
 	}
-	return approve.Act{Kind: kind, Object: c.object(), Digest: sha256.Sum256([]byte(spec)), Needs: needs, Summary: fmt.Sprintf("campaign %s: %d devices, %s", c.Name, n, c.Spec.String())}
+	issuer := hex.EncodeToString(c.Filter.Issuer)
+	if i, err := s.CA.Issuer(issuer); err == nil && issuer != "" {
+		issuer = i.Name()
+	}
+	return approve.Act{Kind: kind, Object: c.object(), Digest: sha256.Sum256([]byte(spec)), Needs: needs,
+		Summary: fmt.Sprintf("campaign %s: %d devices %s, %s", c.Name, n, c.selects(issuer), c.Spec.String())}
 }
 
 // Start begins a campaign: turns come from now on. One that needs a second person must have been approved.

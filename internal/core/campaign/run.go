@@ -214,9 +214,14 @@ func (r *runner) fill(ctx context.Context, c *Campaign) error {
 	return err
 }
 
-// outgrown ends a campaign that was small enough for one person when it was made, and would now take in more devices than that.
+// outgrown ends a campaign that would now take in more devices than one person may decide about or, when a second one has agreed, by a tenth more
+// than there were then.
 func (r *runner) outgrown(ctx context.Context, c *Campaign, more int) (bool, error) {
-	if r.AskAbove < 0 || c.Approval != (approve.ID{}) {
+	most, why := int64(r.AskAbove), fmt.Sprintf("more than %d devices fit by now, and for so many a second person must agree: make it again", r.AskAbove)
+	switch {
+	case c.Agreed > 0:
+		most, why = c.Agreed+c.Agreed/10, fmt.Sprintf("a second person agreed to %d devices, and by now a tenth more than that fit: make it again", c.Agreed)
+	case r.AskAbove < 0 || c.Approval != (approve.ID{}):
 		return false, nil
 	}
 	var p Progress
@@ -224,10 +229,10 @@ func (r *runner) outgrown(ctx context.Context, c *Campaign, more int) (bool, err
 		p, err = progressTx(ctx, tx, c.ID)
 		return err
 	})
-	if err != nil || p.Total()+int64(more) <= int64(r.AskAbove) {
+	if err != nil || p.Total()+int64(more) <= most {
 		return false, err
 	}
-	return true, r.do(ctx, c, moveAbort, fmt.Sprintf("more than %d devices fit by now, and for so many a second person must agree: make it again", r.AskAbove))
+	return true, r.do(ctx, c, moveAbort, why)
 }
 
 func (r *runner) takeIn(ctx context.Context, tx *db.Tx, c *Campaign, d *device.Device) error {

@@ -47,6 +47,8 @@ type Spec struct {
 	Patience  int64 `json:"patience"`
 	RevokeOld bool  `json:"revoke_old,omitempty"` // the old certificate is revoked once the new one was used
 	ByIssue   bool  `json:"by_issue,omitempty"`   // success is the issue, not the first use
+	// Agreed is how many devices fitted when a second person was asked; 0 when nobody was. Create sets it.
+	Agreed int64 `json:"agreed,omitempty"`
 }
 
 const (
@@ -68,7 +70,7 @@ func (s *Spec) check(now int64) error {
 	if s.Patience == 0 {
 		s.Patience = defaultPatience
 	}
-	s.Filter.Cursor, s.Filter.Limit = "", 0
+	s.Filter.Cursor, s.Filter.Limit, s.Agreed = "", 0, 0
 	switch {
 	case !plainName.MatchString(s.Name):
 		return errs.New(errs.Invalid, "name: 1 to 64 letters, digits and . _ -, a letter or digit first")
@@ -111,7 +113,36 @@ func (s *Spec) String() string {
 	if s.Every == 3600 {
 		unit = "hour"
 	}
+	if s.RevokeOld {
+		what += ", old certificates are revoked"
+	}
 	return fmt.Sprintf("%s, %s a %s, stops above %s failures, until %s", what, percent(s.Rate), unit, percent(s.MaxFailed), time.Unix(s.Deadline, 0).UTC().Format("2006-01-02"))
+}
+
+// selects says for people which devices the campaign is for. issuer is the name of the CA in the filter.
+func (s *Spec) selects(issuer string) string {
+	f, all := &s.Filter, []string(nil)
+	state := ""
+	if f.State != 0 {
+		state = f.State.String()
+	}
+	for _, part := range [][2]string{{"group", f.Group}, {"state", state}, {"profile", f.Profile}, {"tag", f.Tag}, {"issuer", issuer}, {"algorithm", f.Key},
+		{"seen before", dateOf(f.SeenBefore)}, {"seen after", dateOf(f.SeenAfter)}} {
+		if part[1] != "" {
+			all = append(all, part[0]+" "+part[1])
+		}
+	}
+	if all == nil {
+		return "of the whole fleet"
+	}
+	return "of " + strings.Join(all, " and ")
+}
+
+func dateOf(at int64) string {
+	if at == 0 {
+		return ""
+	}
+	return clock(at)
 }
 
 // percent writes hundredths of a percent.
