@@ -74,6 +74,46 @@ func TestAnAgreedCampaignThatGrew(t *testing.T) {
 	}
 }
 
+// TestACampaignExcusesNoOthers: a failure that a person looked at is excused, and when that device succeeds another's is not.
+func TestACampaignExcusesNoOthers(t *testing.T) {
+	p := apptest.Start(t, onSQLite)
+	agents := fleetOf(t, p, 2)
+	awaitInventory(t, p)
+	_, err := p.Campaigns.Create(t.Context(), apptest.Operator(), campaign.Spec{Name: "p384", Filter: device.Filter{Group: "meters"}, Action: campaign.Rekey, Algorithm: "ec-p384",
+		Rate: 100_00, Every: 3600, MaxFailed: 1_00, Deadline: p.Clock.Now().Unix() + 30*86400})
+	must(t, err)
+	_, err = p.Campaigns.Start(t.Context(), apptest.Operator(), "p384")
+	must(t, err)
+	settled(t, p, "p384", func(c campaign.Campaign, n campaign.Progress) bool { return c.Filled && n.Waiting == 2 })
+	p.Clock.Move(2 * time.Hour)
+	fail := func(name string) {
+		t.Helper()
+		d, err := p.Devices.Get(t.Context(), apptest.Operator(), name)
+		must(t, err)
+		slot, _ := d.Slot("operational")
+		for _, problem := range []string{"", "the disk is full"} {
+			_, err = p.Campaigns.Hint(t.Context(), &d, slot.Serial, problem)
+			must(t, err)
+		}
+		settled(t, p, "p384", func(c campaign.Campaign, n campaign.Progress) bool {
+			return c.State == campaign.Paused && n.Failed == 1
+		})
+	}
+	fail("meter-00")
+	c, err := p.Campaigns.Resume(t.Context(), apptest.Operator(), "p384")
+	must(t, err)
+	if c.Excused != 1 {
+		t.Fatalf("excused after the resumption: %d, want 1", c.Excused)
+	}
+	_, err = agents[0].RenewNow(t.Context())
+	must(t, err)
+	settled(t, p, "p384", func(c campaign.Campaign, n campaign.Progress) bool {
+		return c.Excused == 0 && n.Done == 1 && n.Failed == 0
+	})
+	fail("meter-01")
+	p.Verify(t)
+}
+
 // TestACampaignNoticesWhoNeverAsks: a device that never asks when to renew, and cannot do what is demanded, stops the campaign like any other.
 func TestACampaignNoticesWhoNeverAsks(t *testing.T) {
 	p := apptest.Start(t, onSQLite)

@@ -90,6 +90,7 @@ const (
 	moveResume  move = "resume"
 	moveFinish  move = "finish"
 	moveAbort   move = "abort"
+	moveExcuse  move = "excuse" // fewer failures are excused: it goes on
 )
 
 // What the record calls them.
@@ -102,18 +103,19 @@ const (
 	actionResume  = "campaign.resume"
 	actionFinish  = "campaign.finish"
 	actionAbort   = "campaign.abort"
+	actionExcuse  = "campaign.excuse"
 )
 
 func (m move) action() string {
 	return map[move]string{moveApprove: actionApprove, moveRefuse: actionRefuse, moveStart: actionStart, movePause: actionPause, moveResume: actionResume,
-		moveFinish: actionFinish, moveAbort: actionAbort}[m]
+		moveFinish: actionFinish, moveAbort: actionAbort, moveExcuse: actionExcuse}[m]
 }
 
 // moves is the whole life cycle. What is not listed is forbidden.
 var moves = map[State]map[move]State{
 	Draft:    {moveApprove: Approved, moveRefuse: Aborted, moveStart: Running, moveAbort: Aborted},
 	Approved: {moveStart: Running, moveAbort: Aborted},
-	Running:  {movePause: Paused, moveFinish: Done, moveAbort: Aborted},
+	Running:  {movePause: Paused, moveFinish: Done, moveAbort: Aborted, moveExcuse: Running},
 	Paused:   {moveResume: Running, moveFinish: Done, moveAbort: Aborted},
 	Done:     {},
 	Aborted:  {},

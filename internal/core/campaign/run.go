@@ -153,6 +153,9 @@ func (r *runner) advance(ctx context.Context, c *Campaign) error {
 	if err != nil {
 		return err
 	}
+	if p.Failed < c.Excused {
+		return r.excuseLess(ctx, c, p.Failed)
+	}
 	failed := p.Failed - c.Excused
 	switch now := r.Now().Unix(); {
 	case failed > 0 && failed*whole > c.MaxFailed*p.reached():
@@ -167,6 +170,21 @@ func (r *runner) advance(ctx context.Context, c *Campaign) error {
 		return r.do(ctx, c, moveFinish, fmt.Sprintf("%d devices are done, %d failed", p.Done, p.Failed))
 	}
 	return nil
+}
+
+// excuseLess forgets what a person excused as far as these devices have succeeded since: else others could fail in their place unnoticed.
+func (r *runner) excuseLess(ctx context.Context, c *Campaign, failed int64) error {
+	defer r.nudge()
+	return r.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if err := r.lease.Fence(ctx, tx); err != nil {
+			return err
+		}
+		present := *c // the transaction may run again
+		return r.moveTx(ctx, tx, &present, actor(), moveExcuse, func(_ context.Context, _ *db.Tx, c *Campaign, _ int64) error {
+			c.Excused = failed
+			return nil
+		})
+	})
 }
 
 func (r *runner) closeOverdue(ctx context.Context, c *Campaign) error {
