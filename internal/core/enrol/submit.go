@@ -163,7 +163,7 @@ func (s *Service) checkEvidence(_ context.Context, sub *submission) error {
 	return nil
 }
 
-// checkPossession proves that the requester has the private key. For Generate the key and the signature of the request mean nothing
+// checkPossession proves that the requester has the private key, and alone as far as is known. For Generate the key and the signature of the request mean nothing
 // (RFC 7030, section 4.4.1).
 func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 	if sub.req.Op == Generate {
@@ -175,6 +175,9 @@ func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 	}
 	if err := sub.csr.CheckSignature(); err != nil {
 		return errs.New(errs.Invalid, "the certification request's signature does not verify under its own key")
+	}
+	if s.Revoke.KeyBlocked(sub.csr.HashSPKI()) { // whoever brings it: others have it too
+		return errs.New(errs.Denied, "this key was reported as compromised: make a new one")
 	}
 	return nil
 }

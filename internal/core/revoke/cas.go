@@ -29,9 +29,12 @@ func (s *Service) known(ctx context.Context, actor access.Actor, serial []byte) 
 	return i, c, nil
 }
 
-// Load tells the authority which CAs are revoked: by rows here, or by the imported lists of CAs whose keys are elsewhere. It is called once all
-// CAs are known and before anything is issued.
+// Load tells the authority which CAs are revoked: by rows here, or by the imported lists of CAs whose keys are elsewhere. And it reads which
+// keys are blocked. It is called once all CAs are known and before anything is issued.
 func (s *Service) Load(ctx context.Context) error {
+	if err := s.loadBlocked(ctx); err != nil {
+		return err
+	}
 	parents := map[ca.IssuerID]*ca.Issuer{}
 	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		for _, i := range s.issuers() {

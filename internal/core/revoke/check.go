@@ -20,16 +20,17 @@ import (
 // Checker compares the tables of this package with the replayed audit record. Every revocation, hold and release must be a row that says the
 // same in every column; the newest entry about a certificate counts, by the number of its change, since the record is not in the order of the
 // commits. The published lists must be those with the highest number in the record, in all that their rows say and in the octets that are kept, no
-// number may have been published twice, and no list may be older than one with a lower number. It keeps about 150 octets for each revoked
-// certificate and 32 for each list. A Checker serves one verification.
+// number may have been published twice, and no list may be older than one with a lower number. Every key that an entry blocks must be a row
+// of blocked_key. It keeps about 150 octets for each revoked certificate and 32 for each list. A Checker serves one verification.
 func (s *Service) Checker() audit.Checker {
-	c := &checker{revoked: map[string]replayed{}, scopes: map[scopeKey]*replayedScope{}}
+	c := &checker{revoked: map[string]replayed{}, scopes: map[scopeKey]*replayedScope{}, blocked: map[[32]byte][]blocking{}}
 	return audit.Checker{Name: "revoke", Entry: c.entry, Finish: c.finish}
 }
 
 type checker struct {
 	revoked  map[string]replayed // by serial
 	scopes   map[scopeKey]*replayedScope
+	blocked  map[[32]byte][]blocking // by the hash of the key
 	findings []error
 }
 
@@ -132,6 +133,9 @@ func (c *checker) changed(index int64, e *audit.Entry) error {
 	if err != nil {
 		return err
 	}
+	if err := c.blocks(index, e, &row); err != nil {
+		return err
+	}
 	r := replayed{index: index, Revocation: row}
 	sc := c.scope(r.scope())
 	sc.changes = max(sc.changes, r.change)
@@ -203,6 +207,9 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 	}
 	if err := c.comparePieces(ctx, tx); err != nil {
 		return fmt.Errorf("reading the pieces of the CRLs: %w", err)
+	}
+	if err := c.compareBlocked(ctx, tx); err != nil {
+		return fmt.Errorf("reading the blocked keys: %w", err)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(c.scopes), scopeKey.compare) {
 		sc := c.scopes[k]

@@ -70,6 +70,9 @@ func (s *Service) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := s.loadBlocked(ctx); err != nil { // what was committed since Load, and stands before this place
+			return err
+		}
 		s.place, s.looked = size, true
 		s.answers.clear()
 		s.outdateAll()
@@ -121,6 +124,7 @@ func (s *Service) notice(ctx context.Context, e *audit.Indexed, changed map[ca.I
 		}
 	default:
 		if ev, err := eventOf(e); err == nil {
+			s.blocked.follow(&ev)
 			if ev.Device == (device.ID{}) {
 				s.barAsRecorded(ctx, ev.Serial)
 			}

@@ -245,6 +245,9 @@ func (m *many) write(ctx context.Context, actor access.Actor) error {
 	if slices.ContainsFunc(writes, func(s *db.Stmt) bool { return s.N == 0 }) {
 		return errOvertaken
 	}
+	if err := m.blockTx(ctx, m.tx, m.list); err != nil {
+		return err
+	}
 	list := m.list
 	m.countOnCommit(m.tx, list)
 	m.tx.OnCommit(func() { m.changed(list) })

@@ -219,6 +219,9 @@ func (s *Service) changeTx(ctx context.Context, tx *db.Tx, actor access.Actor, c
 			return nil, err
 		}
 	}
+	if err := s.blockTx(ctx, tx, list); err != nil {
+		return nil, err
+	}
 	s.countOnCommit(tx, list)
 	tx.OnCommit(func() { s.changed(list) })
 	return list, nil
@@ -349,9 +352,13 @@ func (r *outcome) entry(actor access.Actor) audit.Entry {
 		action = "cert.release"
 	}
 	n := func(i int64) string { return strconv.FormatInt(i, 10) }
-	return audit.Entry{Action: action, Actor: actor.String(), Device: r.Device.String(), Serial: hex.EncodeToString(r.Serial), Detail: map[string]string{
+	e := audit.Entry{Action: action, Actor: actor.String(), Device: r.Device.String(), Serial: hex.EncodeToString(r.Serial), Detail: map[string]string{
 		"issuer": r.Issuer.String(), "shard": n(r.Shard), "at": n(r.At), "reason": r.Reason.String(), "not_after": n(r.NotAfter),
 		"origin": n(r.origin()), "turn": n(r.turn), "change": n(r.change), "spki": hex.EncodeToString(r.spki[:])}}
+	if r.blocks() {
+		e.Detail[blockedDetail] = "1"
+	}
+	return e
 }
 
 func (s *Service) countOnCommit(tx *db.Tx, list []outcome) {

@@ -26,7 +26,8 @@
 // The CA's own key signs lists. OCSP answers are signed by it, or by a delegated responder: see Mode. CAs whose certificate does not permit
 // their key to sign answers, such as those above others, answer no OCSP unless they delegate.
 //
-// The package deliberately knows no HTTP, makes no indirect lists, and does not block keys.
+// The package deliberately knows no HTTP, and makes no indirect lists. Keys that were reported as compromised it
+// blocks: see KeyBlocked.
 package revoke
 
 import (
@@ -87,6 +88,7 @@ type Service struct {
 	hub        hub
 	duties     duties
 	own        own
+	blocked    blocked
 
 	place  int64 // in the record, up to which follow has read; it alone uses this
 	looked bool  // place is set
