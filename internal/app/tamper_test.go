@@ -126,7 +126,7 @@ func withDeltas(c *conf.Config) {
 func smallLife(t *testing.T) string {
 	p := apptest.Start(t, withDeltas, apptest.Variant("device", "approved", "approval: required"))
 	ctx := t.Context()
-	born := p.Add(t, device.Spec{Name: "born", Names: []string{"dns:born.test"}, Group: "hall-1", Tags: map[string]string{"model": "m1"}, Profile: "device", Birth: p.OperatorCert(t).Certificate[1]})
+	born := p.Add(t, device.Spec{Name: "born", Names: []string{"dns:born.test"}, Group: "hall-1", Tags: map[string]string{"model": "m1"}, Profile: "device", Birth: p.OperatorCert(t).Certificate[0]})
 	p.Token(t, born.ID)
 	kept, first := p.Enrolled(t, "kept", "device")
 	_, err := p.Enrol.Submit(ctx, enrol.Request{Protocol: "est", Op: enrol.Renew, Chain: first.Certificate, CSR: apptest.CSR(t, apptest.Key(t),
