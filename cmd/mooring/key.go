@@ -24,7 +24,7 @@ that is not plugged in). Why stands below the table. What was loaded before a ke
 
 const caLimitHelp = `Limits how often, or how long, the key of a CA may sign certificates. All nodes together keep to it.
 
-When it has signed --max-uses certificates, or at --key-until, it signs no further one, and the CA answers "not available". Revocation lists and
+When it has signed --max-uses certificates, those of before included, or at --key-until, it signs no further one, and the CA answers "not available". Revocation lists and
 status answers about what it issued must go on, or the whole fleet would stop: they go on after --key-until, and have a limit for
 themselves, --status-uses. The key signs no more often than both together.
 
@@ -102,9 +102,11 @@ func limitText(l *v1.KeyLimit) string {
 type limitFlags struct {
 	uses, status int64
 	until        string
+	given        func(flag string) bool
 }
 
 func (f *limitFlags) add(cmd *cobra.Command) {
+	f.given = cmd.Flags().Changed
 	cmd.Flags().Int64Var(&f.uses, "max-uses", 0, "how many certificates its key may sign")
 	cmd.Flags().Int64Var(&f.status, "status-uses", 0, "with --max-uses, how many revocation lists and status answers it may sign (default 1000000)")
 	cmd.Flags().StringVar(&f.until, "key-until", "", "from when on it signs no certificate any more: a date, or a time from now such as 1825d")
@@ -112,7 +114,7 @@ func (f *limitFlags) add(cmd *cobra.Command) {
 
 // limit is what the flags say; nil when they say nothing.
 func (f *limitFlags) limit() (*v1.KeyLimit, error) {
-	if f.uses < 0 || f.status < 0 {
+	if f.uses < 1 && f.given("max-uses") || f.status < 1 && f.given("status-uses") {
 		return nil, usagef("--max-uses and --status-uses are numbers of signatures, 1 or more")
 	}
 	if f.status > 0 && f.uses == 0 {
@@ -153,9 +155,12 @@ func (c *cli) caLimitCommand() *cobra.Command {
 			}
 			return c.show(set, func(w io.Writer) {
 				fact(w, "CA", args[0])
-				fact(w, "Limit", limitText(&set))
+				fact(w, "Limit", limitText(&set.KeyLimit))
 				if set.MaxUses > 0 {
 					fact(w, "Lists, answers", strconv.FormatInt(set.StatusUses, 10))
+				}
+				if set.Note != "" {
+					fact(w, "Note", set.Note)
 				}
 			})
 		}),

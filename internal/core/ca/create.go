@@ -3,9 +3,12 @@ package ca
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"time"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -78,11 +81,16 @@ func (a *Authority) checkSpec(s *Spec) (parent *Issuer, err error) {
 		return nil, errs.New(errs.Invalid, "the path length of CA %q must lie between 0 and %d", s.Name, maxDepth-2)
 	case !shardCount(s.Shards):
 		return nil, errs.New(errs.Invalid, "the CA %q cannot have %d CRL shards: use 0 (one list) or a power of two up to %d", s.Name, s.Shards, MostShards)
+	case s.Limit.Until > 0 && s.Limit.Until <= a.deps.Now().Unix():
+		return nil, errs.New(errs.Invalid, "the key of CA %q is to end at %s, which is past: it could issue nothing", s.Name, time.Unix(s.Limit.Until, 0).UTC().Format("2006-01-02 15:04:05Z"))
 	case s.Shards > 0 && s.PathLen > 0:
 		return nil, errs.New(errs.Invalid, "the CA %q has CAs below it, and the lists of shards are for end devices only: use 0 CRL shards", s.Name)
 	}
 	if _, err := a.Issuer(s.Name); err == nil {
 		return nil, errs.New(errs.Conflict, "there already is a CA %q", s.Name)
+	}
+	if same := a.withSubject(s.Subject); same != nil {
+		return nil, errs.New(errs.Conflict, "the CA %q has the subject %q already, and verifiers find a CA by its subject: give %q another one, such as with the number of its generation", same.name, same.subject, s.Name)
 	}
 	if s.Parent == "" {
 		return nil, nil
@@ -93,10 +101,48 @@ func (a *Authority) checkSpec(s *Spec) (parent *Issuer, err error) {
 	if parent.Offline() {
 		return nil, parent.errOffline()
 	}
+	if parent.cert.MaxPathLen == 0 {
+		top := parent
+		for top.parent != nil {
+			top = top.parent
+		}
+		return nil, errs.New(errs.Invalid, "the CA %q issues to devices only and no CA can be below it (its path length is 0): choose another parent for %q, such as %q", parent.name, s.Name, top.name)
+	}
 	if parent.cert.MaxPathLen <= s.PathLen && parent.cert.MaxPathLen >= 0 {
 		return nil, errs.New(errs.Invalid, "the CA %q permits %d tiers of CAs below it, so %q cannot permit %d", parent.name, parent.cert.MaxPathLen, s.Name, s.PathLen)
 	}
 	return parent, nil
+}
+
+// withSubject returns a CA whose subject reads like this one, or nil.
+func (a *Authority) withSubject(subject []der.Attribute) *Issuer {
+	text, err := subjectText(subject)
+	if err != nil {
+		return nil // what is to be made of it says so
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	for _, i := range a.byID {
+		if i.subject == text {
+			return i
+		}
+	}
+	return nil
+}
+
+// subjectText is a name as people read it, whatever order and types its parts have.
+func subjectText(subject []der.Attribute) (string, error) {
+	raw, err := der.BuildName(subject)
+	if err != nil {
+		return "", err
+	}
+	var parts pkix.RDNSequence
+	if _, err := asn1.Unmarshal(raw, &parts); err != nil {
+		return "", err
+	}
+	var name pkix.Name
+	name.FillFromRDNSequence(&parts)
+	return name.String(), nil
 }
 
 // certifyCA makes the certificate of a CA.

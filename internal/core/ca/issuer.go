@@ -50,6 +50,7 @@ type Issuer struct {
 	parent    *Issuer // nil for a root
 	key       key.ID
 	cert      *x509.Certificate
+	subject   string // of cert, as people read it
 	public    crypto.PublicKey
 	chain     [][]byte // DER, itself first, the root last
 	algorithm der.SignatureAlgorithm
@@ -170,7 +171,7 @@ func readIssuer(name string, parent *Issuer, id key.ID, raw []byte, created int6
 	if err != nil {
 		return nil, fmt.Errorf("reading the key of CA %q: %w", name, err)
 	}
-	i := &Issuer{id: issuerID(cert.RawSubject, cert.RawSubjectPublicKeyInfo), name: name, parent: parent, key: id, cert: cert,
+	i := &Issuer{id: issuerID(cert.RawSubject, cert.RawSubjectPublicKeyInfo), name: name, parent: parent, key: id, cert: cert, subject: cert.Subject.String(),
 		public: public, chain: chain, algorithm: algorithm, created: created}
 	i.check = sync.OnceValue(i.verify)
 	return i, nil

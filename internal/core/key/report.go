@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -92,6 +93,22 @@ func (m *Meter) report(ctx context.Context, id ID, held map[Place]holdings) Repo
 		r.State = Missing
 	}
 	return r
+}
+
+// Over says why a key signs no certificates any more: its limit is reached; "" when it is not.
+func (m *Meter) Over(ctx context.Context, id ID) (string, error) {
+	rows, err := m.rows(ctx)
+	if err != nil {
+		return "", err
+	}
+	row := rows[id]
+	if row.Until > 0 && row.Until <= m.deps.Now().Unix() {
+		return "the end of its key, " + time.Unix(row.Until, 0).UTC().Format("2006-01-02 15:04:05Z") + ", is past", nil
+	}
+	if used := row.uses[forIssue] + m.usage(id).pending()[forIssue]; row.MaxUses > 0 && used >= row.MaxUses {
+		return fmt.Sprintf("its key has signed %d certificates already", used), nil
+	}
+	return "", nil
 }
 
 // pending is what this process knows beyond the database.

@@ -56,15 +56,27 @@ type limitCAInput struct {
 	Body v1.KeyLimit
 }
 
-func (s *server) limitCA(ctx context.Context, actor access.Actor, in *limitCAInput) (v1.KeyLimit, error) {
+func (s *server) limitCA(ctx context.Context, actor access.Actor, in *limitCAInput) (v1.SetKeyLimit, error) {
 	l := limitOf(&in.Body)
 	if err := s.CA.SetLimit(ctx, actor, in.CA, l); err != nil {
-		return v1.KeyLimit{}, err
+		return v1.SetKeyLimit{}, err
 	}
 	if l.MaxUses > 0 && l.StatusUses == 0 {
 		in.Body.StatusUses = key.DefaultStatusUses
 	}
-	return in.Body, nil
+	i, err := s.CA.Issuer(in.CA)
+	if err != nil {
+		return v1.SetKeyLimit{}, err
+	}
+	over, err := s.Custody.Over(ctx, i.Key())
+	if err != nil {
+		return v1.SetKeyLimit{}, err
+	}
+	out := v1.SetKeyLimit{KeyLimit: in.Body}
+	if over != "" {
+		out.Note = "from now on the CA issues nothing: " + over
+	}
+	return out, nil
 }
 
 // limitOf is the limit that was asked for; nil asks for none.

@@ -26,6 +26,6 @@ func (c *Client) AllKeys(ctx context.Context) iter.Seq2[v1.Key, error] {
 }
 
 // LimitCA bounds the use of a CA's key; the zero limit lifts the bound.
-func (c *Client) LimitCA(ctx context.Context, nameOrID string, l v1.KeyLimit) (v1.KeyLimit, error) {
-	return call[v1.KeyLimit](ctx, c, http.MethodPost, "/v1/cas/"+segment(nameOrID)+"/limit", l)
+func (c *Client) LimitCA(ctx context.Context, nameOrID string, l v1.KeyLimit) (v1.SetKeyLimit, error) {
+	return call[v1.SetKeyLimit](ctx, c, http.MethodPost, "/v1/cas/"+segment(nameOrID)+"/limit", l)
 }

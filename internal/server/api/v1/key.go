@@ -24,6 +24,12 @@ type KeyLimit struct {
 	Until      *time.Time `json:"until,omitempty" doc:"From when on it signs no certificate any more; absent: never" example:"2036-01-01T00:00:00Z"`
 }
 
+// SetKeyLimit is a limit as it was set.
+type SetKeyLimit struct {
+	KeyLimit
+	Note string `json:"note,omitempty" doc:"What is to be known about it, such as that the CA issues nothing from now on" example:"from now on the CA issues nothing: its key has signed 17 certificates already"`
+}
+
 // KeyPage is one page of keys.
 type KeyPage struct {
 	Keys []Key  `json:"keys" doc:"By id"`
