@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/pem"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -245,6 +247,28 @@ func (c *cli) caCreate(ctx context.Context, s *client.Client, n v1.NewCA, validi
 	if err := c.caPrint(a); err != nil {
 		return err
 	}
-	c.advise("Made. Profiles use it when they say \"issuer: %s\" and the server starts again.", a.Name)
+	return c.caNext(ctx, s, a.Name, n.Parent == "" || n.PathLen > 0)
+}
+
+// caNext says what makes use of a CA that was just made.
+func (c *cli) caNext(ctx context.Context, s *client.Client, name string, above bool) error {
+	profiles, err := s.Profiles(ctx)
+	if err != nil {
+		return err
+	}
+	var use []string
+	for _, p := range profiles {
+		if p.Issuer == name || slices.ContainsFunc(p.Turns, func(t v1.Turn) bool { return t.Issuer == name }) {
+			use = append(use, p.Name)
+		}
+	}
+	switch {
+	case len(use) > 0:
+		c.advise("Made. These profiles name it as their issuer already: %s.", strings.Join(use, ", "))
+	case above:
+		c.advise("Made. It signs CAs below it: mooring ca create NAME --parent %s", name)
+	default:
+		c.advise("Made. Profiles use it when they say \"issuer: %s\" and the server starts again.", name)
+	}
 	return nil
 }

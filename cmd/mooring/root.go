@@ -51,7 +51,8 @@ func (c *cli) root() *cobra.Command {
 	flags.BoolVar(&c.json, "json", false, "print results and errors as JSON")
 	flags.BoolVarP(&c.quiet, "quiet", "q", false, "print results only: no advice, no progress")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%v: see %s --help", err, cmd.CommandPath())
+		text, _, _ := strings.Cut(err.Error(), ": strconv.") // the rest is for programmers
+		return usagef("%s: see %s --help", text, cmd.CommandPath())
 	})
 	group(root,
 		c.initCommand(), c.serveCommand(), c.statusCommand(), c.whoamiCommand(), c.configCommand(), c.profileCommand(),

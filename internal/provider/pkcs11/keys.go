@@ -70,7 +70,7 @@ type generated struct {
 func (t *token) Generate(ctx context.Context, alg key.Algorithm, label string) (key.ID, crypto.PublicKey, error) {
 	r, ok := recipeFor(alg)
 	if !ok {
-		return "", nil, errs.New(errs.Invalid, "keys of kind %q cannot be made in a PKCS #11 token: use %s, %s, %s, or a key in a file", alg, key.P256, key.P384, key.RSA3072)
+		return "", nil, errs.New(errs.Invalid, "keys of kind %q cannot be made in a PKCS #11 token: use %s, %s, %s, or have this key in a file (--custody file)", alg, key.P256, key.P384, key.RSA3072)
 	}
 	if len(label) > 200 {
 		return "", nil, errs.New(errs.Invalid, "the key's label is longer than 200 octets")
@@ -83,7 +83,7 @@ func (t *token) generate(l *login, s pkcs11.SessionHandle, alg key.Algorithm, r 
 	for _, mechanism := range []uint{r.generate, r.sign} {
 		if _, err := t.module.GetMechanismInfo(l.slot, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}); err != nil {
 			if isCode(err, pkcs11.CKR_MECHANISM_INVALID) {
-				err = errs.Wrap(errs.Invalid, err, "the token %q has no keys of kind %q: use another kind, or a key in a file", t.o.Token, alg)
+				err = errs.Wrap(errs.Invalid, err, "the token %q has no keys of kind %q: use another kind, or have this key in a file (--custody file)", t.o.Token, alg)
 			}
 			return g, err
 		}

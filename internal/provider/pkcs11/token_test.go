@@ -553,7 +553,7 @@ func TestNamesOfTokens(t *testing.T) {
 func TestAlgorithmsTheTokenLacks(t *testing.T) {
 	c, _ := opened(t, "lacks")
 	_, _, err := c.Generate(t.Context(), key.MLDSA65, "x")
-	wantError(t, err, errs.Invalid, "cannot be made in a PKCS #11 token")
+	wantError(t, err, errs.Invalid, "cannot be made in a PKCS #11 token: use ec-p256, ec-p384, rsa-3072, or have this key in a file (--custody file)")
 }
 
 func TestNothingPrintsThePIN(t *testing.T) {

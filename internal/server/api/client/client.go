@@ -43,12 +43,12 @@ func New(path string) *Client {
 	return &Client{base: "http://mooring", where: "the socket " + path, http: &http.Client{Transport: t}}
 }
 
-// NewTLS returns a client for the server at address, such as "https://pki.example.com:8444", for the holder of the certificate and key. roots
+// NewTLS returns a client for the server at address, such as "https://pki.example.com:9443", for the holder of the certificate and key. roots
 // are the CA certificates by which the server is known; none of the machine's own count. All three are PEM.
 func NewTLS(address string, certificate, key, roots []byte) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
-		return nil, fmt.Errorf("the server's address is %q: it must look like https://pki.example.com:8444", address)
+		return nil, fmt.Errorf("the server's address is %q: it must look like https://pki.example.com:9443", address)
 	}
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {

@@ -51,7 +51,7 @@ func (e *Error) Next() string {
 		return fmt.Sprintf("Try again in %s.", e.RetryAfter)
 	case e.Status == http.StatusUnauthorized:
 		return "Use a valid operator certificate, or run the command on the server as the user that the server runs as."
-	case e.Status == http.StatusForbidden:
+	case e.Status == http.StatusForbidden && strings.Contains(e.Detail, "which the role"): // as access.Require says it; other refusals hold for administrators too
 		return "Ask an administrator to do it; mooring whoami shows your role."
 	case e.Status == http.StatusServiceUnavailable:
 		return "Try again soon; mooring status shows what is amiss."
