@@ -163,8 +163,8 @@ func (s *Service) checkEvidence(_ context.Context, sub *submission) error {
 	return nil
 }
 
-// checkPossession proves that the requester has the private key, and alone as far as is known. For Generate the key and the signature of the request mean nothing
-// (RFC 7030, section 4.4.1).
+// checkPossession proves that the requester has the private key, and that nobody reported others to have it too. For Generate the key and the
+// signature of the request mean nothing (RFC 7030, section 4.4.1).
 func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 	if sub.req.Op == Generate {
 		return s.generate(ctx, sub)
