@@ -136,7 +136,7 @@ func build(ctx context.Context, o Options, why purpose) (p *Platform, err error)
 	// The checks come before anything is written: an entry made with other keys than the database's would be damage.
 	switch why {
 	case toServe:
-		steps = append(steps, p.checkRecord, p.loadCA, p.loadRevoked, p.checkClock, p.bind)
+		steps = append(steps, p.checkAnchors, p.checkRecord, p.loadCA, p.loadRevoked, p.checkClock, p.bind)
 	case toWork:
 		steps = append(steps, p.loadCA)
 	case toPopulate:
@@ -205,7 +205,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	if p.Profiles, err = loadProfiles(p.Config.ProfileDir()); err != nil {
 		return err
 	}
-	if err := checkProfiles(p.Config, p.Profiles); err != nil {
+	if err := checkResponders(p.Config, p.Profiles); err != nil {
 		return err
 	}
 	status := p.Config.StatusURL()

@@ -232,15 +232,18 @@ func TestUsedUpCA(t *testing.T) {
 // TestNewCAWithALimit: the limit holds from the first signature.
 func TestNewCAWithALimit(t *testing.T) {
 	p := apptest.Start(t, nil)
-	subject, err := der.ParseDN("CN=Small,O=Test")
+	subject := func(cn string) []der.Attribute {
+		name, err := der.ParseDN("CN=" + cn + ",O=Test")
+		must(t, err)
+		return name
+	}
+	_, err := p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "small", Subject: subject("Small"), Algorithm: key.P256, Validity: 86400 * 365, PathLen: 1, Limit: key.Limit{MaxUses: 1}})
 	must(t, err)
-	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "small", Subject: subject, Algorithm: key.P256, Validity: 86400 * 365, PathLen: 1, Limit: key.Limit{MaxUses: 1}})
-	must(t, err)
-	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "below", Parent: "small", Subject: subject, Algorithm: key.P256, Validity: 86400})
+	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "below", Parent: "small", Subject: subject("Below"), Algorithm: key.P256, Validity: 86400})
 	if !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.Public(err), "as many as it may, 1.") {
 		t.Errorf("a second certificate: got %v, want it unavailable", err)
 	}
-	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "token", Subject: subject, Algorithm: key.P256, Validity: 86400, Custody: key.InToken})
+	_, err = p.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "token", Subject: subject("Token"), Algorithm: key.P256, Validity: 86400, Custody: key.InToken})
 	if !errs.Is(err, errs.Invalid) || !strings.Contains(errs.Public(err), "no PKCS #11 token is set up here") {
 		t.Errorf("a key in a token that is not there: got %v", err)
 	}

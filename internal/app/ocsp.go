@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"path/filepath"
 
 	"mooring/internal/base/conf"
@@ -23,17 +24,23 @@ func CheckProfiles(c *conf.Config) error {
 	if err != nil {
 		return nil
 	}
-	return checkProfiles(c, profiles)
+	if err := checkAnchors(c, profiles); err != nil {
+		return err
+	}
+	return checkResponders(c, profiles)
 }
 
-func checkProfiles(c *conf.Config, profiles *ca.Profiles) error {
+// checkAnchors comes before the first request only: whoever makes an installation, or mends one, may have the profile still to make.
+func (p *Platform) checkAnchors(context.Context) error { return checkAnchors(p.Config, p.Profiles) }
+
+func checkAnchors(c *conf.Config, profiles *ca.Profiles) error {
 	for _, a := range c.TLS.Anchors {
 		if _, err := profiles.Get(a.Profile); err != nil {
-			return errs.Wrap(errs.Invalid, err, "%s: tls.anchors: there is no profile %q for the name %s: make %s, or name another profile",
+			return errs.New(errs.Invalid, "%s: tls.anchors: there is no profile %q for the name %s: make %s, or name another profile",
 				c.Place("tls.anchors"), a.Profile, a.Name, filepath.Join(c.ProfileDir(), a.Profile+".yaml"))
 		}
 	}
-	return checkResponders(c, profiles)
+	return nil
 }
 
 func checkResponders(c *conf.Config, profiles *ca.Profiles) error {

@@ -105,7 +105,7 @@ func TestAnchorWithoutProfile(t *testing.T) {
 	})
 	c, err := conf.Load(c.Dir)
 	must(t, err)
-	_, err = app.Open(t.Context(), app.Options{Config: c})
+	_, err = app.Build(t.Context(), app.Options{Config: c})
 	if before := app.CheckProfiles(c); err == nil || before == nil || before.Error() != err.Error() {
 		t.Fatalf("got %v, and before the start %v", err, before)
 	}
