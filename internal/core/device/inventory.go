@@ -42,7 +42,7 @@ type news struct {
 }
 
 const (
-	notesMost   = 1 << 18 // devices noted between two flushes
+	notesMost   = 1 << 16 // devices noted between two flushes: 10 MB
 	notesEarly  = notesMost / 4
 	notesAtOnce = 500 // notes that a listing flushes before it looks
 	flushEvery  = time.Second
