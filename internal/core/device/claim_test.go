@@ -211,6 +211,9 @@ func TestSuspensionIsFinal(t *testing.T) {
 				if n == 0 {
 					started <- struct{}{}
 				}
+				if errs.Is(err, errs.Unavailable) && t.Context().Err() == nil {
+					continue // overtaken by the others as often as a transaction is repeated
+				}
 				if err != nil || errs.Is(refused[0], errs.Denied) {
 					if err != nil {
 						t.Error(err)
@@ -224,11 +227,11 @@ func TestSuspensionIsFinal(t *testing.T) {
 		<-started
 	}
 	at, err := w.Move(t.Context(), operator, d.ID, Suspend, "")
-	for errs.Is(err, errs.Conflict) {
+	for try := 0; err != nil && try < 1000; try++ { // the storm may overtake every repetition inside; whoever suspends asks again
 		at, err = w.Move(t.Context(), operator, d.ID, Suspend, "")
 	}
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err) // which ends the context, and with it the storm
 	}
 	issued := w.load(t, d.ID).Issued
 	wg.Wait()
