@@ -41,7 +41,7 @@ func TestInteropProfiles(t *testing.T) {
 			{"operator-admin", "operator-admin", p384, nil, "sslclient"},
 			{"auditor", "auditor", edwards, nil, "sslclient"},
 		}
-		seen := map[string]bool{"careful": true}
+		seen := map[string]bool{"careful": true, "transaction": true} // a transaction's takes a working certificate: package app tries it
 		for _, row := range rows {
 			seen[row.profile] = true
 			t.Run(row.name, func(t *testing.T) {
@@ -56,10 +56,14 @@ func TestInteropProfiles(t *testing.T) {
 					trusted = "birth-ca.pem"
 					s.sh(t, `mooring ca export birth -o birth-ca.pem`)
 				}
+				exported := `mooring cert export "$(openssl x509 -in "$NAME.pem" -noout -serial | sed 's/.*=//')" --chain -o "$NAME.chain"
+certtool --verify --load-ca-certificate ` + trusted + ` --infile "$NAME.chain"
+`
+				if row.profile == "device-short" { // such certificates are not kept
+					exported = ""
+				}
 				s.sh(t, `openssl verify -x509_strict `+flags+` -CAfile `+trusted+` -untrusted cas.pem "$NAME.pem"
-mooring cert export "$(openssl x509 -in "$NAME.pem" -noout -serial | sed 's/.*=//')" --chain -o "$NAME.chain"
-certtool --verify --load-ca-certificate `+trusted+` --infile "$NAME.chain"
-openssl x509 -in "$NAME.pem" -noout -pubkey | diff - <(openssl pkey -in "$NAME.key" -pubout)`, "NAME="+row.name)
+`+exported+`openssl x509 -in "$NAME.pem" -noout -pubkey | diff - <(openssl pkey -in "$NAME.key" -pubout)`, "NAME="+row.name)
 				block, _ := pem.Decode(s.read(t, row.name+".pem"))
 				lintCertificate(t, block.Bytes)
 			})

@@ -168,5 +168,5 @@ for i in $(seq 30); do
 	sleep 1
 done
 exit 1`)
-	s.sh(t, `mooring key list | grep -q '  usable'`)
+	s.sh(t, `mooring key list | grep '  usable' >/dev/null`)
 }
