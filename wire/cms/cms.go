@@ -16,7 +16,7 @@
 // check form only: whether a certificate may be believed is for the caller to decide.
 //
 // The package does not do CRLs, detached or nested signatures, countersignatures, RSASSA-PSS, passwords, digested or
-// compressed data, BER, or ciphers that are no longer safe; it never builds a chain.
+// compressed data, or ciphers that are no longer safe; it never builds a chain.
 package cms
 
 import (

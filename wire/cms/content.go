@@ -3,6 +3,7 @@ package cms
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/des"
 	"crypto/subtle"
 	"encoding/asn1"
 	"errors"
@@ -22,6 +23,8 @@ const (
 	AES256CBC
 	AES128GCM
 	AES256GCM
+	// TripleDESCBC is for clients of SCEP that have nothing better. No key opens it unless it is told to.
+	TripleDESCBC
 )
 
 // gcmNonce and gcmTag are the lengths in bytes that we write. Shorter tags, down to 12 bytes, are read.
@@ -47,18 +50,24 @@ func cipherSpecs() []cipherSpec {
 		{AES256CBC, asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1, 42}, 32, false},
 		{AES128GCM, asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1, 6}, 16, true},
 		{AES256GCM, asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1, 46}, 32, true},
+		{TripleDESCBC, asn1.ObjectIdentifier{1, 2, 840, 113549, 3, 7}, 24, false},
 	}
 }
 
 // CipherByOID returns the cipher with the given identifier, as found in SMIMECapabilities; ok is false for those that
-// we do not have.
+// we do not have, and for triple DES.
 func CipherByOID(oid asn1.ObjectIdentifier) (c Cipher, ok bool) {
+	c = cipherOf(oid)
+	return c, c != 0 && c != TripleDESCBC
+}
+
+func cipherOf(oid asn1.ObjectIdentifier) Cipher {
 	for _, spec := range cipherSpecs() {
 		if spec.oid.Equal(oid) {
-			return spec.cipher, true
+			return spec.cipher
 		}
 	}
-	return 0, false
+	return 0
 }
 
 func (c Cipher) spec() (cipherSpec, error) {
@@ -78,20 +87,29 @@ type sealed struct {
 	mac []byte
 }
 
+// block returns the cipher under key.
+func (spec cipherSpec) block(key []byte) (cipher.Block, error) {
+	if spec.cipher == TripleDESCBC {
+		return des.NewTripleDESCipher(key)
+	}
+	return aes.NewCipher(key)
+}
+
 // seal encrypts content; associated is authenticated too and must be nil for CBC.
 func (spec cipherSpec) seal(rand io.Reader, key, content, associated []byte) (sealed, error) {
-	block, err := aes.NewCipher(key)
+	block, err := spec.block(key)
 	if err != nil {
 		return sealed{}, err
 	}
 	if spec.gcm {
 		return spec.sealGCM(rand, block, content, associated)
 	}
-	iv := make([]byte, aes.BlockSize)
+	size := block.BlockSize()
+	iv := make([]byte, size)
 	if _, err := io.ReadFull(rand, iv); err != nil {
 		return sealed{}, fmt.Errorf("drawing an initialisation vector: %w", err)
 	}
-	padding := aes.BlockSize - len(content)%aes.BlockSize
+	padding := size - len(content)%size
 	padded := make([]byte, len(content)+padding)
 	for i := copy(padded, content); i < len(padded); i++ {
 		padded[i] = byte(padding)
@@ -122,15 +140,14 @@ func (spec cipherSpec) sealGCM(rand io.Reader, block cipher.Block, content, asso
 
 // open decrypts what seal encrypted. Every failure that depends on the key or the ciphertext is errOpen.
 func (s sealed) open(key, associated []byte) ([]byte, error) {
-	c, _ := CipherByOID(s.algorithm.OID)
-	spec, err := c.spec()
+	spec, err := cipherOf(s.algorithm.OID).spec()
 	if err != nil || spec.gcm != (s.mac != nil) {
 		return nil, fmt.Errorf("content encryption %v is not supported", s.algorithm.OID)
 	}
 	if len(key) != spec.keySize {
 		return nil, errOpen
 	}
-	block, err := aes.NewCipher(key)
+	block, err := spec.block(key)
 	if err != nil {
 		return nil, errOpen
 	}
@@ -139,22 +156,22 @@ func (s sealed) open(key, associated []byte) ([]byte, error) {
 	}
 	parameters := cryptobyte.String(s.algorithm.Parameters)
 	var iv cryptobyte.String
-	if !parameters.ReadASN1(&iv, cbasn1.OCTET_STRING) || !parameters.Empty() || len(iv) != aes.BlockSize ||
-		len(s.ciphertext) == 0 || len(s.ciphertext)%aes.BlockSize != 0 {
+	if !parameters.ReadASN1(&iv, cbasn1.OCTET_STRING) || !parameters.Empty() || len(iv) != block.BlockSize() ||
+		len(s.ciphertext) == 0 || len(s.ciphertext)%block.BlockSize() != 0 {
 		return nil, errOpen
 	}
 	plain := make([]byte, len(s.ciphertext))
 	cipher.NewCBCDecrypter(block, iv).CryptBlocks(plain, s.ciphertext)
-	return unpad(plain)
+	return unpad(plain, block.BlockSize())
 }
 
 // unpad takes off the padding of RFC 5652, section 6.3, in time that does not depend on where it is wrong.
-func unpad(plain []byte) ([]byte, error) {
-	last := plain[len(plain)-aes.BlockSize:]
-	padding := int(last[aes.BlockSize-1])
-	good := subtle.ConstantTimeLessOrEq(1, padding) & subtle.ConstantTimeLessOrEq(padding, aes.BlockSize)
+func unpad(plain []byte, size int) ([]byte, error) {
+	last := plain[len(plain)-size:]
+	padding := int(last[size-1])
+	good := subtle.ConstantTimeLessOrEq(1, padding) & subtle.ConstantTimeLessOrEq(padding, size)
 	for i, c := range last {
-		inside := subtle.ConstantTimeLessOrEq(aes.BlockSize-padding, i)
+		inside := subtle.ConstantTimeLessOrEq(size-padding, i)
 		good &= subtle.ConstantTimeSelect(inside, subtle.ConstantTimeByteEq(c, byte(padding)), 1)
 	}
 	if good != 1 {

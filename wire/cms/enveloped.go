@@ -314,9 +314,16 @@ func readShared(s cryptobyte.String) ([]RecipientInfo, bool) {
 	return []RecipientInfo{r}, ok
 }
 
+// Cipher returns how the content is encrypted, or 0 for a cipher that we do not have.
+func (e *Enveloped) Cipher() Cipher { return cipherOf(e.content.algorithm.OID) }
+
 // Open decrypts the content with the key of one recipient. A wrong key and changed content give one and the same error.
 // A message that is not Authenticated may have been changed without trace; its content needs protection of its own.
 func (e *Enveloped) Open(key Key) ([]byte, error) {
+	if !key.opens(e.Cipher()) {
+		return nil, fmt.Errorf("content encryption %v is not supported", e.content.algorithm.OID)
+	}
+	spec, _ := e.Cipher().spec()
 	var found bool
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
@@ -324,7 +331,7 @@ func (e *Enveloped) Open(key Key) ([]byte, error) {
 			continue
 		}
 		found = true
-		contentKey, err := key.contentKey(r)
+		contentKey, err := key.contentKey(r, spec.keySize)
 		if err != nil {
 			continue
 		}

@@ -66,12 +66,13 @@ func pairs(t testing.TB) []pair {
 	rsaPublic, rsaPrivate := rsaID.cert.PublicKey.(*rsa.PublicKey), rsaID.signer.(*rsa.PrivateKey)
 	short, long := bytes.Repeat([]byte{5}, 16), bytes.Repeat([]byte{6}, 32)
 	return []pair{
-		{"RSA", RSARecipient{IssuerAndSerial(rsaID.cert), rsaPublic}, RSAKey{IssuerAndSerial(rsaID.cert), rsaPrivate}},
-		{"RSA by subject key", RSARecipient{subject(rsaID), rsaPublic}, RSAKey{subject(rsaID), rsaPrivate}},
+		{"RSA", RSARecipient{ID: IssuerAndSerial(rsaID.cert), Key: rsaPublic}, RSAKey{ID: IssuerAndSerial(rsaID.cert), Key: rsaPrivate}},
+		{"RSA by subject key", RSARecipient{ID: subject(rsaID), Key: rsaPublic}, RSAKey{ID: subject(rsaID), Key: rsaPrivate}},
 		{"P-256", ECRecipient{IssuerAndSerial(p256.cert), p256.ecKey(t).PublicKey()}, ECKey{IssuerAndSerial(p256.cert), p256.ecKey(t)}},
 		{"P-384 by subject key", ECRecipient{subject(p384), p384.ecKey(t).PublicKey()}, ECKey{subject(p384), p384.ecKey(t)}},
 		{"AES-128", SharedRecipient{[]byte("short"), short}, SharedKey{[]byte("short"), short}},
 		{"AES-256", SharedRecipient{[]byte("long"), long}, SharedKey{[]byte("long"), long}},
+		{"RSA by PKCS #1 v1.5", RSARecipient{ID: subject(rsaID), Key: rsaPublic, PKCS1v15: true}, RSAKey{ID: subject(rsaID), Key: rsaPrivate, PKCS1v15: true, Rand: rand.Reader}},
 	}
 }
 
@@ -167,7 +168,7 @@ func TestUnpad(t *testing.T) {
 		{"\x01", 15}, {"\x02\x02", 14}, {strings.Repeat("\x10", 16), 0},
 		{"\x00", -1}, {"\x11", -1}, {"\x02", -1}, {"\x03\x02\x03", -1}, {"\x0f" + strings.Repeat("\x10", 15), -1}, {"\xff", -1},
 	} {
-		got, err := unpad(block(c.in))
+		got, err := unpad(block(c.in), 16)
 		if err == nil && len(got) != c.want || err != nil && c.want >= 0 {
 			t.Errorf("%q: got %d bytes, %v, want %d", c.in, len(got), err, c.want)
 		}

@@ -127,7 +127,7 @@ func TestInteropEnveloped(t *testing.T) {
 			var key Key
 			if kind == "RSA" {
 				private := id.signer.(*rsa.PrivateKey)
-				recipient, key = RSARecipient{keyID, &private.PublicKey}, RSAKey{keyID, private}
+				recipient, key = RSARecipient{ID: keyID, Key: &private.PublicKey}, RSAKey{ID: keyID, Key: private}
 			} else {
 				private := id.ecKey(t)
 				recipient, key = ECRecipient{keyID, private.PublicKey()}, ECKey{keyID, private}
@@ -179,7 +179,7 @@ func TestInteropSealKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir, serverDir := device.save(t), server.save(t)
-	recipient := RSARecipient{IssuerAndSerial(device.cert), device.cert.PublicKey.(*rsa.PublicKey)}
+	recipient := RSARecipient{ID: IssuerAndSerial(device.cert), Key: device.cert.PublicKey.(*rsa.PublicKey)}
 	// Only CBC: OpenSSL 3.0 reads no authenticated attributes, which content other than plain data needs with GCM.
 	for _, c := range []Cipher{AES128CBC, AES256CBC} {
 		der, err := SealKeys([][]byte{made}, SignInput{Signer: server.signer, Certificate: server.cert, Rand: rand.Reader},
@@ -198,6 +198,44 @@ func TestInteropSealKeys(t *testing.T) {
 		got := openssl(t, serverDir, "-verify", "-inform", "DER", "-in", "in", "-CAfile", "cert.pem")
 		if keys, err := ParseKeyPackage(got); err != nil || len(keys) != 1 || !bytes.Equal(keys[0], made) {
 			t.Errorf("cipher %d: openssl found %x, %v", c, got, err)
+		}
+	}
+}
+
+// OpenSSL's stream encoding is BER, and its older smime command encrypts by PKCS #1 v1.5.
+func TestInteropBER(t *testing.T) {
+	id := newCertificate(t, "RSA")
+	dir := id.save(t)
+	write(t, dir, "in", bytes.Repeat([]byte("hello"), 2000))
+	ber := openssl(t, dir, "-sign", "-nodetach", "-stream", "-outform", "DER", "-in", "in", "-signer", "cert.pem", "-inkey", "key.pem")
+	der, err := FromBER(ber)
+	if err != nil || bytes.Equal(der, ber) {
+		t.Fatalf("openssl's BER became %x, %v", der, err)
+	}
+	signed, err := ParseSigned(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signed.Verify(id.cert); err != nil || len(signed.Content) != 10000 {
+		t.Errorf("we verified %d bytes, %v", len(signed.Content), err)
+	}
+	private := id.signer.(*rsa.PrivateKey)
+	key := RSAKey{ID: IssuerAndSerial(id.cert), Key: private, PKCS1v15: true, TripleDES: true, Rand: rand.Reader}
+	for name, c := range map[string]Cipher{"-aes128": AES128CBC, "-aes256": AES256CBC, "-des3": TripleDESCBC} {
+		der, err := FromBER(openssl(t, dir, "-encrypt", name, "-stream", "-outform", "DER", "-in", "in", "cert.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := ParseEnveloped(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := e.Open(key); err != nil || len(got) != 10000 || e.Cipher() != c {
+			t.Errorf("%s: we decrypted %d bytes in cipher %d, %v", name, len(got), e.Cipher(), err)
+		}
+		write(t, dir, "in2", encryptExample(t, c, []byte("hello"), RSARecipient{ID: IssuerAndSerial(id.cert), Key: &private.PublicKey, PKCS1v15: true}))
+		if got := openssl(t, dir, "-decrypt", "-inform", "DER", "-in", "in2", "-recip", "cert.pem", "-inkey", "key.pem"); string(got) != "hello" {
+			t.Errorf("%s: openssl decrypted %q", name, got)
 		}
 	}
 }

@@ -16,9 +16,10 @@ import (
 )
 
 var (
-	oidOAEP        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
-	oidMGF1        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}
-	oidECPublicKey = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
+	oidOAEP          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
+	oidRSAEncryption = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
+	oidMGF1          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}
+	oidECPublicKey   = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
 	// dhSinglePass-stdDH-sha256kdf-scheme and its siblings (RFC 5753, section 7.1.4). We send the first.
 	oidECDHSHA256 = asn1.ObjectIdentifier{1, 3, 132, 1, 11, 1}
 	oidECDHSHA384 = asn1.ObjectIdentifier{1, 3, 132, 1, 11, 2}
@@ -37,6 +38,8 @@ type Recipient interface {
 type RSARecipient struct {
 	ID  KeyID
 	Key *rsa.PublicKey
+	// PKCS1v15 encrypts by PKCS #1 v1.5, which is all that clients of SCEP can open (RFC 8894, section 3.1).
+	PKCS1v15 bool
 }
 
 // ECRecipient opens with an elliptic-curve key, by ephemeral Diffie-Hellman (RFC 5753). P-256 and P-384 are meant;
@@ -65,13 +68,9 @@ func (ECRecipient) original() bool     { return false }
 func (SharedRecipient) original() bool { return false }
 
 func (r RSARecipient) add(b *cryptobyte.Builder, rand io.Reader, key []byte) error {
-	encrypted, err := rsa.EncryptOAEP(sha256.New(), rand, r.Key, key, nil)
+	encrypted, algorithm, err := r.encrypt(rand, key)
 	if err != nil {
 		return fmt.Errorf("encrypting for an RSA key: %w", err)
-	}
-	parameters, err := encoded(addOAEPParameters)
-	if err != nil {
-		return err
 	}
 	var version int64
 	if !r.original() {
@@ -80,10 +79,23 @@ func (r RSARecipient) add(b *cryptobyte.Builder, rand io.Reader, key []byte) err
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1Int64(version)
 		addKeyID(b, r.ID)
-		addAlgorithm(b, Algorithm{oidOAEP, parameters})
+		addAlgorithm(b, algorithm)
 		b.AddASN1OctetString(encrypted)
 	})
 	return nil
+}
+
+func (r RSARecipient) encrypt(rand io.Reader, key []byte) ([]byte, Algorithm, error) {
+	if r.PKCS1v15 {
+		encrypted, err := rsa.EncryptPKCS1v15(rand, r.Key, key)
+		return encrypted, Algorithm{oidRSAEncryption, []byte{5, 0}}, err
+	}
+	parameters, err := encoded(addOAEPParameters)
+	if err != nil {
+		return nil, Algorithm{}, err
+	}
+	encrypted, err := rsa.EncryptOAEP(sha256.New(), rand, r.Key, key, nil)
+	return encrypted, Algorithm{oidOAEP, parameters}, err
 }
 
 // addOAEPParameters adds RSAES-OAEP-params with SHA-256 throughout (RFC 4055, section 4.1).
