@@ -8,6 +8,7 @@
 //	  - EnvelopedData with AES-CBC and AuthEnvelopedData with AES-GCM (RFC 5083, 5084): Encrypt, ParseEnveloped,
 //	    Enveloped.Open. Recipients are an RSA key by OAEP with SHA-256 (RFC 3560), an elliptic-curve key by ephemeral
 //	    ECDH (RFC 5753), or a shared key by AES key wrap (RFC 3394).
+//	  - For SCEP alone, and only where it is asked for: BER (FromBER), RSA by PKCS #1 v1.5, and triple DES.
 //	  - Private keys made by a server: SealKeys and OpenKeys put an AsymmetricKeyPackage (RFC 5958) into SignedData
 //	    into an envelope, as RFC 7030, section 4.4.2 wants it.
 //
