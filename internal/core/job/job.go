@@ -1,8 +1,8 @@
 // Package job does in the background what is too much for one request: it finds the items, shows them, waits for a second person and for
 // the time in which one can still think better of it, then works through them in small steps.
 //
-// How it is meant to be used. A slice registers a Worker for its kind of job. Somebody makes a job (Create), either with all its items or
-// with rules by which its worker finds them; looks at what was found (Get: the number, some examples); and starts it (Start). The items are
+// How it is meant to be used. A slice registers a Worker for its kind of job. Somebody makes a job (Create), either with all its items (a few in
+// memory, or any number that come one by one) or with rules by which its worker finds them; looks at what was found (Get: the number, some examples); and starts it (Start). The items are
 // kept, so that what is done is exactly what was looked at and approved, whatever changes meanwhile. One node at a time works, under a lease.
 //
 // The states, and what leads from one to the other:
@@ -145,6 +145,10 @@ type Worker struct {
 	Step func(ctx context.Context, b *Batch) error
 	// KeepAll says that every result is kept, and not only the first that failed.
 	KeepAll bool
+	// Chunk is how many items a step has at most; 0 = ChunkMost.
+	Chunk int
+	// Whole says that a job which has begun is brought to its end: nobody cancels it.
+	Whole bool
 	// Rest is called without the job's turn after each step and at the end, for what may lag behind the steps; nil for nothing. last says that
 	// no step follows for now.
 	Rest func(ctx context.Context, j Job, last bool)
@@ -161,7 +165,8 @@ type Part struct {
 
 // The bounds.
 const (
-	ChunkMost   = 500      // items in a step
+	ChunkMost   = 500      // items in a step, where the worker says nothing else
+	chunkSize   = 1 << 20  // octets of a step's items, unless a single item has more
 	SampleMost  = 10       // examples of a job
 	ResultsMost = 1000     // results that are kept of items that failed
 	itemMost    = 64 << 10 // octets of one item

@@ -534,7 +534,7 @@ func TestItemsChangedBetweenApprovalAndDeed(t *testing.T) {
 	w.start(t)
 	w.until(t, j.ID, "the time to think", is(Scheduled))
 	must(t, w.DB.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE job_chunk SET body = $1`, encode([][]byte{[]byte("name-1"), []byte("name-3")}))
+		_, err := tx.Exec(ctx, `UPDATE job_chunk SET body = $1`, appendItem(appendItem(nil, []byte("name-1")), []byte("name-3")))
 		return err
 	}))
 	w.now.Add(60)

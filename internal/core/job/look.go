@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -25,6 +26,37 @@ func (s *Service) Get(ctx context.Context, actor access.Actor, id ID) (Job, erro
 		return Job{}, err
 	}
 	return s.find(ctx, id)
+}
+
+// Await asks for a job until pass has seen enough, or ctx ends. It needs job.read.
+func (s *Service) Await(ctx context.Context, actor access.Actor, id ID, pass func(Job) bool) (Job, error) {
+	for wait := awaitLeast; ; wait = min(2*wait, awaitMost) {
+		j, err := s.Get(ctx, actor, id)
+		if err != nil || pass(j) {
+			return j, err
+		}
+		pause(ctx, wait)
+		if err := ctx.Err(); err != nil {
+			return j, errs.Wrap(errs.Unavailable, err, "nobody waits for job %s any more; it goes on", id)
+		}
+	}
+}
+
+// How often Await asks.
+const (
+	awaitLeast = 5 * time.Millisecond
+	awaitMost  = 250 * time.Millisecond
+)
+
+// OpenTx returns the jobs of a kind that have not come to their end: those that can still do something, failed ones among them.
+func (s *Service) OpenTx(ctx context.Context, tx *db.Tx, kind Kind) (list []Job, err error) {
+	err = tx.Each(ctx, func(r db.Row) error {
+		var j Job
+		err := j.scan(r)
+		list = append(list, j)
+		return err
+	}, selectJob+` AND kind = $1 AND state <> 6 AND state <> 7 ORDER BY created, id LIMIT 1000`, string(kind))
+	return list, err
 }
 
 // Filter selects jobs. Fields that are set must all fit.

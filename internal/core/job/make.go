@@ -6,7 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"iter"
 	"strings"
 	"time"
 
@@ -18,11 +18,16 @@ import (
 
 // Spec is a job to be made.
 type Spec struct {
-	Kind     Kind
-	Title    string // what it does, for people; it is kept, so it names nobody
-	Params   any    // becomes JSON
-	Items    [][]byte
-	Sample   []string
+	Kind   Kind
+	Title  string // what it does, for people; it is kept, so it names nobody
+	Params any    // becomes JSON
+	Items  [][]byte
+	// Each, when set, gives the items one by one in place of Items, for numbers that do not fit into memory. It is called within the transaction
+	// that keeps the job, and may be called again. An item need not last longer than its turn.
+	Each   iter.Seq2[[]byte, error]
+	Sample []string
+	// Also, when set, is done in the transaction that keeps the job, after everything else. It may run again.
+	Also     func(ctx context.Context, tx *db.Tx, j Job) error
 	Note     string        // what is to be known about the items
 	AskAbove int64         // a second person must agree when there are more items; negative: never
 	Undo     time.Duration // between start and first deed
@@ -49,18 +54,62 @@ func (s *Service) Create(ctx context.Context, actor access.Actor, spec Spec) (Jo
 		if err := s.makeRoom(ctx, tx); err != nil {
 			return err
 		}
-		for items := range slices.Chunk(spec.Items, ChunkMost) {
-			if err := s.addChunk(ctx, tx, &made, items); err != nil {
-				return err
-			}
+		if err := s.addItems(ctx, tx, &made, w, spec.each()); err != nil {
+			return err
 		}
 		if _, err := tx.Exec(ctx, insertJob, made.all()...); err != nil {
 			return fmt.Errorf("keeping a job: %w", err)
 		}
 		tx.OnCommit(s.Nudge)
-		return s.Audit.Append(ctx, tx, made.entry(actionCreate, actor, made.Created))
+		if err := s.Audit.Append(ctx, tx, made.entry(actionCreate, actor, made.Created)); err != nil || spec.Also == nil {
+			return err
+		}
+		return spec.Also(ctx, tx, made)
 	})
 	return made, err
+}
+
+// each returns the items, wherever they come from.
+func (spec *Spec) each() iter.Seq2[[]byte, error] {
+	if spec.Each != nil {
+		return spec.Each
+	}
+	return func(yield func([]byte, error) bool) {
+		for _, i := range spec.Items {
+			if !yield(i, nil) {
+				return
+			}
+		}
+	}
+}
+
+// addItems keeps items in chunks that are small enough for one step.
+func (s *Service) addItems(ctx context.Context, tx *db.Tx, j *Job, w Worker, items iter.Seq2[[]byte, error]) error {
+	var body []byte
+	n, most := 0, w.chunk()
+	for i, err := range items {
+		switch {
+		case err != nil:
+			return err
+		case len(i) > itemMost:
+			return errs.New(errs.Limited, "one of the %s takes more than %d octets", w.Unit, itemMost)
+		case n == most || n > 0 && len(body)+len(i) > chunkSize:
+			if err := s.addChunk(ctx, tx, j, body, n); err != nil {
+				return err
+			}
+			body, n = body[:0], 0
+		}
+		body = appendItem(body, i)
+		n++
+	}
+	return s.addChunk(ctx, tx, j, body, n)
+}
+
+func (w *Worker) chunk() int {
+	if w.Chunk > 0 {
+		return w.Chunk
+	}
+	return ChunkMost
 }
 
 func (spec *Spec) job(w Worker, actor access.Actor, now time.Time) (Job, error) {
@@ -70,18 +119,13 @@ func (spec *Spec) job(w Worker, actor access.Actor, now time.Time) (Job, error) 
 		return Job{}, fmt.Errorf("encoding what a job is to do: %w", err)
 	case len(params) > paramsMost:
 		return Job{}, errs.New(errs.Limited, "what the job is to do takes more than %d octets to say", paramsMost)
-	case len(spec.Items) == 0 && w.Fill == nil:
+	case len(spec.Items) == 0 && spec.Each == nil && w.Fill == nil:
 		return Job{}, errs.New(errs.Invalid, "there is nothing to do: no %s were named", w.Unit)
 	case spec.Undo < 0 || spec.Undo > undoMost:
 		return Job{}, errs.New(errs.Invalid, "undo: the time to think better of it is 0s to %d days", undoMost/(24*time.Hour))
 	}
 	spec.Title = clean(spec.Title)
-	for _, i := range spec.Items {
-		if len(i) > itemMost {
-			return Job{}, errs.New(errs.Limited, "one of the %s takes more than %d octets", w.Unit, itemMost)
-		}
-	}
-	j := Job{Kind: spec.Kind, State: Draft, Title: spec.Title, Params: string(params), Ready: len(spec.Items) > 0, Auto: spec.Start,
+	j := Job{Kind: spec.Kind, State: Draft, Title: spec.Title, Params: string(params), Ready: len(spec.Items) > 0 || spec.Each != nil, Auto: spec.Start,
 		Maker: actor, AskAbove: spec.AskAbove, Undo: spec.Undo.Truncate(time.Second), Created: now.Unix(), Note: clean(spec.Note), kept: true, turn: 1}
 	for _, text := range spec.Sample[:min(len(spec.Sample), SampleMost)] {
 		j.Sample = append(j.Sample, clean(text))
@@ -179,7 +223,8 @@ func (s *Service) Pause(ctx context.Context, actor access.Actor, id ID) (Job, er
 	return s.manage(ctx, actor, id, movePause, "paused by "+actor.String())
 }
 
-// Cancel ends a job before its next step. What was done stays done. It needs job.manage.
+// Cancel ends a job before its next step. What was done stays done. It needs job.manage. The error is Conflict when the job has begun and its
+// worker's jobs are brought to their end.
 func (s *Service) Cancel(ctx context.Context, actor access.Actor, id ID) (Job, error) {
 	return s.manage(ctx, actor, id, moveCancel, "cancelled by "+actor.String())
 }
@@ -200,6 +245,9 @@ func (s *Service) manage(ctx context.Context, actor access.Actor, id ID, m move,
 	}
 	return need(ctx, actor, id, func(ctx context.Context, tx *db.Tx, j *Job) (err error) {
 		was := j.State
+		if m == moveCancel && j.Began != 0 && s.workers[j.Kind].Whole && !was.Ended() {
+			return errs.New(errs.Conflict, "the job has begun, and jobs of this kind are done whole or not at all: pause it, or let it end and undo what it did")
+		}
 		if was == Waiting && m == moveCancel {
 			if err := s.Approve.Withdraw(ctx, tx, actor, s.act(j)); err != nil {
 				return err

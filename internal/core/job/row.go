@@ -129,13 +129,9 @@ func chain(before [32]byte, body []byte) [32]byte {
 	return sha256.Sum256(append(before[:], sum[:]...))
 }
 
-// encode writes items one behind the other, each behind its length.
-func encode(items [][]byte) []byte {
-	var b []byte
-	for _, i := range items {
-		b = append(binary.AppendUvarint(b, uint64(len(i))), i...)
-	}
-	return b
+// appendItem writes an item behind its length.
+func appendItem(body, item []byte) []byte {
+	return append(binary.AppendUvarint(body, uint64(len(item))), item...)
 }
 
 func decode(body []byte, n int64) (items [][]byte, err error) {
@@ -153,18 +149,17 @@ func decode(body []byte, n int64) (items [][]byte, err error) {
 	return items, nil
 }
 
-// addChunk adds items to j in tx.
-func (s *Service) addChunk(ctx context.Context, tx *db.Tx, j *Job, items [][]byte) error {
-	if len(items) == 0 {
+// addChunk adds n items, as appendItem writes them, to j in tx.
+func (s *Service) addChunk(ctx context.Context, tx *db.Tx, j *Job, body []byte, n int) error {
+	if n == 0 {
 		return nil
 	}
-	body := encode(items)
-	_, err := tx.Exec(ctx, `INSERT INTO job_chunk (cell, job, n, items, body) VALUES (0, $1, $2, $3, $4)`, j.ID[:], j.Chunks, int64(len(items)), body)
+	_, err := tx.Exec(ctx, `INSERT INTO job_chunk (cell, job, n, items, body) VALUES (0, $1, $2, $3, $4)`, j.ID[:], j.Chunks, int64(n), body)
 	if err != nil {
 		return fmt.Errorf("keeping the items of a job: %w", err)
 	}
 	j.Chunks++
-	j.Total += int64(len(items))
+	j.Total += int64(n)
 	j.Digest = chain(j.Digest, body)
 	return nil
 }

@@ -283,12 +283,7 @@ func (r *runner) prepare(ctx context.Context, w Worker, j *Job) (bool, error) {
 		if part.End {
 			j.Busy = 0 // from now on it counts the work itself
 		}
-		for items := range slices.Chunk(part.Items, ChunkMost) {
-			if err := r.addChunk(ctx, tx, j, items); err != nil {
-				return err
-			}
-		}
-		return nil
+		return r.addItems(ctx, tx, j, w, (&Spec{Items: part.Items}).each())
 	})
 }
 
