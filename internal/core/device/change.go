@@ -47,8 +47,8 @@ func changed(n int64, err error) error {
 }
 
 const (
-	insertDevice = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_until, token_used, created, updated)
- VALUES ($1, $2, 1, 1, $3, $4, $5, $6, $7, 0, $8, $9, 0, $10, $10)`
+	insertDevice = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, created, updated)
+ VALUES ($1, $2, 1, 1, $3, $4, $5, $6, $7, 0, $8, $11, $9, 0, $10, $10)`
 	updateDevice = `UPDATE device SET names = $4, grp = $5, tags = $6, profile = $7, policy = policy + 1, updated = $8
  WHERE cell = $1 AND id = $2 AND policy = $3`
 	updateSlotGroup = `UPDATE slot SET grp = $3 WHERE cell = $1 AND device = $2`
@@ -80,7 +80,7 @@ func (r *Registry) Add(ctx context.Context, actor access.Actor, n Spec) (Device,
 		} else if !errs.Is(err, errs.NotFound) {
 			return err
 		}
-		_, err := tx.Exec(ctx, insertDevice, int64(d.Cell), d.ID[:], d.Name, joinNames(d.Names), d.Group, joinTags(d.Tags), d.Profile, []byte{}, int64(0), d.Created)
+		_, err := tx.Exec(ctx, insertDevice, int64(d.Cell), d.ID[:], d.Name, joinNames(d.Names), d.Group, joinTags(d.Tags), d.Profile, []byte{}, int64(0), d.Created, []byte{})
 		if err != nil {
 			return err
 		}

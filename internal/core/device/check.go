@@ -247,7 +247,7 @@ const checkPage = 1000
 
 // Slots without a device are found too: each page takes the slots from behind the last device before to its own last one.
 const (
-	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_until, token_used, rescued
+	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, rescued
  FROM device WHERE (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3`
 	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, grp, fingerprint, issuer, alg
  FROM slot WHERE (cell, device) > ($1, $2) AND (cell, device) <= ($3, $4) ORDER BY cell, device, slot`
@@ -301,14 +301,15 @@ type checkedDevice struct {
 	Device
 	key     []byte // the id as it is stored
 	stored  record
-	damaged bool // named already
+	salt    []byte // of the token
+	damaged bool   // named already
 }
 
 func (c *replay) readPage(ctx context.Context, tx *db.Tx, cell int64, id []byte) (page []checkedDevice, err error) {
 	err = tx.Each(ctx, func(row db.Row) error {
 		var d checkedDevice
 		var state int64
-		err := row.Scan(&d.Cell, &d.key, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used, &d.Rescued)
+		err := row.Scan(&d.Cell, &d.key, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.salt, &d.Token.Until, &d.Token.Used, &d.Rescued)
 		if len(d.key) == 0 {
 			return fmt.Errorf("a row without a key: %w", err)
 		}
@@ -408,8 +409,8 @@ func (c *replay) purposeName(purpose uint16) string {
 
 func (c *replay) compareToken(d *checkedDevice, want *replayed) {
 	var have mark
-	if len(d.Token.Hash) > 0 {
-		have = c.r.tokenMark(d.Token.Hash)
+	if len(d.Token.Hash)+len(d.salt) > 0 {
+		have = c.r.tokenMark(d.Token.Hash, d.salt)
 	}
 	if have != want.token {
 		c.find("device %s: the token was changed outside the platform", d.ID)

@@ -50,6 +50,7 @@ func TestEveryFlipIsNamed(t *testing.T) {
 		{"device", "state = 1", "device " + id + ": the row says registered, but the record knows 2 certificates"},
 		{"device", "issued = 1", "device " + id + ": the row counts 1 certificates, the record 2"},
 		{"device", "token = id", "device " + id + ": the token was changed"},
+		{"device", "token_salt = id", "device " + id + ": the token was changed"},
 		{"device", "token_until = token_until + 1", "device " + id + ": the end of the token was changed"},
 		{"device", "token_used = 0", "device " + id + ": the use of the token was changed"},
 		{"slot", "serial = prev_serial", "slot " + id + "/operational: the row holds certificate 0101"},

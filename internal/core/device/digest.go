@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"mooring/internal/base/errs"
@@ -34,6 +35,8 @@ const (
 	domainCell  = "mooring cell\x00"
 	domainRow   = "mooring device row\x00"
 	domainToken = "mooring device token\x00"
+	// domainSecret makes tokens.
+	domainSecret = "mooring device token secret\x00"
 )
 
 func (r *Registry) mac(domain string, data []byte) [sha256.Size]byte {
@@ -84,9 +87,10 @@ func (r *Registry) rowMarkOf(id ID, state State, c record) mark {
 	return mark(sum[:16])
 }
 
-// tokenMark is the digest of a token's hash, so that the audit record does not help to guess tokens.
-func (r *Registry) tokenMark(hash []byte) mark {
-	sum := r.mac(domainToken, hash)
+// tokenMark is the digest of a token's hash and salt, so that the audit record does not help to guess tokens. The hash has one length only, and
+// a token without a salt has the mark that it had before there were salts.
+func (r *Registry) tokenMark(hash, salt []byte) mark {
+	sum := r.mac(domainToken, slices.Concat(hash, salt))
 	return mark(sum[:16])
 }
 

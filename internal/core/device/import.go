@@ -3,8 +3,6 @@ package device
 import (
 	"bufio"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -73,7 +71,7 @@ func (r *Registry) Import(ctx context.Context, actor access.Actor, src Source, p
 	if err := r.access.Require(ctx, actor, access.DeviceWrite, "device"); err != nil {
 		return ImportReport{}, err
 	}
-	s := &importing{r: r, src: src, actor: actor, sum: sha256.New(), profiles: map[string]profileFacts{}, progress: progress, at: r.now().Unix()}
+	s := &importing{r: r, src: src, actor: actor, sum: sha256.New(), salt: []byte{}, profiles: map[string]profileFacts{}, progress: progress, at: r.now().Unix()}
 	if s.progress == nil {
 		s.progress = func(int64, int64) {}
 	}
@@ -107,8 +105,8 @@ type importing struct {
 	problems problems
 	progress func(done, total int64)
 
-	tokenKey []byte // derives the token of each device, so that none is kept anywhere; nil = no tokens
-	until    int64
+	salt  []byte // of the token of each device, so that none is kept anywhere; empty = no tokens
+	until int64
 }
 
 type profileFacts struct {
@@ -266,22 +264,17 @@ func (s *importing) judge(ctx context.Context) error {
 }
 
 func (s *importing) prepareTokens() (err error) {
-	s.tokenKey = make([]byte, 32)
-	rand.Read(s.tokenKey)
+	s.salt = newTokenSalt()
 	s.until, err = tokenUntil(s.r.now(), s.src.TokenLife)
 	return err
 }
 
-// token returns the secret of a device's token.
-func (s *importing) token(id ID) []byte {
-	h := hmac.New(sha256.New, s.tokenKey)
-	h.Write(id[:])
-	return h.Sum(nil)[:tokenSize]
-}
+// tokens reports whether the devices get tokens. One salt serves them all: each token follows from the device's id as well.
+func (s *importing) tokens() bool { return len(s.salt) > 0 }
 
 // handOutTokens writes the tokens in the order of the file.
 func (s *importing) handOutTokens(context.Context) error {
-	if s.tokenKey == nil {
+	if !s.tokens() {
 		return nil
 	}
 	out := bufio.NewWriterSize(s.src.Tokens, 64<<10)
@@ -293,7 +286,7 @@ func (s *importing) handOutTokens(context.Context) error {
 		}
 		id, _ := s.r.IDOf(c.name)
 		// No character of a name or token needs quotation marks.
-		fmt.Fprintf(out, "%s,%s\n", c.name, encodeTokenText(s.token(id)))
+		fmt.Fprintf(out, "%s,%s\n", c.name, encodeTokenText(s.r.tokenSecret(id, s.salt)))
 		off = next
 	}
 	// A Writer keeps its first error.
@@ -332,7 +325,7 @@ func (s *importing) store(ctx context.Context) error {
 }
 
 func (s *importing) summaryDetail() map[string]string {
-	return map[string]string{"rows": strconv.Itoa(len(s.spool.places)), "sha256": hex.EncodeToString(s.sum.Sum(nil)), "tokens": strconv.FormatBool(s.tokenKey != nil)}
+	return map[string]string{"rows": strconv.Itoa(len(s.spool.places)), "sha256": hex.EncodeToString(s.sum.Sum(nil)), "tokens": strconv.FormatBool(s.tokens())}
 }
 
 // problems keeps the first wrong lines of a file, by line.

@@ -76,6 +76,9 @@ func TestImport(t *testing.T) {
 			if err != nil || other.TokenMatches(hash, w.now.Unix()) != nil {
 				t.Errorf("token of pump-2: got %v, %v", err, other.TokenMatches(hash, w.now.Unix()))
 			}
+			if text, err := w.TokenSecret(t.Context(), "pump-2"); err != nil || "pump-2,"+text != lines[2] {
+				t.Errorf("TokenSecret of pump-2: got %q, %v, want that of %q", text, err, lines[2])
+			}
 			if found := w.verify(t); found != nil {
 				t.Errorf("verify: got %q, want nothing", found)
 			}

@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -28,12 +30,31 @@ const (
 	TokenLifeMost = 90 * 24 * time.Hour
 )
 
+// saltSize is the size in octets of what makes one token of a device differ from its next.
+const saltSize = 16
+
+func newTokenSalt() []byte {
+	salt := make([]byte, saltSize)
+	rand.Read(salt)
+	return salt
+}
+
+// tokenSecret derives the secret of the token of the device with this id and salt. Whoever has the database without the deployment key can
+// derive none.
+func (r *Registry) tokenSecret(id ID, salt []byte) []byte {
+	sum := r.mac(domainSecret, append(id[:], salt...))
+	return sum[:tokenSize]
+}
+
 // What is wrong with a token. Whoever holds none of ours learns the same whether or not the device exists: ErrTokenWrong. The other two
 // are for the holder of the right token.
 var (
 	ErrTokenWrong   = errs.New(errs.Denied, "the device is unknown or the token is wrong: check both, or ask for a new token")
 	ErrTokenUsed    = errs.New(errs.Denied, "this token was used already: ask for a new one")
 	ErrTokenExpired = errs.New(errs.Denied, "this token has expired: ask for a new one")
+
+	// errTokenPlain is ErrTokenWrong where a message authentication code was made with the token, which takes a token that can be derived.
+	errTokenPlain = errs.Wrap(errs.Denied, ErrTokenWrong, "the device is unknown, the token is wrong, or it was given out before tokens could protect messages: check both, or ask for a new token")
 )
 
 func encodeTokenText(secret []byte) string {
@@ -94,11 +115,11 @@ func tokenUntil(now time.Time, ttl time.Duration) (int64, error) {
 	return now.Add(ttl).Unix(), nil
 }
 
-const updateToken = `UPDATE device SET token = $4, token_until = $5, token_used = 0, policy = policy + 1, updated = $6
+const updateToken = `UPDATE device SET token = $4, token_salt = $7, token_until = $5, token_used = 0, policy = policy + 1, updated = $6
  WHERE cell = $1 AND id = $2 AND policy = $3`
 
 // Token gives the device a new enrolment token, good once and for ttl (0 = TokenLife); an older one is void. The text is returned here and
-// kept nowhere.
+// kept nowhere: it follows from the deployment key and a salt (TokenSecret).
 func (r *Registry) Token(ctx context.Context, actor access.Actor, id ID, ttl time.Duration) (text string, until int64, err error) {
 	if err := r.access.Require(ctx, actor, access.DeviceToken, id.String()); err != nil {
 		return "", 0, err
@@ -110,8 +131,8 @@ func (r *Registry) Token(ctx context.Context, actor access.Actor, id ID, ttl tim
 	if err := r.MayEmpower(ctx, actor, id); err != nil {
 		return "", 0, err
 	}
-	secret := make([]byte, tokenSize)
-	rand.Read(secret)
+	salt := newTokenSalt()
+	secret := r.tokenSecret(id, salt)
 	hash := sha256.Sum256(secret)
 	err = r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		d, err := r.loadTx(ctx, tx, id)
@@ -124,12 +145,12 @@ func (r *Registry) Token(ctx context.Context, actor access.Actor, id ID, ttl tim
 		if !d.State.Active() {
 			return errs.New(errs.Conflict, "the device is %s: it cannot use a token", d.State)
 		}
-		n, err := tx.Exec(ctx, updateToken, int64(d.Cell), id[:], d.Policy, hash[:], until, now.Unix())
+		n, err := tx.Exec(ctx, updateToken, int64(d.Cell), id[:], d.Policy, hash[:], until, now.Unix(), salt)
 		if err := changed(n, err); err != nil {
 			return err
 		}
 		return r.audit.Append(ctx, tx, audit.Entry{At: now.Unix(), Action: "device.token", Actor: actor.String(), Device: id.String(),
-			Detail: r.tokenDetail(d.Policy+1, hash[:], until)})
+			Detail: r.tokenDetail(d.Policy+1, hash[:], salt, until)})
 	})
 	if err != nil {
 		return "", 0, err
@@ -138,6 +159,35 @@ func (r *Registry) Token(ctx context.Context, actor access.Actor, id ID, ttl tim
 }
 
 // tokenDetail is what the record holds of a token.
-func (r *Registry) tokenDetail(policy int64, hash []byte, until int64) map[string]string {
-	return map[string]string{"policy": strconv.FormatInt(policy, 10), "token": r.tokenMark(hash).String(), "until": strconv.FormatInt(until, 10)}
+func (r *Registry) tokenDetail(policy int64, hash, salt []byte, until int64) map[string]string {
+	return map[string]string{"policy": strconv.FormatInt(policy, 10), "token": r.tokenMark(hash, salt).String(), "until": strconv.FormatInt(until, 10)}
+}
+
+const selectToken = `SELECT token, token_salt, token_until, token_used FROM device WHERE cell = $1 AND id = $2`
+
+// TokenSecret returns the text of the present token of the device with this external name, so that a message authentication code that was
+// made with it can be checked. It asks nobody for permission: the text is for that check alone, and is neither kept nor shown.
+//
+// With ErrTokenUsed and ErrTokenExpired the text is returned too: only who turns out to have it may be told which of the two it is. An unknown
+// device, one without a token and one with a token from before tokens could be derived all give the same error in the same time, which is
+// ErrTokenWrong in what it means.
+func (r *Registry) TokenSecret(ctx context.Context, name string) (text string, err error) {
+	id, cell := r.IDOf(name)
+	var d Device
+	var salt []byte
+	err = r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		d, salt = Device{}, nil
+		_, err := tx.Get(ctx, []any{&d.Token.Hash, &salt, &d.Token.Until, &d.Token.Used}, selectToken, int64(cell), id[:])
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("looking for the token: %w", err)
+	}
+	secret := r.tokenSecret(id, salt)
+	hash := sha256.Sum256(secret)
+	err = d.TokenMatches(hash[:], r.now().Unix())
+	if len(salt) != saltSize || errors.Is(err, ErrTokenWrong) {
+		return "", errTokenPlain
+	}
+	return encodeTokenText(secret), err
 }

@@ -74,8 +74,8 @@ func lookupArgs(arrays bool, cell uint8, from, to int, key func(int) (uint8, []b
 
 // The texts of an import: the row text of Add serves SQLite.
 const (
-	importDevices = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_until, token_used, created, updated)
- SELECT t.cell, t.id, 1, 1, t.name, t.names, t.grp, t.tags, t.profile, 0, t.token, $8, 0, $9, $9
+	importDevices = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, created, updated)
+ SELECT t.cell, t.id, 1, 1, t.name, t.names, t.grp, t.tags, t.profile, 0, t.token, $11, $8, 0, $9, $9
  FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $10::bytea[])
  AS t(cell, id, name, names, grp, tags, profile, token)`
 	importSlots = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
@@ -105,10 +105,10 @@ func (w *importWriter) devices(ctx context.Context, places []place) error {
 		}
 		tokens[i] = []byte{}
 		detail := map[string]string{"policy": "1"}
-		if w.tokenKey != nil {
-			hash := sha256.Sum256(w.token(p.id))
+		if w.tokens() {
+			hash := sha256.Sum256(w.r.tokenSecret(p.id, w.salt))
 			tokens[i] = hash[:]
-			detail = w.r.tokenDetail(1, hash[:], w.until)
+			detail = w.r.tokenDetail(1, hash[:], w.salt, w.until)
 		}
 		detail["row"] = w.r.rowMarkOf(p.id, Registered, records[i]).String()
 		entries[i] = audit.Entry{At: w.at, Action: "device.add", Actor: w.actor.String(), Device: p.id.String(), Detail: detail}
@@ -133,7 +133,7 @@ func (w *importWriter) deviceRows(ctx context.Context, places []place, records [
 	for i := range places {
 		p, c := &places[i], &records[i]
 		cell := int64(p.cell)
-		if _, err := w.tx.Exec(ctx, insertDevice, cell, p.id[:], c.name, c.names, c.group, c.tags, c.profile, tokens[i], w.tokenUntil(), w.at); err != nil {
+		if _, err := w.tx.Exec(ctx, insertDevice, cell, p.id[:], c.name, c.names, c.group, c.tags, c.profile, tokens[i], w.until, w.at, w.salt); err != nil {
 			return err
 		}
 		if len(c.birth) == 0 {
@@ -144,13 +144,6 @@ func (w *importWriter) deviceRows(ctx context.Context, places []place, records [
 		}
 	}
 	return nil
-}
-
-func (w *importWriter) tokenUntil() int64 {
-	if w.tokenKey == nil {
-		return 0
-	}
-	return w.until
 }
 
 func (w *importWriter) deviceArrays(ctx context.Context, places []place, records []record, tokens [][]byte) error {
@@ -176,7 +169,7 @@ func (w *importWriter) deviceArrays(ctx context.Context, places []place, records
 			born.prints, born.groups = append(born.prints, c.birth), append(born.groups, c.group)
 		}
 	}
-	stmts := []*db.Stmt{{SQL: importDevices, Args: []any{cells, ids, text[0], text[1], text[2], text[3], text[4], w.tokenUntil(), w.at, tokens}}}
+	stmts := []*db.Stmt{{SQL: importDevices, Args: []any{cells, ids, text[0], text[1], text[2], text[3], text[4], w.until, w.at, tokens, w.salt}}}
 	if len(born.ids) > 0 {
 		stmts = append(stmts, &db.Stmt{SQL: importSlots, Args: []any{born.cells, born.ids, born.groups, born.prints, []byte{}}})
 	}
