@@ -6,6 +6,7 @@
 //	store.json          how the master key follows from the unlock material: scrypt parameters, salt, verifier, checksum
 //	<id>.key            one private key
 //	<name>.secret       one named random secret
+//	<name>.own          one named key pair of the platform itself
 //
 // The master key comes from scrypt (RFC 7914) over the unlock material, N = 2^15 or more, r = 8, p = 1; HKDF-SHA256 (RFC 5869) splits it
 // into the container key and the verifier, which tells a wrong passphrase from a damaged file. A key or secret file is
