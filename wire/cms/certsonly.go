@@ -19,12 +19,28 @@ func CertsOnly(certs [][]byte) ([]byte, error) {
 	if len(certs) == 0 {
 		return nil, errors.New("a certs-only message needs a certificate")
 	}
+	return unsigned(tag0, certs)
+}
+
+// CRLsOnly returns the DER of a message that carries revocation lists, each given as DER, and nothing else (RFC 8894, section 3.3.5).
+func CRLsOnly(crls [][]byte) ([]byte, error) {
+	if err := checkCertificates(crls); err != nil {
+		return nil, err
+	}
+	if len(crls) == 0 {
+		return nil, errors.New("a message of revocation lists needs one")
+	}
+	return unsigned(tag1, crls)
+}
+
+// unsigned returns SignedData of version 1 whose only content is a set.
+func unsigned(tag cbasn1.Tag, elements [][]byte) ([]byte, error) {
 	return buildContentInfo(OIDSignedData, func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			b.AddASN1Int64(1)
 			addSetOf(b, cbasn1.SET, nil) // digestAlgorithms
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(OIDData) })
-			addSetOf(b, tag0, certs)
+			addSetOf(b, tag, elements)
 			addSetOf(b, cbasn1.SET, nil) // signerInfos
 		})
 	})
