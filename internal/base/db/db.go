@@ -55,9 +55,10 @@ type DB struct {
 	resolveWait time.Duration
 
 	mu     sync.Mutex
-	opened map[[8]byte]bool // guarded by mu; rows of this process that are not closed yet
-	ending bool             // guarded by mu; Close was called
-	fault  error            // guarded by mu; why the last write could not be stored, nil when it could
+	opened map[[8]byte]bool                  // guarded by mu; rows of this process that are not closed yet
+	ending bool                              // guarded by mu; Close was called
+	fault  error                             // guarded by mu; why the last write could not be stored, nil when it could
+	before []func(ctx context.Context) error // guarded by mu; see BeforeWrites
 }
 
 // engine is what differs between SQLite and PostgreSQL.
@@ -183,6 +184,9 @@ func (d *DB) Migrate(ctx context.Context, schemas ...Schema) error {
 // Do runs fn in one writing transaction and returns when it is durable. It runs fn again after serialisation failures. An error that fn
 // returns on its own account rolls everything back and is returned as it is; when the store is at fault the error has kind Unavailable.
 func (d *DB) Do(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	if err := d.prepare(ctx); err != nil {
+		return err
+	}
 	var s *stream
 	select {
 	case s = <-d.streams:

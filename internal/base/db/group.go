@@ -265,13 +265,16 @@ func (c *committer[T]) commit(ctx context.Context, s *stream, batch []*pending[T
 		items[i] = p.item
 	}
 	var refused []error
-	err := s.run(ctx, func(ctx context.Context, tx *Tx) (err error) {
-		refused, err = c.group.plan.Apply(ctx, tx, items)
-		if err == nil && refused != nil && len(refused) != len(items) {
-			err = errors.New("the plan returned another number of refusals than of items")
-		}
-		return err
-	})
+	err := c.group.db.prepare(ctx)
+	if err == nil {
+		err = s.run(ctx, func(ctx context.Context, tx *Tx) (err error) {
+			refused, err = c.group.plan.Apply(ctx, tx, items)
+			if err == nil && refused != nil && len(refused) != len(items) {
+				err = errors.New("the plan returned another number of refusals than of items")
+			}
+			return err
+		})
+	}
 	if err != nil && len(batch) > 1 && !errs.Is(err, errs.Unavailable) {
 		c.commit(ctx, s, batch[:len(batch)/2])
 		c.commit(ctx, s, batch[len(batch)/2:])

@@ -95,7 +95,7 @@ type Authority struct {
 	deps      Deps
 	templates sync.Map // templateKey to *template
 	issued    atomic.Uint64
-	months    months
+	months    *db.Monthly
 	barred    atomic.Pointer[map[IssuerID]bool] // replaced under mu, never changed
 
 	mu      sync.RWMutex // guards the maps; what they hold never changes
@@ -114,7 +114,7 @@ func New(d Deps) *Authority {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Authority{deps: d, byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, byKey: map[issuerKey]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
+	return &Authority{deps: d, months: newMonths(d.DB), byID: map[IssuerID]*Issuer{}, byName: map[string]*Issuer{}, byKey: map[issuerKey]*Issuer{}, caSPKIs: map[[32]byte]bool{}}
 }
 
 // Load reads the CAs and records profile versions that were not there before. It may be called again, to learn of CAs that another node

@@ -34,5 +34,5 @@ func (a *Authority) GiveUpOnly(ctx context.Context) (n int64, err error) {
 
 // DetachOnly takes the given month out of the table without dropping it.
 func (a *Authority) DetachOnly(ctx context.Context, unix int64) error {
-	return a.deps.DB.Alone(ctx, `ALTER TABLE cert DETACH PARTITION `+monthOf(unix/86400).partition()+` CONCURRENTLY`)
+	return a.deps.DB.Alone(ctx, `ALTER TABLE cert DETACH PARTITION `+a.months.Partition(monthOf(unix/86400))+` CONCURRENTLY`)
 }

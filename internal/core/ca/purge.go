@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"mooring/internal/base/db"
-	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/wire/der"
@@ -251,28 +250,6 @@ func (a *Authority) deleteBatch(ctx context.Context, l *db.Lease, actor access.A
 	return n, err
 }
 
-// monthRow is a month that has a partition.
-type monthRow struct {
-	month month
-	state int64
-}
-
-func (a *Authority) monthRows(ctx context.Context) (list []monthRow, err error) {
-	err = a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		list = nil
-		return tx.Each(ctx, func(row db.Row) error {
-			var r monthRow
-			err := row.Scan((*int64)(&r.month), &r.state)
-			list = append(list, r)
-			return err
-		}, `SELECT month, state FROM cert_month WHERE cell = 0 ORDER BY month`)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the months of the certificates: %w", err)
-	}
-	return list, nil
-}
-
 // dropMonths gives up every month of which everything is over.
 func (a *Authority) dropMonths(ctx context.Context, l *db.Lease, actor access.Actor, k *keepers) (deleted int64, dropped []string, err error) {
 	rows, err := a.monthRows(ctx)
@@ -284,7 +261,7 @@ func (a *Authority) dropMonths(ctx context.Context, l *db.Lease, actor access.Ac
 		if r.month >= last || k.lastDay() < 0 {
 			break // the month of lastDay is not over yet
 		}
-		if r.state == 1 {
+		if !r.givenUp {
 			n, over, err := a.giveUp(ctx, l, actor, k, r.month)
 			if err != nil {
 				return deleted, dropped, fmt.Errorf("giving up the certificates of %s: %w", r.month, err)
@@ -294,7 +271,7 @@ func (a *Authority) dropMonths(ctx context.Context, l *db.Lease, actor access.Ac
 			}
 			deleted += n
 		}
-		if err := a.takeAway(ctx, l, r.month); err != nil {
+		if err := a.months.TakeAway(ctx, l, r.month); err != nil {
 			return deleted, dropped, fmt.Errorf("taking away the certificates of %s, which were given up: %w", r.month, err)
 		}
 		dropped = append(dropped, r.month.String())
@@ -318,7 +295,7 @@ func (a *Authority) giveUp(ctx context.Context, l *db.Lease, actor access.Actor,
 			over = over && k.over(profile, version, notAfter)
 			g.kept(profile, k.keep(profile, version))
 			return err
-		}, `SELECT profile, version, max(not_after) FROM `+m.partition()+` GROUP BY profile, version`)
+		}, `SELECT profile, version, max(not_after) FROM `+a.months.Partition(m)+` GROUP BY profile, version`)
 		if err != nil || !over {
 			return err
 		}
@@ -327,7 +304,7 @@ func (a *Authority) giveUp(ctx context.Context, l *db.Lease, actor access.Actor,
 			err := row.Scan(&serial)
 			g.add(serial)
 			return err
-		}, `SELECT serial FROM `+m.partition())
+		}, `SELECT serial FROM `+a.months.Partition(m))
 	})
 	if err != nil || !over {
 		return 0, false, err
@@ -336,49 +313,10 @@ func (a *Authority) giveUp(ctx context.Context, l *db.Lease, actor access.Actor,
 		if err := l.Fence(ctx, tx); err != nil {
 			return err
 		}
-		n, err := tx.Exec(ctx, `UPDATE cert_month SET state = 2 WHERE cell = 0 AND month = $1 AND state = 1`, int64(m))
-		if err == nil && n != 1 {
-			err = errs.New(errs.Conflict, "somebody else works on this month")
-		}
-		if err != nil || g.n == 0 {
+		if err := a.months.GiveUp(ctx, tx, m); err != nil || g.n == 0 {
 			return err
 		}
 		return a.deps.Audit.Append(ctx, tx, g.entry(actor, m.String(), k.now, true))
 	})
 	return g.n, err == nil, err
-}
-
-// takeAway takes a month that was given up out of the table, beside everything that reads and writes there, and drops it.
-func (a *Authority) takeAway(ctx context.Context, l *db.Lease, m month) error {
-	var attached, pending bool
-	err := a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		attached, pending = false, false
-		return tx.Each(ctx, func(row db.Row) error {
-			attached = true
-			return row.Scan(&pending)
-		}, `SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass($1)`, m.partition())
-	})
-	if err != nil {
-		return err
-	}
-	switch {
-	case pending: // somebody was interrupted
-		err = a.deps.DB.Alone(ctx, `ALTER TABLE cert DETACH PARTITION `+m.partition()+` FINALIZE`)
-	case attached:
-		err = a.deps.DB.Alone(ctx, `ALTER TABLE cert DETACH PARTITION `+m.partition()+` CONCURRENTLY`)
-	}
-	if err != nil {
-		return err
-	}
-	a.months.learn(m, false)
-	return a.deps.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		if err := l.Fence(ctx, tx); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `DROP TABLE IF EXISTS `+m.partition()); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `DELETE FROM cert_month WHERE cell = 0 AND month = $1 AND state = 2`, int64(m))
-		return err
-	})
 }
