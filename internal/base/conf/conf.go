@@ -84,6 +84,7 @@ type Listen struct {
 	EST    string
 	API    string
 	Status string
+	SCEP   string // "": not served
 	Socket string
 }
 

@@ -112,6 +112,20 @@ func address(p *string) value {
 	})
 }
 
+// addressOrNone is the address of a listener that is bound only when it is set.
+func addressOrNone(p *string) value {
+	v := address(p)
+	parse := v.parse
+	v.parse = func(s string) error {
+		if s == "" {
+			*p = ""
+			return nil
+		}
+		return parse(s)
+	}
+	return v
+}
+
 func baseURL(p *string, scheme string, derived func() string) value {
 	v := checked(p, scheme+" URL", func(s string) (string, error) {
 		u, err := url.Parse(s)
