@@ -2,7 +2,9 @@ package app_test
 
 import (
 	"encoding/hex"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -140,5 +142,65 @@ func TestTheLastAdministratorStays(t *testing.T) {
 	}
 	if _, err := p.Revoke.Device(ctx, apptest.Operator(), other.ID, device.Lose, revoke.Unspecified); err != nil {
 		t.Errorf("on the machine: %v", err)
+	}
+}
+
+// TestAdministratorsWhoPutEachOtherOut: of two who do it at the same moment, in whatever way, one stays.
+func TestAdministratorsWhoPutEachOtherOut(t *testing.T) {
+	p := apptest.Start(t, nil)
+	ctx := t.Context()
+	type admin struct {
+		id     device.ID
+		serial []byte
+	}
+	move := func(by access.Actor, whom admin) error {
+		_, err := p.Revoke.Device(ctx, by, whom.id, device.Suspend, revoke.Unspecified)
+		return err
+	}
+	strike := func(why revoke.Reason) func(access.Actor, admin) error {
+		return func(by access.Actor, whom admin) error {
+			_, err := p.Revoke.Certificate(ctx, by, whom.serial, why)
+			return err
+		}
+	}
+	ways := []func(access.Actor, admin) error{move, strike(revoke.Superseded), strike(revoke.KeyCompromise), strike(revoke.CertificateHold)}
+	first, err := p.Devices.Get(ctx, apptest.Operator(), "admin")
+	must(t, err)
+	pair := []admin{{id: first.ID, serial: p.OperatorCert(t).Leaf.SerialNumber.Bytes()}}
+	met := 0
+	for round := range 8 {
+		for len(pair) < 2 {
+			d, c := p.Enrolled(t, fmt.Sprintf("admin-%d", round), "operator-admin")
+			pair = append(pair, admin{d.ID, c.Leaf.SerialNumber.Bytes()})
+		}
+		errors := make([]error, 2)
+		var both sync.WaitGroup
+		for i := range pair {
+			way := ways[(round+i*(round/len(ways)))%len(ways)]
+			both.Go(func() {
+				errors[i] = way(access.Actor{Kind: access.KindOperator, ID: pair[i].id.String(), Role: access.RoleAdmin, Via: "api"}, pair[1-i])
+			})
+		}
+		both.Wait()
+		var left []admin
+		for _, a := range pair {
+			_, gone, err := p.Revoke.Status(ctx, a.serial)
+			must(t, err)
+			if d := p.Load(t, a.id); d.State.Active() && !gone {
+				left = append(left, a)
+			}
+		}
+		if len(left) != 1 || (errors[0] == nil) == (errors[1] == nil) {
+			t.Fatalf("round %d: %d administrators are left, the answers were %v and %v", round, len(left), errors[0], errors[1])
+		}
+		for _, err := range errors {
+			if errs.Is(err, errs.Conflict) && strings.Contains(errs.Public(err), "nobody would be left") {
+				met++
+			}
+		}
+		pair = left
+	}
+	if met == 0 {
+		t.Error("nobody was told that he is the last one")
 	}
 }

@@ -57,3 +57,11 @@ func (r *Registry) SlotsRevokedTx(ctx context.Context, tx *db.Tx, list []Marked)
 func (r *Registry) LoadManyTx(ctx context.Context, tx *db.Tx, ids []ID) (map[ID]Device, error) {
 	return r.loadMany(ctx, tx, ids)
 }
+
+// LockTx returns the device and keeps everything about it as it is until the transaction ends.
+func (r *Registry) LockTx(ctx context.Context, tx *db.Tx, id ID) (Device, error) {
+	if _, err := tx.Exec(ctx, `UPDATE device SET policy = policy WHERE cell = $1 AND id = $2`, int64(r.CellOf(id)), id[:]); err != nil {
+		return Device{}, err
+	}
+	return r.loadTx(ctx, tx, id)
+}

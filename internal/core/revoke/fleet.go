@@ -32,10 +32,11 @@ func (s *Service) Device(ctx context.Context, actor access.Actor, id device.ID, 
 	if err := s.Access.Require(ctx, actor, access.CertRevoke, "device "+id.String()); err != nil {
 		return 0, err
 	}
-	if err := s.keepsAdmin(ctx, actor, id, move); err != nil {
+	heirs, err := s.keepsAdmin(ctx, actor, id, move)
+	if err != nil {
 		return 0, err
 	}
-	changed, err := s.moveAll(ctx, actor, id, move, to)
+	changed, err := s.moveAll(ctx, actor, id, move, to, heirs)
 	if err != nil {
 		return 0, s.refusedFor(ctx, actor, "device "+id.String(), err)
 	}
@@ -52,7 +53,7 @@ const maxScans = 3
 
 // moveAll runs the transaction. Normally the slots lead to every certificate. One that a device got by a token, after it had lost the last one,
 // does not know its predecessor; the device's count then shows that one is missing, and all are searched for.
-func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID, move device.Move, to Reason) (changed []Revocation, err error) {
+func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID, move device.Move, to Reason, heirs []heir) (changed []Revocation, err error) {
 	d, err := s.Devices.Load(ctx, id)
 	if err != nil {
 		return nil, err
@@ -93,7 +94,10 @@ func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID,
 					changed = append(changed, o.Revocation)
 				}
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			return s.keepTx(ctx, tx, heirs)
 		})
 		if !errors.Is(err, errMore) {
 			return changed, err

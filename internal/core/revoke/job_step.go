@@ -29,7 +29,7 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 	if err != nil {
 		return err
 	}
-	refused, err := b.untouchable(ctx, batch, brief, what.Reason)
+	refused, heirs, err := b.untouchable(ctx, batch, brief, what.Reason)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 		changed = only(outcomes)
 		o.Done = named(batch.Items, changed)
 		o.Skipped = int64(len(there)) - o.Done
-		return o, nil
+		return o, b.keepTx(ctx, tx, heirs)
 	})
 	if err != nil {
 		return err
@@ -273,11 +273,11 @@ func (b *Bulk) stepMove(ctx context.Context, batch *job.Batch) error {
 	if err != nil {
 		return err
 	}
-	page, more, err := b.spared(ctx, batch.Job.Maker, page, found, move)
+	left, err := b.spared(ctx, batch.Job.Maker, page, found, move)
 	if err != nil {
 		return err
 	}
-	refused = append(refused, more...)
+	page, refused = left.keep, append(refused, left.refused...)
 	var changed []Revocation
 	err = batch.Commit(ctx, func(ctx context.Context, tx *db.Tx) (job.Outcome, error) {
 		o := job.Outcome{Results: slices.Clone(refused)}
@@ -295,8 +295,10 @@ func (b *Bulk) stepMove(ctx context.Context, batch *job.Batch) error {
 			certs = append(certs, held...)
 		}
 		outcomes, err := b.changeManyTx(ctx, tx, batch.Job.Maker, certs, to, true)
-		changed = only(outcomes)
-		return o, err
+		if changed = only(outcomes); err != nil {
+			return o, err
+		}
+		return o, b.keepTx(ctx, tx, left.heirs)
 	})
 	if err != nil {
 		return err

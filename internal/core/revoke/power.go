@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -16,7 +17,8 @@ import (
 
 // To take a role away is as much as to give one: an operator who could would put the administrators out. So what has a role is moved, revoked,
 // held and released by whoever has access.grant. And by the API nobody takes the last administrator away, since then nobody could make a new
-// one but whoever owns the server's machine; he can all the same.
+// one but whoever owns the server's machine; he can all the same. Two administrators who put each other out at the same moment meet at the row of
+// the other's device: whoever comes second finds that nobody would be left.
 
 // roleOf returns the role that certificates of the profile give.
 func (s *Service) roleOf(profile string) access.Role {
@@ -55,17 +57,18 @@ func (s *Service) refusedFor(ctx context.Context, actor access.Actor, object str
 	return err
 }
 
-// mayTake returns nil when actor may do this to a certificate, as far as roles go, else the recorded refusal.
-func (s *Service) mayTake(ctx context.Context, actor access.Actor, c *ca.Certificate, to Reason) error {
+// mayTake returns nil when actor may do this to a certificate, as far as roles go, else the recorded refusal; and the heirs that the transaction
+// is to check.
+func (s *Service) mayTake(ctx context.Context, actor access.Actor, c *ca.Certificate, to Reason) ([]heir, error) {
 	err := s.refusedFor(ctx, actor, "certificate "+hex.EncodeToString(c.Serial[:]), s.withinPower(actor, []*ca.Certificate{c}))
 	if err != nil || c.Device == [16]byte{} {
-		return err
+		return nil, err
 	}
 	if err := s.Devices.MayEmpower(ctx, actor, device.ID(c.Device)); err != nil && !errs.Is(err, errs.NotFound) {
-		return err
+		return nil, err
 	}
 	if to == released || s.roleOf(c.Profile) != access.RoleAdmin {
-		return nil
+		return nil, nil
 	}
 	return s.leavesAdmin(ctx, actor, func(_ *device.Device, slot *device.Slot) bool { return takes(c, slot, to) })
 }
@@ -75,23 +78,34 @@ func takes(c *ca.Certificate, slot *device.Slot, to Reason) bool {
 	return bytes.Equal(slot.Serial, c.Serial[:]) || to == KeyCompromise && bytes.Equal(slot.SPKI, c.SPKIHash[:])
 }
 
-// keepsAdmin returns nil when an administrator is left after the move.
-func (s *Service) keepsAdmin(ctx context.Context, actor access.Actor, id device.ID, move device.Move) error {
+// keepsAdmin returns nil when an administrator is left after the move, and the heirs that the transaction is to check.
+func (s *Service) keepsAdmin(ctx context.Context, actor access.Actor, id device.ID, move device.Move) ([]heir, error) {
 	if move == device.Resume || actor.Kind != access.KindOperator {
-		return nil
+		return nil, nil
 	}
 	d, err := s.Devices.Load(ctx, id)
 	if err != nil || s.roleOf(d.Profile) != access.RoleAdmin {
-		return err
+		return nil, err
 	}
 	return s.leavesAdmin(ctx, actor, func(d *device.Device, _ *device.Slot) bool { return d.ID == id })
 }
 
-// leavesAdmin returns nil when there is an administrator with a valid certificate whom gone does not name, or when actor needs none. Two
-// who put each other out at the same moment are not noticed.
-func (s *Service) leavesAdmin(ctx context.Context, actor access.Actor, gone func(*device.Device, *device.Slot) bool) error {
+// heir is an administrator who would be left: a device, and the slot of the certificate that makes it one.
+type heir struct {
+	id   device.ID
+	slot string
+}
+
+// heirsMost bounds how many administrators are looked at in a transaction; one who is still there is enough.
+const heirsMost = 8
+
+// errLast is what stays undone.
+var errLast = errs.New(errs.Conflict, "nobody would be left who is an administrator: register another one first and let him enrol, or do this on the server's machine, by its socket")
+
+// leavesAdmin returns administrators with a valid certificate whom gone does not name, or errLast; nobody when actor needs none.
+func (s *Service) leavesAdmin(ctx context.Context, actor access.Actor, gone func(*device.Device, *device.Slot) bool) (heirs []heir, err error) {
 	if actor.Kind != access.KindOperator {
-		return nil
+		return nil, nil
 	}
 	for _, p := range s.CA.Profiles() {
 		if p.Grants != access.RoleAdmin {
@@ -100,11 +114,18 @@ func (s *Service) leavesAdmin(ctx context.Context, actor access.Actor, gone func
 		for f := (device.Filter{Profile: p.Name}); ; {
 			page, next, err := s.Devices.List(ctx, actor, f)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			for i := range page {
-				if left, err := s.usable(ctx, &page[i], p.Slot, gone); left || err != nil {
-					return err
+				left, err := s.usable(ctx, &page[i], p.Slot, gone)
+				if err != nil {
+					return nil, err
+				}
+				if left {
+					heirs = append(heirs, heir{page[i].ID, p.Slot})
+				}
+				if len(heirs) == heirsMost {
+					return heirs, nil
 				}
 			}
 			if f.Cursor = next; next == "" {
@@ -112,7 +133,44 @@ func (s *Service) leavesAdmin(ctx context.Context, actor access.Actor, gone func
 			}
 		}
 	}
-	return errs.New(errs.Conflict, "nobody would be left who is an administrator: register another one first and let him enrol, or do this on the server's machine, by its socket")
+	if len(heirs) == 0 {
+		return nil, errLast
+	}
+	return heirs, nil
+}
+
+// keepTx is the last act of a transaction that puts an administrator out: it returns errLast when none of the heirs is one any more. It locks the
+// row of the one on whom it relies, which whoever puts him out writes. Where two do this to each other, the database ends one of the two
+// transactions, and when that one is run again it finds that the other was done.
+func (s *Service) keepTx(ctx context.Context, tx *db.Tx, heirs []heir) error {
+	for _, h := range heirs {
+		d, err := s.Devices.LockTx(ctx, tx, h.id)
+		if errs.Is(err, errs.NotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("locking an administrator: %w", err)
+		}
+		slot, ok := d.Slot(h.slot)
+		if !ok || !d.State.Active() || slot.Revoked != 0 || slot.NotAfter <= s.Now().Unix() {
+			continue
+		}
+		cell, _, err := ca.Locate(slot.Serial)
+		if err != nil {
+			continue // no certificate of ours
+		}
+		r, err := readTx(ctx, tx, cell, slot.Serial)
+		if err != nil {
+			return fmt.Errorf("reading the revocation of an administrator: %w", err)
+		}
+		if !r.standing() {
+			return nil
+		}
+	}
+	if len(heirs) == 0 { // nobody was put out, or by one who needs no heir
+		return nil
+	}
+	return errLast
 }
 
 // usable reports whether the device has a valid certificate in the slot that gone does not name.
@@ -133,17 +191,17 @@ func (b *Bulk) mayMean(ctx context.Context, actor access.Actor, f *Filter) error
 	return b.Access.Require(ctx, actor, access.Grant, "profile "+f.Profile)
 }
 
-// untouchable returns, by serial number, why certificates of the batch stay as they are.
-func (b *Bulk) untouchable(ctx context.Context, batch *job.Batch, brief map[string]*ca.Certificate, to Reason) (map[[16]byte]string, error) {
+// untouchable returns, by serial number, why certificates of the batch stay as they are, and the heirs that the transaction is to check.
+func (b *Bulk) untouchable(ctx context.Context, batch *job.Batch, brief map[string]*ca.Certificate, to Reason) (refused map[[16]byte]string, heirs []heir, err error) {
 	maker := batch.Job.Maker
 	if maker.Kind != access.KindOperator {
-		return nil, nil
+		return nil, nil, nil
 	}
 	certs, devices, err := b.withDevices(ctx, batch.Items, brief)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	refused := map[[16]byte]string{}
+	refused = map[[16]byte]string{}
 	var admins []*ca.Certificate
 	for _, c := range certs {
 		d, known := devices[device.ID(c.Device)]
@@ -158,9 +216,9 @@ func (b *Bulk) untouchable(ctx context.Context, batch *job.Batch, brief map[stri
 		}
 	}
 	if len(admins) == 0 {
-		return refused, nil
+		return refused, nil, nil
 	}
-	err = b.leavesAdmin(ctx, maker, func(_ *device.Device, slot *device.Slot) bool {
+	heirs, err = b.leavesAdmin(ctx, maker, func(_ *device.Device, slot *device.Slot) bool {
 		for _, c := range admins {
 			if takes(c, slot, to) {
 				return true
@@ -169,14 +227,14 @@ func (b *Bulk) untouchable(ctx context.Context, batch *job.Batch, brief map[stri
 		return false
 	})
 	if err != nil && !errs.Is(err, errs.Conflict) {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, c := range admins {
 		if err != nil {
 			refused[c.Serial] = errs.Public(err)
 		}
 	}
-	return refused, nil
+	return refused, heirs, nil
 }
 
 // withDevices reads certificates and whose they are.
@@ -208,45 +266,52 @@ func (b *Bulk) withDevices(ctx context.Context, serials [][]byte, brief map[stri
 	return certs, devices, err
 }
 
-// spared divides the devices of a page into those that are moved and those that are not, because of the roles that their certificates give.
-func (b *Bulk) spared(ctx context.Context, maker access.Actor, page []device.Device, found map[device.ID][]*ca.Certificate, move device.Move) (keep []device.Device, refused []job.Result, err error) {
+// sparing says which devices of a page are moved and which are not, because of the roles that their certificates give, and the heirs that the
+// transaction is to check.
+type sparing struct {
+	keep    []device.Device
+	refused []job.Result
+	heirs   []heir
+}
+
+func (b *Bulk) spared(ctx context.Context, maker access.Actor, page []device.Device, found map[device.ID][]*ca.Certificate, move device.Move) (sparing, error) {
 	if maker.Kind != access.KindOperator {
-		return page, nil, nil
+		return sparing{keep: page}, nil
 	}
+	var s sparing
 	admins := map[device.ID]bool{}
 	for i := range page {
 		d := &page[i]
 		if err := b.refusedFor(ctx, maker, "device "+d.ID.String(), b.withinPower(maker, b.live(found[d.ID]))); err != nil {
-			refused = append(refused, job.Result{Item: d.ID.String(), Text: errs.Public(err)})
+			s.refused = append(s.refused, job.Result{Item: d.ID.String(), Text: errs.Public(err)})
 			continue
 		}
-		admins[d.ID] = move != device.Resume && b.roleOf(d.Profile) == access.RoleAdmin
-		keep = append(keep, *d)
+		if move != device.Resume && b.roleOf(d.Profile) == access.RoleAdmin {
+			admins[d.ID] = true
+		}
+		s.keep = append(s.keep, *d)
 	}
-	return b.withoutLast(ctx, maker, keep, refused, admins)
+	if len(admins) == 0 {
+		return s, nil
+	}
+	err := b.withoutLast(ctx, maker, &s, admins)
+	return s, err
 }
 
-// withoutLast takes the administrators out of a page when nobody would be left.
-func (b *Bulk) withoutLast(ctx context.Context, maker access.Actor, page []device.Device, refused []job.Result, admins map[device.ID]bool) (keep []device.Device, _ []job.Result, err error) {
-	for i := range page {
-		if !admins[page[i].ID] {
-			keep = append(keep, page[i])
+// withoutLast takes the administrators out when nobody would be left.
+func (b *Bulk) withoutLast(ctx context.Context, maker access.Actor, s *sparing, admins map[device.ID]bool) (err error) {
+	s.heirs, err = b.leavesAdmin(ctx, maker, func(d *device.Device, _ *device.Slot) bool { return admins[d.ID] })
+	if err == nil || !errs.Is(err, errs.Conflict) {
+		return err
+	}
+	var keep []device.Device
+	for _, d := range s.keep {
+		if admins[d.ID] {
+			s.refused = append(s.refused, job.Result{Item: d.ID.String(), Text: errs.Public(err)})
+			continue
 		}
+		keep = append(keep, d)
 	}
-	if len(keep) == len(page) {
-		return page, refused, nil
-	}
-	err = b.leavesAdmin(ctx, maker, func(d *device.Device, _ *device.Slot) bool { return admins[d.ID] })
-	if err == nil {
-		return page, refused, nil
-	}
-	if !errs.Is(err, errs.Conflict) {
-		return nil, nil, err
-	}
-	for i := range page {
-		if admins[page[i].ID] {
-			refused = append(refused, job.Result{Item: page[i].ID.String(), Text: errs.Public(err)})
-		}
-	}
-	return keep, refused, nil
+	s.keep = keep
+	return nil
 }

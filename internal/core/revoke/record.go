@@ -62,7 +62,8 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 	if err != nil {
 		return Result{}, err
 	}
-	if err := s.mayTake(ctx, actor, known, reason); err != nil {
+	heirs, err := s.mayTake(ctx, actor, known, reason)
+	if err != nil {
 		return Result{}, err
 	}
 	var r Result
@@ -92,7 +93,7 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 				r.Also, changed = append(r.Also, o.Serial), append(changed, o.Revocation)
 			}
 		}
-		return nil
+		return s.keepTx(ctx, tx, heirs)
 	})
 	if err != nil {
 		return Result{}, s.refusedFor(ctx, actor, "certificate "+hex.EncodeToString(serial), err)
