@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -11,22 +12,22 @@ import (
 // on connections.
 type live struct {
 	mu       sync.Mutex
-	bySerial map[string]map[*conn]bool // guarded by mu
+	bySerial map[string]map[io.Closer]bool // guarded by mu
 }
 
-func (l *live) add(serial string, c *conn) {
+func (l *live) add(serial string, c io.Closer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.bySerial == nil {
-		l.bySerial = map[string]map[*conn]bool{}
+		l.bySerial = map[string]map[io.Closer]bool{}
 	}
 	if l.bySerial[serial] == nil {
-		l.bySerial[serial] = map[*conn]bool{}
+		l.bySerial[serial] = map[io.Closer]bool{}
 	}
 	l.bySerial[serial][c] = true
 }
 
-func (l *live) remove(serial string, c *conn) {
+func (l *live) remove(serial string, c io.Closer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.bySerial[serial], c)
@@ -35,7 +36,7 @@ func (l *live) remove(serial string, c *conn) {
 	}
 }
 
-func (l *live) with(serial string) (all []*conn) {
+func (l *live) with(serial string) (all []io.Closer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for c := range l.bySerial[serial] {

@@ -13,6 +13,9 @@
 // The gate deliberately does not judge client certificates: path, expiry, revocation and device state are decided in core, so that a device
 // with an expired certificate can still be helped. TLS proves possession of the key, no more. A Verify function may refuse a connection
 // early; it sees resumed connections too.
+//
+// DTLS 1.2 (RFC 6347) is ended here too: a client shows by a cookie that it can be reached before anything is remembered of it, proves that it holds the
+// key of a certificate, and may then change its address (RFC 9146). The limits are the same.
 package gate
 
 import (
@@ -55,6 +58,7 @@ type Gate struct {
 	live     live
 	slots    chan struct{} // one for each handshake in progress
 	counts   counts
+	front    *front // of a DTLS listener, which has no listener; else nil
 }
 
 // Listen binds o.Address for TCP. When that fails the text says what to do.
@@ -100,10 +104,20 @@ func newGate(o Options) (*Gate, error) {
 }
 
 // Addr returns the bound address, with the port that the system chose for port 0.
-func (g *Gate) Addr() net.Addr { return g.listener.Addr() }
+func (g *Gate) Addr() net.Addr {
+	if g.front != nil {
+		return g.front.socket.LocalAddr()
+	}
+	return g.listener.Addr()
+}
 
 // Close frees the address of a Gate that is not served.
-func (g *Gate) Close() error { return g.listener.Close() }
+func (g *Gate) Close() error {
+	if g.front != nil {
+		return g.front.socket.Close()
+	}
+	return g.listener.Close()
+}
 
 // Serve answers requests with h until ctx ends, lets those in progress finish for as long as limits.drain_timeout, and cuts off the rest;
 // their contexts end only then. It returns nil after ctx ended, and otherwise why the listener failed. h finds who asks with PeerFrom.
