@@ -43,6 +43,12 @@ func (p *Profile) subjectFor(v *Values, r *der.Request) ([]byte, error) {
 	return name, nil
 }
 
+// NamesFor returns the alternative names of a certificate of p for a device whose request asks for asked. The error, of kind Denied or Invalid,
+// says which name the profile does not give, or which one it lacks.
+func (p *Profile) NamesFor(v *Values, asked *der.AltNames) (der.AltNames, error) {
+	return p.namesFor(v, asked)
+}
+
 // namesFor collects the alternative names: fixed and registered ones always, and what the request chooses within the profile's patterns.
 // Names beyond that are refused, not dropped, because the client would otherwise find itself with another identity than it wanted.
 func (p *Profile) namesFor(v *Values, asked *der.AltNames) (der.AltNames, error) {

@@ -31,7 +31,7 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 	source := strings.ReplaceAll(string(data), "\r\n", "\n")
 	d := &document{file: file}
 	p := &Profile{Source: source, Version: versionOf(source), Slot: "operational", Backdate: -1, RenewBefore: -1, RenewSpread: -1, Retention: -1, Binding: true}
-	var challenge, linking, approval, reuse, subject string
+	var challenge, linking, approval, reuse, subject, acme string
 	var model life
 	table := fields{
 		"name":            d.textInto(&p.Name),
@@ -57,6 +57,7 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 		"approval":        d.choice("none", "required")(&approval),
 		"challenge":       d.choice("binding", "ignore")(&challenge),
 		"linking":         d.choice("optional", "required")(&linking),
+		"acme":            d.choice("challenge", "trust-account")(&acme),
 		"server_keygen":   d.parsed(p.setServerKeygen),
 		"unwrapped":       d.boolInto(&p.Unwrapped),
 		"crl":             d.boolInto(&p.CRL),
@@ -68,7 +69,7 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 	maps.Copy(table, d.lifeFields(p, &model))
 	d.read([]byte(source), table)
 	p.Approval, p.ReuseKey, p.ignoreSubject = approval == "required", reuse == "allowed", subject == "ignore"
-	p.Binding, p.Linking = challenge != "ignore", linking == "required"
+	p.Binding, p.Linking, p.TrustAccount = challenge != "ignore", linking == "required", acme == "trust-account"
 	p.alsoForLine = max(d.lines["also_for"], 1)
 	if len(d.problems) == 0 {
 		p.complete()
@@ -240,8 +241,8 @@ func (p *Profile) addExtKeyUsage(s string) error {
 
 func (p *Profile) addEvidence(s string) error {
 	e := Evidence(s)
-	if e != EvidenceToken && e != EvidenceBirth && e != EvidenceOperational {
-		return fmt.Errorf("unknown evidence %q: use token, birth or operational", s)
+	if known := []Evidence{EvidenceToken, EvidenceBirth, EvidenceOperational, EvidenceAccount, EvidenceDomain, EvidenceAttested}; !slices.Contains(known, e) {
+		return fmt.Errorf("unknown evidence %q: use token, birth, operational, account, domain or attested", s)
 	}
 	p.Evidence = append(p.Evidence, e)
 	return nil

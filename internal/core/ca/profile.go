@@ -25,6 +25,9 @@ const (
 	EvidenceToken       Evidence = "token"       // a one-time token that an operator made
 	EvidenceBirth       Evidence = "birth"       // the registered certificate the device was born with
 	EvidenceOperational Evidence = "operational" // a valid certificate of ours in the profile's slot, or an operator's
+	EvidenceAccount     Evidence = "account"     // an ACME account that is bound to the device by its token
+	EvidenceDomain      Evidence = "domain"      // control of the names, by whoever has an ACME account
+	EvidenceAttested    Evidence = "attested"    // a statement of the device's hardware about its key
 )
 
 // Profile says what certificates of a kind look like and on which terms they are given. It is immutable; an edit of its file is a new
@@ -55,6 +58,7 @@ type Profile struct {
 	Grants       access.Role   // the role that holders of the certificate have
 	CRL, OCSP    bool          // certificates point to the CRL and the OCSP responder
 	NoRevAvail   bool          // … or say that nobody will tell about their revocation (RFC 9608)
+	TrustAccount bool          // an ACME account that is bound to the device orders the device's names without a challenge
 	Record       Record        // what is kept of each certificate
 	Retention    int64         // how long after its end a certificate is kept, or KeepForever; only with Full
 	Rescue       *Rescue       // nil: who let its certificate expire enrols again

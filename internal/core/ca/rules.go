@@ -105,6 +105,9 @@ func (p *Profile) checkTerms(d *document) {
 	if p.ServerKeygen != "" && !slices.Contains(p.Keys, der.KeyKind(p.ServerKeygen)) {
 		d.at("server_keygen", "%s is not among the profile's keys", p.ServerKeygen)
 	}
+	if p.TrustAccount && !p.Accepts(EvidenceAccount) {
+		d.at("acme", "trust-account is about accounts, which evidence does not list: add account there")
+	}
 	if p.Grants == access.RoleNone {
 		return
 	}
@@ -116,6 +119,11 @@ func (p *Profile) checkTerms(d *document) {
 	}
 	if p.Accepts(EvidenceBirth) {
 		d.at("grants", "a role needs a person's token, not a birth certificate: take birth out of evidence")
+	}
+	for _, e := range []Evidence{EvidenceAccount, EvidenceDomain, EvidenceAttested} {
+		if p.Accepts(e) {
+			d.at("grants", "a role needs a person's token each time it is given: take %s out of evidence", e)
+		}
 	}
 	for _, r := range []*nameRule{&p.dns, &p.ip, &p.uri, &p.email} {
 		if len(r.request) > 0 {

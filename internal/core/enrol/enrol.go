@@ -67,7 +67,7 @@ func (o Op) String() string {
 	return "unknown"
 }
 
-// Request is one enrolment request, as a protocol's server understood it. Nothing in it is believed.
+// Request is one enrolment request, as a protocol's server understood it. Nothing in it is believed but Proven.
 type Request struct {
 	Protocol string // "est", …
 	Op       Op
@@ -77,7 +77,9 @@ type Request struct {
 	// Basic says that the requester presented a name and a secret, which may be empty.
 	Basic        bool
 	User, Secret string
-	CSR          []byte // PKCS#10 in DER
+	// Proven, when set, says who made the request; then Chain and Basic are not looked at. Only slices of the core set it.
+	Proven *Proven
+	CSR    []byte // PKCS#10 in DER
 	// Bound tells whether a challengePassword is bound to the connection that carried the request; nil where a protocol has no such thing.
 	Bound  func(challenge string) bool
 	Source netip.Addr

@@ -34,6 +34,7 @@ type Identity struct {
 	// expired is when Leaf ended, if that is to be forgiven; else 0.
 	expired int64
 	by      *access.Actor // who vouches, by operator
+	proven  bool          // a slice's word is taken for it (proven.go)
 }
 
 // Actor returns the actor for what the identity does over the surface via. A person's or service's role is the one that its certificate
@@ -230,6 +231,9 @@ func (s *Service) byToken(ctx context.Context, name, secret string) (*Identity, 
 // identify proves who made the request: by token, by certificate, or, when both are presented, by both.
 func (s *Service) identify(ctx context.Context, r *Request) (*Identity, error) {
 	forgive := r.Op == Renew
+	if r.Proven != nil {
+		return s.byProven(ctx, r.Proven)
+	}
 	if !r.Basic {
 		return s.byChain(ctx, r.Chain, forgive)
 	}

@@ -144,13 +144,15 @@ func (s *Service) keep(ctx context.Context, sub *submission) error {
 }
 
 // describe lists alternative names for a person.
-func describe(n der.AltNames) string {
-	var all []string
+func describe(n der.AltNames) string { return strings.Join(listNames(n), " ") }
+
+// listNames returns the names in the registry's form.
+func listNames(n der.AltNames) (all []string) {
 	for _, v := range n.DNS {
 		all = append(all, "dns:"+v)
 	}
 	for _, v := range n.IP {
-		all = append(all, "ip:"+v.String())
+		all = append(all, "ip:"+v.Unmap().String())
 	}
 	for _, v := range n.URI {
 		all = append(all, "uri:"+v)
@@ -158,7 +160,7 @@ func describe(n der.AltNames) string {
 	for _, v := range n.Email {
 		all = append(all, "email:"+v)
 	}
-	return strings.Join(all, " ")
+	return all
 }
 
 // Waiting returns the requests that wait for a decision, oldest first, at most limit.

@@ -28,7 +28,8 @@ type item struct {
 	cert    *ca.Certificate
 	expired int64 // when the certificate ended by which it was asked for, in a rescue
 	// approved is set when a person's approval is used up by this certificate.
-	approved bool
+	approved   bool
+	take, back *db.Stmt // of Proven.Take; nil
 }
 
 func (i *item) key() db.Key { return db.Key{Cell: i.cell, ID: i.device} }
@@ -46,6 +47,9 @@ func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	i.expired = id.expired
 	i.entry.Detail["evidence"] = string(id.Evidence)
 	i.entry.Detail["protocol"] = sub.req.Protocol
+	if p := sub.req.Proven; p != nil {
+		i.settle(p)
+	}
 	return i
 }
 
@@ -59,6 +63,9 @@ func (sub *submission) keyKind() string {
 
 // presented returns the serial of the certificate that proved the identity, when it stands in the slot: it stays good beside the new one.
 func (id *Identity) presented(slot string) []byte {
+	if id.proven {
+		return id.present(slot)
+	}
 	if id.Own == nil || id.Own.Slot != slot {
 		return nil
 	}
@@ -79,15 +86,20 @@ func isRecorded(err error) bool {
 // accepted is written; what it refused leaves an entry with the serial that was signed for nothing. What the registry does not keep is only
 // looked up there.
 func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error, error) {
+	refused := make([]error, len(batch))
+	if err := take(ctx, tx, batch, refused); err != nil {
+		return nil, fmt.Errorf("taking what may be had once: %w", err)
+	}
 	var kept, passing []int // places in the batch
 	for k, i := range batch {
-		if ca.KeptAs(i.cert.Serial[:]) == ca.Ephemeral {
+		switch {
+		case refused[k] != nil:
+		case ca.KeptAs(i.cert.Serial[:]) == ca.Ephemeral:
 			passing = append(passing, k)
-		} else {
+		default:
 			kept = append(kept, k)
 		}
 	}
-	refused := make([]error, len(batch))
 	if err := claim(ctx, tx, batch, kept, refused, s.Devices.ClaimTx); err != nil {
 		return nil, fmt.Errorf("claiming the devices: %w", err)
 	}
@@ -129,6 +141,9 @@ func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.St
 		switch {
 		case refused[k] != nil:
 			entries = append(entries, i.refusal(refused[k]))
+			if i.back != nil && !errors.Is(refused[k], errTaken) {
+				stmts = append(stmts, i.back)
+			}
 			continue
 		case record == ca.Ephemeral:
 			kind := i.cert.Profile + " " + i.cert.Version

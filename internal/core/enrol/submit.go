@@ -63,7 +63,7 @@ func overtaken(err error) bool {
 }
 
 func (s *Service) submit(ctx context.Context, sub *submission) (Answer, error) {
-	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkRescue, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal, s.checkCampaign, s.checkNames)
+	return s.decide(ctx, sub, s.parse, s.authenticate, s.chooseProfile, s.checkDevice, s.checkRescue, s.checkEvidence, s.checkPossession, s.checkBinding, s.checkRenewal, s.checkCampaign, s.checkProven, s.checkNames)
 }
 
 // decide runs the steps, in order, and issues when none refuses.
@@ -246,6 +246,9 @@ func (sub *submission) sameness() []byte {
 		h := sha256.New()
 		h.Write([]byte(sub.profile.Name))
 		h.Write([]byte{0, byte(sub.req.Op)})
+		if p := sub.req.Proven; p != nil && len(p.Once) > 0 {
+			fmt.Fprintf(h, "once %d:%s", len(p.Once), p.Once)
+		}
 		if sub.csr.HasChallengePassword {
 			h.Write(sub.csr.RawSubject)
 			h.Write(sub.csr.RawSPKI)
@@ -289,7 +292,7 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	if err := s.pace.check(d.ID, s.Now()); err != nil {
 		return nil, err
 	}
-	known, err := values(d)
+	known, err := sub.known()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,209 @@
+package enrol
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/internal/core/revoke"
+	"mooring/wire/der"
+)
+
+// Proven is who made a request, and what was shown, when a slice of the core has seen to that over several messages: an ACME account that is
+// bound to a device, names that were validated, a key that hardware attested. The funnel believes it and checks all the rest: the device's
+// state, whether the profile accepts this evidence, possession of the key, and that the request asks for no name that was not shown.
+type Proven struct {
+	Device device.ID
+	// Evidence is ca.EvidenceAccount, ca.EvidenceDomain or ca.EvidenceAttested.
+	Evidence ca.Evidence
+	// Names are the names that may stand in the certificate, in the registry's form ("dns:…", "ip:…"). Of the device's registered names the
+	// certificate has those that are among them. With EvidenceDomain it has no other DNS name, address or mail address at all.
+	Names []string
+	// SPKI is the SHA-256 of the only key that may be certified, because that one was attested; empty = any.
+	SPKI []byte
+	// Once names the transaction: the same request with the same Once gets the same certificate, with another Once another one. Empty: the
+	// request alone counts.
+	Once []byte
+	// Take may be nil. It returns a statement of the transaction that records c, which must change one row, and the statement that undoes it.
+	// When it changes none, somebody else was faster: nothing is recorded, and the request is decided again. So one order leads to one
+	// certificate, on however many nodes it is finished.
+	Take func(c *ca.Certificate) (take, back *db.Stmt)
+}
+
+// errTaken is the refusal of whoever came second.
+var errTaken = errs.New(errs.Conflict, "this was finished by another request meanwhile; ask again")
+
+// byProven takes the word of another slice. That the device is there, it looks itself.
+func (s *Service) byProven(ctx context.Context, p *Proven) (*Identity, error) {
+	if !slices.Contains([]ca.Evidence{ca.EvidenceAccount, ca.EvidenceDomain, ca.EvidenceAttested}, p.Evidence) {
+		return nil, fmt.Errorf("a request claims to be proven by %q", p.Evidence)
+	}
+	d, err := s.Devices.Load(ctx, p.Device)
+	if errs.Is(err, errs.NotFound) {
+		return nil, unauthenticated("the device is unknown; ask its operator")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the device: %w", err)
+	}
+	return &Identity{Device: d, Evidence: p.Evidence, proven: true}, nil
+}
+
+// present returns the serial of the slot's certificate, which stays good beside the one that follows it: there is no other proof that the answer
+// arrived than that the new one is used. One that is revoked does not.
+func (id *Identity) present(slot string) []byte {
+	if s, ok := id.Device.Slot(slot); ok && s.Revoked == 0 {
+		return s.Serial
+	}
+	return nil
+}
+
+// known returns what the registry says about the device, for the profile's templates; of its names, those that were shown.
+func (sub *submission) known() (ca.Values, error) {
+	v, err := values(&sub.identity.Device)
+	if p := sub.req.Proven; err == nil && p != nil {
+		v.Names = p.shown(v.Names)
+	}
+	return v, err
+}
+
+// shown returns those of n that stand in p.Names.
+func (p *Proven) shown(n der.AltNames) (out der.AltNames) {
+	for _, s := range n.DNS {
+		if slices.Contains(p.Names, "dns:"+s) {
+			out.DNS = append(out.DNS, s)
+		}
+	}
+	for _, ip := range n.IP {
+		if slices.Contains(p.Names, "ip:"+ip.Unmap().String()) {
+			out.IP = append(out.IP, ip)
+		}
+	}
+	for _, s := range n.URI {
+		if slices.Contains(p.Names, "uri:"+s) {
+			out.URI = append(out.URI, s)
+		}
+	}
+	for _, s := range n.Email {
+		if slices.Contains(p.Names, "email:"+s) {
+			out.Email = append(out.Email, s)
+		}
+	}
+	return out
+}
+
+// checkProven holds the request to what was shown.
+func (s *Service) checkProven(ctx context.Context, sub *submission) error {
+	p := sub.req.Proven
+	if p == nil {
+		return nil
+	}
+	if hash := sub.csr.HashSPKI(); len(p.SPKI) > 0 && !bytes.Equal(p.SPKI, hash[:]) {
+		return errs.New(errs.Denied, "the request is for another key than the one that was attested: make it with that")
+	}
+	if err := p.covers(&sub.csr.Names); err != nil {
+		return err
+	}
+	// Clients of the field repeat one of the names as the common name, which the profile gives as it likes.
+	sub.csr.Subject = slices.DeleteFunc(slices.Clone(sub.csr.Subject), func(a der.Attribute) bool {
+		return a.Type == der.OIDCommonName && (slices.Contains(p.Names, "dns:"+a.Value) || slices.Contains(p.Names, "ip:"+a.Value))
+	})
+	if err := s.notHeld(ctx, sub); err != nil || p.Evidence != ca.EvidenceDomain {
+		return err
+	}
+	known, err := sub.known()
+	if err != nil {
+		return err
+	}
+	names, err := sub.profile.NamesFor(&known, &sub.csr.Names)
+	if err != nil {
+		return err
+	}
+	names.URI = nil // they name the device to this platform, and nothing in the network
+	return p.covers(&names)
+}
+
+// covers refuses names that were not shown.
+func (p *Proven) covers(n *der.AltNames) error {
+	shown := p.shown(*n)
+	if len(shown.DNS)+len(shown.IP)+len(shown.URI)+len(shown.Email) == len(n.DNS)+len(n.IP)+len(n.URI)+len(n.Email) {
+		return nil
+	}
+	for _, name := range listNames(*n) {
+		if !slices.Contains(p.Names, name) {
+			return errs.New(errs.Denied, "the certificate would be for %q, which was not validated: order it, or leave it out", name)
+		}
+	}
+	return nil
+}
+
+// notHeld refuses a device whose present certificate is on hold: a hold is for finding out what happened.
+func (s *Service) notHeld(ctx context.Context, sub *submission) error {
+	slot, ok := sub.identity.Device.Slot(sub.profile.Slot)
+	if !ok || slot.Revoked != 0 || len(slot.Serial) == 0 {
+		return nil // one that is revoked for good bars nothing: by other proof than that certificate the device gets the next one
+	}
+	reason, revoked, err := s.revoked(ctx, slot.Serial)
+	if err == nil && revoked && reason == revoke.CertificateHold {
+		err = errs.New(errs.Denied, "the device's newest certificate is on hold; ask the device's operator")
+	}
+	return err
+}
+
+// settle makes the item follow p.
+func (i *item) settle(p *Proven) {
+	if len(p.Once) > 0 {
+		i.entry.Detail["order"] = hex.EncodeToString(p.Once)
+	}
+	if p.Take != nil {
+		i.take, i.back = p.Take(i.cert)
+	}
+}
+
+// take runs the statements of Proven.Take and refuses the items for which it was too late. They come before the claims on devices everywhere, so
+// that two writers never wait for each other.
+func take(ctx context.Context, tx *db.Tx, batch []*item, refused []error) error {
+	var stmts []*db.Stmt
+	for _, i := range batch {
+		if i.take != nil {
+			stmts = append(stmts, i.take)
+		}
+	}
+	if len(stmts) == 0 {
+		return nil
+	}
+	if err := tx.Send(ctx, stmts...); err != nil {
+		return err
+	}
+	for k, i := range batch {
+		if i.take != nil && i.take.N != 1 {
+			refused[k] = recordedError{errTaken}
+		}
+	}
+	return nil
+}
+
+// NamesOf returns the names that a certificate of the profile for d would have if a request asked for those in names ("dns:…", "ip:…"), all of
+// them shown; the error says which one it may not have. It decides nothing: Submit looks again.
+func (s *Service) NamesOf(d *device.Device, p *ca.Profile, names []string) error {
+	if err := s.Devices.NotOwn(d, names); err != nil {
+		return err
+	}
+	known, err := values(d)
+	if err != nil {
+		return err
+	}
+	shown := device.Device{Names: names}
+	asked, err := values(&shown)
+	if err != nil {
+		return errs.New(errs.Invalid, "%v", err)
+	}
+	known.Names = (&Proven{Names: names}).shown(known.Names)
+	_, err = p.NamesFor(&known, &asked.Names)
+	return err
+}
