@@ -165,7 +165,7 @@ func TestOpenSSLAcceptsEveryProfile(t *testing.T) {
 		return file
 	}
 	for _, p := range f.deps.Profiles.All() {
-		c := issue(t, f.Authority, f.order(t, p.Name, request(t, newKey(t, key.P256), der.RequestSpec{})))
+		c := issue(t, f.Authority, f.order(t, p.Name, request(t, newKey(t, key.Algorithm(p.Keys[0])), der.RequestSpec{})))
 		chain := f.Chain(c.Issuer)
 		out, err := exec.Command("openssl", "verify", "-x509_strict", "-attime", strconv.Itoa(start), "-CAfile", write("root", chain[1]),
 			"-untrusted", write("issuer", chain[0]), write("leaf", c.DER)).CombinedOutput()

@@ -67,10 +67,11 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 		"lint_exceptions": d.texts(func(s string) error { p.LintExceptions = append(p.LintExceptions, s); return nil }),
 	}
 	maps.Copy(table, d.lifeFields(p, &model))
+	maps.Copy(table, d.scepFields(p))
 	d.read([]byte(source), table)
 	p.Approval, p.ReuseKey, p.ignoreSubject = approval == "required", reuse == "allowed", subject == "ignore"
 	p.Binding, p.Linking, p.TrustAccount = challenge != "ignore", linking == "required", acme == "trust-account"
-	p.alsoForLine = max(d.lines["also_for"], 1)
+	p.alsoForLine, p.scepLine = max(d.lines["also_for"], 1), max(d.lines["scep"], 1)
 	if len(d.problems) == 0 {
 		p.complete()
 		p.completeLife(&model)

@@ -62,6 +62,7 @@ type Profile struct {
 	Record       Record        // what is kept of each certificate
 	Retention    int64         // how long after its end a certificate is kept, or KeepForever; only with Full
 	Rescue       *Rescue       // nil: who let its certificate expire enrols again
+	SCEP         *SCEP         // nil: it is not served by SCEP
 	AlsoFor      []string      // profiles whose devices may have a certificate of this one, too
 
 	KeyUsage       der.KeyUsage
@@ -70,6 +71,7 @@ type Profile struct {
 	LintExceptions []string        // names of lints that this profile is known to break
 
 	alsoForLine   int // of the file
+	scepLine      int
 	subject       []subjectPart
 	ignoreSubject bool // the subject in a request is not looked at
 	dns, ip       nameRule
@@ -174,6 +176,9 @@ func LoadProfile(fsys fs.FS, name string) (*Profile, error) {
 // checkReferences finds what profiles say about others.
 func (ps *Profiles) checkReferences() (wrong []error) {
 	for _, p := range ps.All() {
+		if err := ps.checkSCEPReference(p); err != nil {
+			wrong = append(wrong, err)
+		}
 		for _, name := range p.AlsoFor {
 			if other := ps.byName[name]; other == nil {
 				wrong = append(wrong, fmt.Errorf("profiles/%s.yaml:%d: also_for: there is no profile %q", p.Name, p.alsoForLine, name))

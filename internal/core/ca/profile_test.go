@@ -27,7 +27,7 @@ func TestDefaultProfilesLoad(t *testing.T) {
 			t.Errorf("%s: version %q, description %q", p.Name, p.Version, p.Description)
 		}
 	}
-	if got, want := strings.Join(names, " "), "auditor birth device device-short gateway operator operator-admin server transaction"; got != want {
+	if got, want := strings.Join(names, " "), "auditor birth device device-short gateway operator operator-admin scep-ra server transaction"; got != want {
 		t.Errorf("profiles: got %s, want %s", got, want)
 	}
 	if _, err := ps.Get("none"); !errs.Is(err, errs.NotFound) {
@@ -127,6 +127,11 @@ func TestProfileMistakes(t *testing.T) {
 		{"signed role by a template", "urn:mooring:device:{device.id}", "urn:mooring:role:{device.tag.role}", `profiles/device.yaml:6: san: the URI "urn:mooring:role:{device.tag.role}" is for profiles that grant the role: take it out`},
 		{"role by request", "fixed: [\"urn:mooring:device:{device.id}\"]", "request: [\"urn:mooring:role:x\"]", `profiles/device.yaml:6: san: with the pattern "urn:mooring:role:x" a request could choose a URI that grants a role: make it narrower`},
 		{"role by a wide pattern", "fixed: [\"urn:mooring:device:{device.id}\"]", "request: [\"urn:*\"]", `profiles/device.yaml:6: san: with the pattern "urn:*" a request could choose a URI that grants a role: make it narrower`},
+		{"SCEP without RSA keys", "crl: true", "scep: {ra: scep-ra}", `profiles/device.yaml:16: scep: SCEP can answer RSA keys only (RFC 8894, section 3.1): add rsa-2048 or more to keys`},
+		{"SCEP without an authority", "crl: true", "scep: {triple_des: true}", `profiles/device.yaml:16: scep: ra is missing: name the profile of the registration authority's certificate, such as scep-ra`},
+		{"SCEP with linking", "keys: [ec-p256]\n", "keys: [rsa-2048]\nlinking: required\nscep: {ra: scep-ra}\n", `profiles/device.yaml:11: scep: the challenge password is the token here and cannot be a channel binding: take "linking: required" out`},
+		{"SCEP of an unknown authority", "keys: [ec-p256]\n", "keys: [rsa-2048]\nscep: {ra: nobody}\n", `profiles/device.yaml:10: scep: there is no profile "nobody"`},
+		{"SCEP of an authority that cannot decrypt", "keys: [ec-p256]\n", "keys: [rsa-2048]\nscep: {ra: device}\n", `profiles/device.yaml:10: scep: the profile "device" cannot be a registration authority's: key_usage must hold digitalSignature and keyEncipherment`},
 		{"keygen of another kind", "crl: true", "server_keygen: rsa-2048", `profiles/device.yaml:16: server_keygen: rsa-2048 is not among the profile's keys`},
 		{"own extension", "crl: true", "extensions: [{oid: 2.5.29.15, value: 0500}]", `profiles/device.yaml:16: extensions: 2.5.29.15 is written from other fields of the profile`},
 		{"noRevAvail as a constant", "crl: true", "extensions: [{oid: 2.5.29.56, value: \"0500\"}]", `profiles/device.yaml:16: extensions: 2.5.29.56 is written by "no_rev_avail: true"`},

@@ -99,6 +99,7 @@ func isPowerful(usage der.OID) bool {
 }
 
 func (p *Profile) checkTerms(d *document) {
+	p.checkSCEP(d)
 	if p.Linking && !p.Binding {
 		d.at("linking", "is required, but \"challenge: ignore\" says not to look at it")
 	}
