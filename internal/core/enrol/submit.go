@@ -154,6 +154,9 @@ func (s *Service) checkDevice(ctx context.Context, sub *submission) error {
 
 func (s *Service) checkEvidence(_ context.Context, sub *submission) error {
 	by := sub.identity.Evidence
+	if sub.req.Protocol == "scep" && sub.profile.SCEP == nil {
+		return errs.New(errs.Denied, "the profile %s is not served by SCEP", sub.profile.Name)
+	}
 	if !sub.profile.Accepts(by) {
 		return errs.New(errs.Denied, "the profile %s does not accept authentication by %s", sub.profile.Name, by)
 	}
@@ -185,6 +188,12 @@ func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 // checkBinding ties the request to the connection that carried it (RFC 7030, section 3.5).
 func (s *Service) checkBinding(_ context.Context, sub *submission) error {
 	csr, p := sub.csr, sub.profile
+	if sub.req.ChallengeIsSecret {
+		if p.Linking {
+			return errs.New(errs.Denied, "the profile %s requires a channel binding, which this protocol does not have: use EST", p.Name)
+		}
+		return nil
+	}
 	switch {
 	case !csr.HasChallengePassword && p.Linking:
 		return errs.New(errs.Invalid, "the profile %s requires a challengePassword with the connection's channel binding", p.Name)
