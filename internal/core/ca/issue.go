@@ -335,6 +335,7 @@ func (c *Certificate) Entry(actor access.Actor) audit.Entry {
 	}
 	if KeptAs(c.Serial[:]) == Brief { // the entries of the device tell what came before
 		delete(e.Detail, "prev")
+		e.Detail[briefDetail] = "1"
 	}
 	return e
 }

@@ -38,11 +38,11 @@ func (a *Authority) PageTx(ctx context.Context, tx *db.Tx, f CertFilter) (page [
 	if f.Limit <= 0 || f.Limit > 1000 {
 		f.Limit = 1000
 	}
-	where, args, err := f.where()
-	if err != nil {
+	conditions := f.where()
+	if err := conditions.after(f.Cursor); err != nil {
 		return nil, "", err
 	}
-	args = append(args, int64(f.Limit))
+	where, args := conditions.all(int64(f.Limit))
 	for _, table := range []string{tableOrdinary, tableLong} {
 		err = tx.Each(ctx, func(row db.Row) error {
 			c, err := scanCert(row)

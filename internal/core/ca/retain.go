@@ -36,8 +36,9 @@ func (a *Authority) Run(ctx context.Context) error {
 	if every == 0 {
 		every = 6 * time.Hour
 	}
-	months, passes := time.NewTicker(monthsEvery), time.NewTicker(every)
+	months, briefs, passes := time.NewTicker(monthsEvery), time.NewTicker(briefEvery), time.NewTicker(every)
 	defer months.Stop()
+	defer briefs.Stop()
 	defer passes.Stop()
 	a.note(ctx, "the places for the certificates of the next months could not be made", a.makeMonths(ctx))
 	for {
@@ -46,6 +47,8 @@ func (a *Authority) Run(ctx context.Context) error {
 			return nil
 		case <-months.C:
 			a.note(ctx, "the places for the certificates of the next months could not be made", a.makeMonths(ctx))
+		case <-briefs.C:
+			a.note(ctx, "the rows of certificates recorded in brief that have ended could not all be deleted", a.forgetBrief(ctx))
 		case <-passes.C:
 			done, err := a.purge(ctx, access.System("retention"))
 			a.note(ctx, "deleting certificates that are over did not come to its end", err)
@@ -79,6 +82,9 @@ func (a *Authority) purge(ctx context.Context, actor access.Actor) (done Purged,
 		return Purged{}, nil
 	}
 	err = a.lead(ctx, func(ctx context.Context, l *db.Lease) error {
+		if err := a.sweepBrief(ctx, l); err != nil {
+			return err
+		}
 		k, err := a.newKeepers(ctx)
 		if err != nil {
 			return err

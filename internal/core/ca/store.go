@@ -31,22 +31,27 @@ func Schema() db.Schema {
 
 const certColumns = `cell, day, serial, device, slot, issuer, profile, version, prev_serial, not_before, not_after, spki, der`
 
-// InsertStmts returns the statements that record the certificates: one on PostgreSQL, one for each on SQLite. The caller sends them in the
-// transaction that also records the change of the device and the audit entries (Certificate.Entry).
-func (a *Authority) InsertStmts(tx *db.Tx, certs []*Certificate) []*db.Stmt {
-	if len(certs) == 0 {
-		return nil
+// InsertStmts returns the statements that record the certificates: on PostgreSQL one for each table, on SQLite one for each certificate. Those
+// that are recorded in brief get their short rows. The caller sends them in the transaction that also records the change of the device and the
+// audit entries (Certificate.Entry).
+func (a *Authority) InsertStmts(tx *db.Tx, certs []*Certificate) (stmts []*db.Stmt) {
+	var full, brief []*Certificate
+	for _, c := range certs {
+		if KeptAs(c.Serial[:]) == Brief {
+			brief = append(brief, c)
+		} else {
+			full = append(full, c)
+		}
 	}
 	if tx.Arrays() {
-		return insertArrays(certs)
+		return append(insertArrays(full), briefStmts(tx, brief)...)
 	}
-	stmts := make([]*db.Stmt, len(certs))
-	for i, c := range certs {
-		stmts[i] = &db.Stmt{SQL: `INSERT INTO ` + tableOf(c.Serial[:]) + ` (` + certColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, Args: []any{
+	for _, c := range full {
+		stmts = append(stmts, &db.Stmt{SQL: `INSERT INTO ` + tableOf(c.Serial[:]) + ` (` + certColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, Args: []any{
 			int64(c.Cell), c.Day, c.Serial[:], c.Device[:], c.Slot, c.Issuer[:], c.Profile, c.Version, notNil(c.PrevSerial), c.NotBefore, c.NotAfter,
-			c.SPKIHash[:], c.DER}}
+			c.SPKIHash[:], c.DER}})
 	}
-	return stmts
+	return append(stmts, briefStmts(tx, brief)...)
 }
 
 // The tables of certificates. Which one it is, the serial number tells.
@@ -211,17 +216,30 @@ func (c *Certificate) compare(o *Certificate) int {
 	return cmp.Or(cmp.Compare(c.Cell, o.Cell), cmp.Compare(c.Day, o.Day), bytes.Compare(c.Serial[:], o.Serial[:]))
 }
 
-// where writes the condition; every value is a parameter.
-func (f *CertFilter) where() (string, []any, error) {
-	conditions, args := []string{"1 = 1"}, []any{}
-	add := func(condition string, values ...any) {
-		numbers := make([]any, len(values))
-		for i, v := range values {
-			args = append(args, v)
-			numbers[i] = len(args)
-		}
-		conditions = append(conditions, fmt.Sprintf(condition, numbers...))
+// conditions is what a filter demands; every value is a parameter.
+type conditions struct {
+	texts []string
+	args  []any
+}
+
+func (c *conditions) add(text string, values ...any) {
+	numbers := make([]any, len(values))
+	for i, v := range values {
+		c.args = append(c.args, v)
+		numbers[i] = len(c.args)
 	}
+	c.texts = append(c.texts, fmt.Sprintf(text, numbers...))
+}
+
+// all returns the text and the parameters, and after them those given.
+func (c *conditions) all(more ...any) (string, []any) {
+	return strings.Join(append([]string{"1 = 1"}, c.texts...), " AND "), append(c.args, more...)
+}
+
+// where writes all but the cursor.
+func (f *CertFilter) where() *conditions {
+	c := &conditions{}
+	add := c.add
 	if f.Cell != nil {
 		add("cell = $%d", int64(*f.Cell))
 	}
@@ -240,16 +258,22 @@ func (f *CertFilter) where() (string, []any, error) {
 	if f.ExpiresBefore > 0 {
 		add("not_after < $%d", f.ExpiresBefore)
 	}
-	if f.Cursor != "" {
-		serial, err := base64.RawURLEncoding.DecodeString(f.Cursor)
-		if err != nil {
-			return "", nil, errs.New(errs.Invalid, "the cursor is not one of a list of certificates")
-		}
-		cell, day, err := Locate(serial)
-		if err != nil {
-			return "", nil, errs.New(errs.Invalid, "the cursor is not one of a list of certificates")
-		}
-		add("(cell, day, serial) > ($%d, $%d, $%d)", int64(cell), day, serial)
+	return c
+}
+
+// after goes on behind the certificate that the cursor names.
+func (c *conditions) after(cursor string) error {
+	if cursor == "" {
+		return nil
 	}
-	return strings.Join(conditions, " AND "), args, nil
+	serial, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil {
+		return errs.New(errs.Invalid, "the cursor is not one of a list of certificates")
+	}
+	cell, day, err := Locate(serial)
+	if err != nil {
+		return errs.New(errs.Invalid, "the cursor is not one of a list of certificates")
+	}
+	c.add("(cell, day, serial) > ($%d, $%d, $%d)", int64(cell), day, serial)
+	return nil
 }

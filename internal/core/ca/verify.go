@@ -26,8 +26,8 @@ import (
 // A certificate may be gone when the record says so (purge.go): an entry about its month, its end so long before that entry as its profile
 // was kept, and as many gone, with the same sum, as the entries about that month say.
 func (a *Authority) Checker() audit.Checker {
-	c := &checker{purges: map[string]*purges{}, profileNumbers: map[string]uint16{}, issuers: map[string]map[string]string{}, profiles: map[string]string{}, elsewhere: newElsewhere()}
-	return audit.Checker{Name: "ca", Entry: c.entry, Finish: c.finish}
+	c := &checker{purges: map[string]*purges{}, profileNumbers: map[string]uint16{}, issuers: map[string]map[string]string{}, profiles: map[string]string{}, elsewhere: newElsewhere(), briefs: briefs{now: a.deps.Now}}
+	return audit.Checker{Name: "ca", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 type checker struct {
@@ -39,6 +39,7 @@ type checker struct {
 	profileNumbers map[string]uint16
 	profileNames   []string
 	elsewhere
+	briefs
 	found []error
 }
 
@@ -101,8 +102,8 @@ func (c *checker) issue(index int64, e *audit.Entry) error {
 		return fmt.Errorf("the serial number %s is not one of ours", e.Serial)
 	case KeptAs(serial) == Ephemeral:
 		return fmt.Errorf("the serial number %s is of a class that is recorded by its digest", e.Serial)
-	case KeptAs(serial) == Brief:
-		return nil // the slot holds it, which package device compares
+	case KeptAs(serial) == Brief: // the newest of a device stands in its slot, too, which package device compares
+		return c.briefs.issued(index, e, [16]byte(serial))
 	}
 	end, err := strconv.ParseInt(e.Detail["not_after"], 10, 64)
 	if err != nil {
@@ -197,6 +198,9 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 		}
 		c.find(p.first, "of the certificates of %s %d are gone, but the record says that %d left after their retention, or others", object, p.found.n, p.said.n)
 	}
+	if err := c.briefs.finish(ctx, tx, c.find); err != nil {
+		return fmt.Errorf("reading the certificates that are recorded in brief: %w", err)
+	}
 	if err := c.finishIssuers(ctx, tx); err != nil {
 		return fmt.Errorf("reading the CAs: %w", err)
 	}
@@ -257,12 +261,7 @@ func (c *checker) finishTable(ctx context.Context, tx *db.Tx, cell int, table st
 
 // missing takes note that a certificate is gone, and complains when it may not be.
 func (c *checker) missing(i issue) {
-	object := objectLong
-	if tableOf(i.serial[:]) == tableOrdinary {
-		_, day, _ := Locate(i.serial[:]) // our own, says issue
-		object = monthOf(day).String()
-	}
-	if p := c.purges[object]; p != nil {
+	if p := c.purges[placeOf(i.serial[:])]; p != nil {
 		if i.end < p.until[c.profileNames[i.profile]] {
 			p.found.add(i.serial[:])
 			return
@@ -270,6 +269,18 @@ func (c *checker) missing(i issue) {
 	}
 	c.find(i.index, "certificate %x was issued, but is not in the database", i.serial)
 }
+
+// placeOf returns under which name the entries about what left count a certificate of ours.
+func placeOf(serial []byte) string {
+	if tableOf(serial) != tableOrdinary {
+		return objectLong
+	}
+	_, day, _ := Locate(serial) // our own, says issue
+	return monthOf(day).String()
+}
+
+// errUnknownProfile says that a kept certificate names a profile that is not among the kept ones.
+var errUnknownProfile = errors.New("a certificate is of a profile that was not kept")
 
 // placed reports whether the row lies where its serial number says.
 func (c *Certificate) placed() bool {

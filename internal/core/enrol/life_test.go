@@ -112,8 +112,11 @@ func TestBriefDeviceIsLost(t *testing.T) {
 		t.Errorf("resuming released %d, %v", n, err)
 	}
 	submit(t, p, byCert(enrol.Renew, p.Pair(t, key, renewed.DER), again(t, pair, key)))
-	if n, err = p.Revoke.Device(t.Context(), apptest.Operator(), d.ID, device.Lose, revoke.Unspecified); err != nil || n != 2 {
-		t.Errorf("losing revoked %d, %v", n, err)
+	if n, err = p.Revoke.Device(t.Context(), apptest.Operator(), d.ID, device.Lose, revoke.Unspecified); err != nil || n != 3 {
+		t.Errorf("losing revoked %d, %v; want all three, also the one that is in no slot any more", n, err)
+	}
+	if _, gone, err := p.Revoke.Status(t.Context(), pair.Leaf.SerialNumber.Bytes()); err != nil || !gone {
+		t.Errorf("the first certificate is revoked: %v, %v", gone, err)
 	}
 }
 

@@ -149,9 +149,8 @@ func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.St
 			kind := i.cert.Profile + " " + i.cert.Version
 			passing[kind] = append(passing[kind], i.cert)
 			continue
-		case record == ca.Full:
-			certs = append(certs, i.cert)
 		}
+		certs = append(certs, i.cert)
 		claims = append(claims, i.claim)
 		entries = append(entries, i.issued()...)
 		if i.approved {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -110,13 +111,28 @@ func (s *Service) moveAll(ctx context.Context, actor access.Actor, id device.ID,
 }
 
 // beside returns the certificates without a row that stand beside the newest in the slots, as the record knows them: another CA than that of the
-// newest may have issued them.
+// newest may have issued them. Those are only such as were issued before certificates recorded in brief had short rows.
 func (s *Service) beside(ctx context.Context, d *device.Device) (found []*ca.Certificate, err error) {
+	now := s.Now().Unix()
+	var rows []*ca.Certificate
 	for i := range d.Slots {
-		if ca.KeptAs(d.Slots[i].Prev) != ca.Brief {
+		prev := d.Slots[i].Prev
+		if ca.KeptAs(prev) != ca.Brief || ca.IssuedAt(prev)+ca.MaxBrief < now {
 			continue
 		}
-		c, err := s.CA.Known(ctx, d.Slots[i].Prev)
+		if rows == nil {
+			err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+				rows, err = s.CA.BriefOfTx(ctx, tx, d.Cell, d.ID)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		if slices.ContainsFunc(rows, func(c *ca.Certificate) bool { return bytes.Equal(c.Serial[:], prev) }) {
+			continue
+		}
+		c, err := s.CA.Known(ctx, prev)
 		if err != nil && !errs.Is(err, errs.NotFound) {
 			return nil, err
 		}
@@ -138,12 +154,18 @@ func (r Reason) forPeople() string {
 // longestHistory bounds how far back a slot is followed in the transaction.
 const longestHistory = 5000
 
-// certificatesTx returns what the slots lead to, newest first, and after these what was found otherwise.
+// certificatesTx returns what the slots lead to, newest first, after these the others that are recorded in brief, and then what was found
+// otherwise.
 func (s *Service) certificatesTx(ctx context.Context, tx *db.Tx, d *device.Device, found []*ca.Certificate) ([]*ca.Certificate, error) {
 	var certs []*ca.Certificate
 	known, better := map[[16]byte]bool{}, map[[16]byte]*ca.Certificate{}
+	rows, err := s.CA.BriefOfTx(ctx, tx, d.Cell, d.ID)
+	if err != nil {
+		return nil, err
+	}
+	found = slices.Concat(rows, found)
 	for _, c := range found {
-		better[c.Serial] = c
+		better[c.Serial] = cmp.Or(better[c.Serial], c)
 	}
 	for _, slot := range d.Slots {
 		newest := slot.Serial
@@ -172,14 +194,15 @@ func (s *Service) certificatesTx(ctx context.Context, tx *db.Tx, d *device.Devic
 	}
 	for _, c := range found {
 		if !known[c.Serial] {
+			known[c.Serial] = true
 			certs = append(certs, c)
 		}
 	}
 	return certs, nil
 }
 
-// inBrief returns what a slot says of certificates that have no row: the newest, and the one by which it was asked for. Older ones are known to
-// the record alone. They end within days, and the platform itself takes none of them any more.
+// inBrief returns what a slot says of certificates that are not kept: the newest, and the one by which it was asked for. It is for those that were
+// issued before such certificates had short rows, and for those that have ended.
 func inBrief(d *device.Device, slot *device.Slot) (certs []*ca.Certificate) {
 	add := func(serial []byte, notAfter int64) {
 		if ca.KeptAs(serial) != ca.Brief || len(slot.Issuer) != len(ca.IssuerID{}) {

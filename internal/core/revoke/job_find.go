@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -113,6 +114,27 @@ func (b *Bulk) finish(ctx context.Context, j job.Job, what *params, part job.Par
 	return part, nil
 }
 
+// inBriefFrom begins the cursors of a search among the certificates that are recorded in brief, which comes after that among those that are
+// kept.
+const inBriefFrom = "brief:"
+
+// list returns a page of all certificates, of both kinds.
+func (b *Bulk) list(ctx context.Context, actor access.Actor, f ca.CertFilter) ([]*ca.Certificate, string, error) {
+	if at, ok := strings.CutPrefix(f.Cursor, inBriefFrom); ok {
+		f.Cursor = at
+		page, next, err := b.CA.ListBrief(ctx, actor, f)
+		if next != "" {
+			next = inBriefFrom + next
+		}
+		return page, next, err
+	}
+	page, next, err := b.CA.List(ctx, actor, f)
+	if next == "" {
+		next = inBriefFrom
+	}
+	return page, next, err
+}
+
 // amongCertificates returns a page of those that fit by what stands in them.
 func (b *Bulk) amongCertificates(ctx context.Context, actor access.Actor, what *params, cursor string) ([]*ca.Certificate, string, error) {
 	f := ca.CertFilter{Profile: what.Filter.Profile, ExpiresAfter: b.Now().Unix(), Cursor: cursor, Limit: certPage}
@@ -124,7 +146,7 @@ func (b *Bulk) amongCertificates(ctx context.Context, actor access.Actor, what *
 		id := i.ID()
 		f.Issuer = &id
 	}
-	return b.CA.List(ctx, actor, f)
+	return b.list(ctx, actor, f)
 }
 
 // devices returns a page of the devices that fit.
@@ -158,7 +180,7 @@ func (b *Bulk) byDevice(ctx context.Context, actor access.Actor, what *params, c
 	var certs []*ca.Certificate
 	for i := range page {
 		for _, c := range held[page[i].ID] {
-			if c.Profile == "" { // recorded in brief: its slot does not say by which profile
+			if c.Profile == "" { // recorded in brief, before there were rows of such: its slot does not say by which profile
 				c.Profile = page[i].Profile
 			}
 			if (issuer == nil || c.Issuer == issuer.ID()) && (what.Filter.Profile == "" || c.Profile == what.Filter.Profile) {
@@ -242,7 +264,7 @@ func (b *Bulk) somethingElse(ctx context.Context, actor access.Actor, what *para
 		}
 	}
 	for f := (ca.CertFilter{ExpiresAfter: b.Now().Unix()}); ; {
-		page, next, err := b.CA.List(ctx, actor, f)
+		page, next, err := b.list(ctx, actor, f)
 		if err != nil {
 			return false, err
 		}

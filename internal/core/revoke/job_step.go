@@ -71,11 +71,19 @@ func (b *Bulk) stepRevoke(ctx context.Context, batch *job.Batch) error {
 	return nil
 }
 
-// brief returns what the record knows of the certificates that have no row. It never changes, so it need not be read in the transaction.
+// brief returns what is known of the certificates that are not kept: what their short rows say, and of those that have ended or are older than such
+// rows, the record. It never changes, so it need not be read in the transaction.
 func (b *Bulk) brief(ctx context.Context, serials [][]byte) (map[string]*ca.Certificate, error) {
 	known := map[string]*ca.Certificate{}
+	err := b.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		known, err = b.CA.BriefManyTx(ctx, tx, serials)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	for _, serial := range serials {
-		if ca.KeptAs(serial) != ca.Brief {
+		if ca.KeptAs(serial) != ca.Brief || known[string(serial)] != nil {
 			continue
 		}
 		c, err := b.CA.Known(ctx, serial)
