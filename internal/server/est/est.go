@@ -11,10 +11,8 @@
 package est
 
 import (
-	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -28,21 +26,22 @@ import (
 	"mooring/internal/core/ca"
 	"mooring/internal/core/campaign"
 	"mooring/internal/core/enrol"
+	"mooring/internal/server/est/body"
 	"mooring/internal/server/gate"
 	"mooring/wire/cms"
 	"mooring/wire/est"
 )
 
-// Identity returns the key and certificate under which the server answers now, and the certificates above it but for the root. They sign the packages of encrypted keys (RFC 7030,
-// section 4.4.2).
-type Identity func() (key crypto.Signer, leaf *x509.Certificate, above [][]byte)
+// AnchorsHeader is how a device says which roots it trusts: the SHA-256 of their certificates in hex, parted by commas. It is ours; servers that do
+// not know it pass over it.
+const AnchorsHeader = "Mooring-Anchors"
 
 // Deps is what the server stands on.
 type Deps struct {
 	Enrol *enrol.Service
 	// Campaigns tells devices when to renew; nil: they are not told.
 	Campaigns *campaign.Service
-	Identity  Identity
+	Identity  body.Identity
 	// Body is the largest request body in octets that is read; 0 means est.MaxRequest.
 	Body int64
 	// Anchor returns the root that a client trusts who completed a handshake under a server name, and false when several would do; nil: not known.
@@ -52,6 +51,7 @@ type Deps struct {
 // server answers EST requests.
 type server struct {
 	Deps
+	anchors body.Anchors
 	posts map[est.Operation]enrol.Op
 }
 
@@ -60,7 +60,7 @@ func New(d Deps) http.Handler {
 	if d.Body == 0 {
 		d.Body = est.MaxRequest
 	}
-	s := &server{Deps: d, posts: map[est.Operation]enrol.Op{est.SimpleEnroll: enrol.Enrol, est.SimpleReenroll: enrol.Renew, est.ServerKeygen: enrol.Generate}}
+	s := &server{Deps: d, anchors: body.Anchors{Enrol: d.Enrol, Shown: d.Anchor}, posts: map[est.Operation]enrol.Op{est.SimpleEnroll: enrol.Enrol, est.SimpleReenroll: enrol.Renew, est.ServerKeygen: enrol.Generate}}
 	mux := http.NewServeMux()
 	mux.HandleFunc(est.WellKnown+"{operation}", s.route)
 	mux.HandleFunc(est.WellKnown+"{label}/{operation}", s.route)
@@ -147,7 +147,9 @@ func (s *server) caCerts(w http.ResponseWriter, r *http.Request, label string) e
 	if err != nil {
 		return fmt.Errorf("encoding the CA certificates: %w", err)
 	}
-	s.delivered(r, label)
+	if peer, ok := gate.PeerFrom(r); ok {
+		s.anchors.Delivered(r.Context(), peer, label, r.Header.Get(AnchorsHeader))
+	}
 	sum := sha256.Sum256(der)
 	tag := `"` + hex.EncodeToString(sum[:8]) + `"`
 	w.Header().Set("ETag", tag)
@@ -171,7 +173,7 @@ func (s *server) attributes(w http.ResponseWriter, _ *http.Request, label string
 	if err != nil {
 		return err
 	}
-	der, err := announce(p)
+	der, err := body.Attributes(p)
 	if err != nil {
 		return fmt.Errorf("encoding the CSR attributes of %s: %w", p.Name, err)
 	}
@@ -204,7 +206,7 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 		web.Text(w, r, errs.New(errs.Internal, "the request did not come through the TLS gate"))
 		return
 	}
-	req.Chain, req.Bound, req.Source = peer.Chain(), bound(peer), peer.Address()
+	req.Chain, req.Bound, req.Source = peer.Chain(), body.Bound(peer), peer.Address()
 	req.User, req.Secret, req.Basic = r.BasicAuth()
 	if status, text := contentType(r); status != 0 {
 		s.Enrol.Refuse(r.Context(), req, errs.New(errs.Invalid, "%s", text))
@@ -259,26 +261,13 @@ func contentType(r *http.Request) (status int, text string) {
 	return 0, ""
 }
 
-// bound compares a challengePassword with the connection's channel bindings (RFC 7030, section 3.5; RFC 9266).
-func bound(p *gate.Peer) func(string) bool {
-	return func(challenge string) bool {
-		matched := false
-		for _, value := range p.Bindings() {
-			if (est.ChannelBinding{Exporter: value}).Matches(challenge) {
-				matched = true
-			}
-		}
-		return matched
-	}
-}
-
 // settled answers what did not lead to a certificate and reports whether it did so.
 func (s *server) settled(w http.ResponseWriter, r *http.Request, a enrol.Answer, err error) bool {
 	if a.Device != "" {
 		web.Annotate(r, slog.String("device", a.Device))
 	}
 	if peer, ok := gate.PeerFrom(r); ok && err == nil {
-		s.trusts(r, peer, a.Device)
+		s.anchors.Trusts(peer, a.Device, r.Header.Get(AnchorsHeader))
 	}
 	switch {
 	case err != nil && errors.Is(err, enrol.ErrUnauthenticated):
@@ -313,7 +302,7 @@ func quotable(text string) string {
 
 // keygen answers RFC 7030, section 4.4. How the key is to be protected is settled before anything is issued.
 func (s *server) keygen(w http.ResponseWriter, r *http.Request, req enrol.Request, peer *gate.Peer) {
-	to, err := recipient(req.CSR, peer.Leaf())
+	to, err := body.Recipient(req.CSR, peer.Leaf())
 	if err != nil {
 		s.Enrol.Refuse(r.Context(), req, err)
 		s.refuse(w, r, err)
@@ -324,26 +313,24 @@ func (s *server) keygen(w http.ResponseWriter, r *http.Request, req enrol.Reques
 		return
 	}
 	defer clear(answer.Key)
-	body, mediaType, err := s.keyAnswer(&answer, to)
+	parts, mediaType, err := s.keyAnswer(&answer, to)
 	if err != nil {
 		web.Text(w, r, fmt.Errorf("encoding a generated key: %w", err))
 		return
 	}
-	defer clear(body)
+	defer clear(parts)
 	w.Header().Set("Cache-Control", "no-store")
-	web.Write(w, http.StatusOK, mediaType, body)
+	web.Write(w, http.StatusOK, mediaType, parts)
 }
 
-func (s *server) keyAnswer(a *enrol.Answer, to *sealing) (body []byte, mediaType string, err error) {
+func (s *server) keyAnswer(a *enrol.Answer, to *body.Sealing) (parts []byte, mediaType string, err error) {
 	k := est.Keygen{KeyType: est.TypePlainKey, Key: a.Key}
 	if k.Certificates, err = cms.CertsOnly([][]byte{a.Certificate.DER}); err != nil {
 		return nil, "", err
 	}
 	if to != nil {
-		signer, cert, above := s.Identity()
 		k.KeyType = est.TypeSealedKey
-		k.Key, err = cms.SealKeys([][]byte{a.Key}, cms.SignInput{Signer: signer, Certificate: cert, Chain: above, Rand: rand.Reader},
-			cms.EncryptInput{Cipher: to.cipher, Recipients: []cms.Recipient{to.key}, Rand: rand.Reader})
+		k.Key, err = to.Seal(a.Key, s.Identity)
 		if err != nil {
 			return nil, "", err
 		}

@@ -443,13 +443,19 @@ func (s *Session) Peer() *Peer { return s.peer }
 // Payload returns how many octets of application data fit into a packet.
 func (s *Session) Payload() int { return s.front.dtls.Payload() }
 
-// Read returns the next datagram's content. It fails when the association ends, also because nothing came for limits.idle_timeout.
+// Read returns the next datagram's content; one that does not fit into b is lost. It fails when the association ends, also because nothing came for limits.idle_timeout.
 func (s *Session) Read(b []byte) (int, error) {
-	n, err := s.conn.Read(b)
-	if err == nil {
-		s.idle.Reset(s.front.gate.o.Limits.IdleTimeout)
+	for {
+		n, err := s.conn.Read(b)
+		var passing *piondtls.TemporaryError
+		if errors.As(err, &passing) {
+			continue // a datagram that does not fit into b
+		}
+		if err == nil {
+			s.idle.Reset(s.front.gate.o.Limits.IdleTimeout)
+		}
+		return n, err
 	}
-	return n, err
 }
 
 // Write sends a datagram to where the client was last.

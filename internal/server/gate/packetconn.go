@@ -89,11 +89,10 @@ func (c *packetConn) SetReadDeadline(t time.Time) error { c.read.set(t); return 
 // SetWriteDeadline is that of net.PacketConn. A datagram leaves at once or is lost, so there is nothing to wait for.
 func (c *packetConn) SetWriteDeadline(time.Time) error { return nil }
 
-// alarm is a moment that can be moved and waited for.
+// alarm ends a read that waits. pion/dtls minds deadlines itself: it sets one here only to give a read up, a moment long past, and takes it back then.
 type alarm struct {
-	mu    sync.Mutex
-	timer *time.Timer   // guarded by mu
-	ring  chan struct{} // guarded by mu; closed when the moment has come
+	mu   sync.Mutex
+	ring chan struct{} // guarded by mu; closed when reads are to end
 }
 
 func (a *alarm) wait() <-chan struct{} {
@@ -105,22 +104,16 @@ func (a *alarm) wait() <-chan struct{} {
 func (a *alarm) set(t time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.timer != nil && !a.timer.Stop() {
-		<-a.ring // it rings, or is about to
-	}
-	a.timer = nil
+	rings := false
 	select {
 	case <-a.ring:
-		a.ring = make(chan struct{})
+		rings = true
 	default:
 	}
-	if t.IsZero() {
-		return
+	switch {
+	case t.IsZero() && rings:
+		a.ring = make(chan struct{})
+	case !t.IsZero() && !rings:
+		close(a.ring)
 	}
-	if left := time.Until(t); left > 0 {
-		ring := a.ring
-		a.timer = time.AfterFunc(left, func() { close(ring) })
-		return
-	}
-	close(a.ring)
 }

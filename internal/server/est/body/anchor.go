@@ -1,17 +1,21 @@
-package est
+package body
 
 import (
-	"net/http"
+	"context"
 	"sync"
 
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
+	"mooring/internal/core/enrol"
 	"mooring/internal/server/gate"
 )
 
-// AnchorsHeader is how a device says which roots it trusts: the SHA-256 of their certificates in hex, parted by commas. It is ours; servers that do
-// not know it pass over it.
-const AnchorsHeader = "Mooring-Anchors"
+// Anchors notes what connections show about the roots that devices trust.
+type Anchors struct {
+	Enrol *enrol.Service
+	// Shown returns the root that a client trusts who completed a handshake under a server name, and false when several would do; nil: not known.
+	Shown func(serverName string) (root ca.IssuerID, only bool)
+}
 
 // handed are the roots that were handed out over a connection, which may turn out to be a device's.
 type handed struct {
@@ -31,12 +35,11 @@ func handedOver(p *gate.Peer) *handed {
 	return p.Cache(handedKey{}, func() any { return new(handed) }).(*handed)
 }
 
-// delivered notes which roots of a new generation were handed out. Who asks for the CA certificates need not say who it is; most devices do so
+// Delivered notes which roots of a new generation were handed out. Who asks for the CA certificates need not say who it is; most devices do so
 // over the connection on which they then enrol, and some present their certificate.
-func (s *server) delivered(r *http.Request, label string) {
-	roots := s.Enrol.Successors(label)
-	peer, ok := gate.PeerFrom(r)
-	if len(roots) == 0 || !ok {
+func (a *Anchors) Delivered(ctx context.Context, peer *gate.Peer, label, reported string) {
+	roots := a.Enrol.Successors(label)
+	if len(roots) == 0 {
 		return
 	}
 	h := handedOver(peer)
@@ -49,17 +52,17 @@ func (s *server) delivered(r *http.Request, label string) {
 		return
 	}
 	id := peer.Cache(knownKey{}, func() any {
-		who, err := s.Enrol.Authenticate(r.Context(), peer.Chain())
+		who, err := a.Enrol.Authenticate(ctx, peer.Chain())
 		if err != nil { // the CA certificates are public: whoever this is may have them
 			return ""
 		}
 		return who.Device.ID.String()
 	}).(string)
-	s.trusts(r, peer, id)
+	a.Trusts(peer, id, reported)
 }
 
-// trusts notes what a connection shows about the roots that a device trusts, once it has proved who it is.
-func (s *server) trusts(r *http.Request, peer *gate.Peer, id string) {
+// Trusts notes what a connection shows about the roots that a device trusts, once it has proved who it is, and what the device itself has reported.
+func (a *Anchors) Trusts(peer *gate.Peer, id, reported string) {
 	if id == "" {
 		return
 	}
@@ -67,12 +70,12 @@ func (s *server) trusts(r *http.Request, peer *gate.Peer, id string) {
 	h.mu.Lock()
 	roots := h.roots
 	h.mu.Unlock()
-	s.Enrol.Trusts(id, device.Delivered, roots...)
-	s.Enrol.Trusts(id, device.Reported, s.Enrol.Reported(r.Header.Get(AnchorsHeader))...)
-	if s.Anchor == nil || peer.Resumed() { // nobody looked at a chain then
+	a.Enrol.Trusts(id, device.Delivered, roots...)
+	a.Enrol.Trusts(id, device.Reported, a.Enrol.Reported(reported)...)
+	if a.Shown == nil || peer.Resumed() { // nobody looked at a chain then
 		return
 	}
-	if root, only := s.Anchor(peer.ServerName()); only {
-		s.Enrol.Trusts(id, device.Proven, root)
+	if root, only := a.Shown(peer.ServerName()); only {
+		a.Enrol.Trusts(id, device.Proven, root)
 	}
 }

@@ -1,4 +1,9 @@
-package est
+// Package body holds what the answers of Enrolment over Secure Transport contain, whether they are sent over HTTPS (RFC 7030) or CoAP (RFC 9148): the
+// attributes that a request should have, the protection of a key that is made here, what binds a request to its connection, and what a connection
+// shows about the roots that a device trusts.
+//
+// It deliberately knows neither HTTP nor CoAP, and decides nothing about enrolment: that is core/enrol's.
+package body
 
 import (
 	"encoding/asn1"
@@ -9,9 +14,9 @@ import (
 	"mooring/wire/est"
 )
 
-// announce returns the CSR attributes of a profile: what a request must look like to be accepted. The older list and the template of
+// Attributes returns the CSR attributes of a profile: what a request must look like to be accepted. The older list and the template of
 // RFC 9908, section 3.4, say the same; a client takes the one that it knows.
-func announce(p *ca.Profile) ([]byte, error) {
+func Attributes(p *ca.Profile) ([]byte, error) {
 	attrs := est.CSRAttrs{Template: &est.Template{}}
 	if p.Linking {
 		// RFC 7030, section 3.5: a server that requires the binding MUST list the attribute.

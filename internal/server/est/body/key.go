@@ -1,8 +1,10 @@
-package est
+package body
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/x509"
@@ -13,10 +15,21 @@ import (
 	"mooring/wire/est"
 )
 
-// sealing says for whom and how a key that was made here is encrypted.
-type sealing struct {
+// Sealing says for whom and how a key that was made here is encrypted.
+type Sealing struct {
 	key    cms.Recipient
 	cipher cms.Cipher
+}
+
+// Identity returns the key and certificate under which the server answers now, and the certificates above it but for the root. They sign the packages
+// of encrypted keys (RFC 7030, section 4.4.2).
+type Identity func() (key crypto.Signer, leaf *x509.Certificate, above [][]byte)
+
+// Seal signs and encrypts a key in PKCS#8: EnvelopedData around SignedData around the key package (RFC 7030, section 4.4.2).
+func (s *Sealing) Seal(key []byte, by Identity) ([]byte, error) {
+	signer, cert, above := by()
+	return cms.SealKeys([][]byte{key}, cms.SignInput{Signer: signer, Certificate: cert, Chain: above, Rand: rand.Reader},
+		cms.EncryptInput{Cipher: s.cipher, Recipients: []cms.Recipient{s.key}, Rand: rand.Reader})
 }
 
 // OIDs of the attributes, in the form in which a request carries them.
@@ -26,10 +39,10 @@ const (
 	oidSMIMECapabilities      = der.OID("\x2a\x86\x48\x86\xf7\x0d\x01\x09\x0f")         // 1.2.840.113549.1.9.15
 )
 
-// recipient finds out how the request wants its key protected: nil means by TLS alone. A key identifier that is not known here MUST fail
+// Recipient finds out how the request wants its key protected: nil means by TLS alone. A key identifier that is not known here MUST fail
 // the request (RFC 7030, section 4.4.1). The only key pair that is known is that of the certificate with which the client connected; it is
 // named by its subject key identifier. Shared keys are not registered here.
-func recipient(csr []byte, leaf *x509.Certificate) (*sealing, error) {
+func Recipient(csr []byte, leaf *x509.Certificate) (*Sealing, error) {
 	r, err := der.ParseRequest(csr)
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "the certification request is not acceptable: %v", err)
@@ -60,7 +73,7 @@ func recipient(csr []byte, leaf *x509.Certificate) (*sealing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sealing{key: key, cipher: cipher}, nil
+	return &Sealing{key: key, cipher: cipher}, nil
 }
 
 func single(a der.RequestAttribute) ([]byte, error) {

@@ -1,0 +1,435 @@
+package coap
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"mooring/internal/base/errs"
+	wire "mooring/wire/coap"
+)
+
+// What is remembered of one association.
+const (
+	maxSeen    = 32 // messages, so that they are known when they come again
+	maxUploads = 2  // transfers of request bodies
+	maxKept    = 2  // answers in blocks
+	maxCalls   = 4  // requests that are being handled
+	maxHeld    = 4  // messages that wait until the client has shown where it is
+)
+
+// Times of RFC 7252, section 4.8, and of transfers, whose latest is EXCHANGE_LIFETIME.
+const (
+	exchangeLifetime = 247 * time.Second
+	nonLifetime      = 145 * time.Second
+	transferLife     = 60 * time.Second
+	ackTimeout       = 2 * time.Second
+	maxRetransmit    = 4
+)
+
+// maxMessage is more than a message of RFC 7252, section 4.6, has: 1152 octets.
+const maxMessage = 2048
+
+// small is what may be sent to an address from which the client has not answered: about what came from there.
+const small = 64
+
+// association is the state of one client.
+type association struct {
+	*Server
+	conn   Conn
+	handle Handler
+	ended  chan struct{}
+
+	mu       sync.Mutex
+	seen     map[uint16]*exchange        // guarded by mu
+	order    []uint16                    // guarded by mu: the IDs in seen, oldest first
+	calls    map[[sha256.Size]byte]*call // guarded by mu
+	uploads  map[string]*upload          // guarded by mu
+	kept     []*kept                     // guarded by mu; oldest first
+	awaiting map[uint16]chan struct{}    // guarded by mu: closed when our message of this ID is acknowledged or rejected
+	next     uint16                      // guarded by mu: ID of our next message
+	held     [][]byte                    // guarded by mu
+	ping     uint16                      // guarded by mu
+	pinged   bool                        // guarded by mu
+	working  sync.WaitGroup              // of handlers
+}
+
+// exchange is a message that was received.
+type exchange struct {
+	at     time.Time
+	life   time.Duration
+	answer []byte // what is sent when the message comes again; nil: nothing yet
+}
+
+// call is a request that a handler works on.
+type call struct {
+	done chan struct{}
+	out  Response // once done is closed
+	at   time.Time
+}
+
+// Serve answers what comes over conn until reading fails or, after its draining has begun, nothing is left to be answered.
+func (s *Server) Serve(ctx context.Context, conn Conn, handle Handler) {
+	a := &association{Server: s, conn: conn, handle: handle, ended: make(chan struct{}), seen: map[uint16]*exchange{}, calls: map[[sha256.Size]byte]*call{},
+		uploads: map[string]*upload{}, awaiting: map[uint16]chan struct{}{}, next: uint16(rand.Uint32())}
+	datagrams := make(chan []byte)
+	go a.read(datagrams)
+	a.serve(ctx, datagrams)
+	close(a.ended)
+	a.working.Wait()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key := range a.uploads {
+		a.dropUpload(key)
+	}
+	for len(a.kept) > 0 {
+		a.dropKept(0)
+	}
+}
+
+// read passes datagrams on until there are no more.
+func (a *association) read(to chan<- []byte) {
+	defer close(to)
+	for {
+		b := make([]byte, maxMessage)
+		n, err := a.conn.Read(b)
+		if err != nil {
+			return
+		}
+		select {
+		case to <- b[:n]:
+		case <-a.ended:
+			return
+		}
+	}
+}
+
+func (a *association) serve(ctx context.Context, datagrams <-chan []byte) {
+	draining := a.conn.Draining()
+	var look <-chan time.Time
+	for {
+		select {
+		case b, ok := <-datagrams:
+			if !ok {
+				return
+			}
+			a.receive(ctx, b)
+		case <-draining:
+			draining = nil
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			look = tick.C
+			if a.quiet() {
+				return
+			}
+		case <-look:
+			if a.quiet() {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// quiet reports whether nothing is being answered.
+func (a *association) quiet() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.calls {
+		select {
+		case <-c.done:
+		default:
+			return false
+		}
+	}
+	return len(a.awaiting) == 0
+}
+
+// receive deals with one datagram.
+func (a *association) receive(ctx context.Context, b []byte) {
+	m, err := wire.Parse(b)
+	switch {
+	case m == nil: // RFC 7252, section 3: silently
+	case m.Type == wire.Acknowledgement || m.Type == wire.Reset:
+		a.acknowledged(m)
+	case err != nil || !m.Code.Request():
+		if m.Type == wire.Confirmable { // also a ping, which is an empty one
+			a.send(reset(m.ID))
+		}
+	default:
+		a.request(ctx, m)
+	}
+}
+
+func reset(id uint16) []byte { return (&wire.Message{Type: wire.Reset, ID: id}).Append(nil) }
+
+// acknowledged notes that the client has a message of ours, or does not want it.
+func (a *association) acknowledged(m *wire.Message) {
+	a.mu.Lock()
+	if done := a.awaiting[m.ID]; done != nil {
+		close(done)
+		delete(a.awaiting, m.ID)
+	}
+	var held [][]byte
+	if a.pinged && m.ID == a.ping {
+		a.pinged = false
+		a.conn.Prove()
+		held, a.held = a.held, nil
+	}
+	a.mu.Unlock()
+	for _, b := range held {
+		a.send(b)
+	}
+}
+
+// send sends a datagram, or keeps it back and pings, when it is too much for an address that the client may not be at. What cannot be sent is lost as on
+// the way.
+func (a *association) send(b []byte) {
+	if len(b) > small && a.conn.Moved() {
+		a.mu.Lock()
+		if len(a.held) < maxHeld {
+			a.held = append(a.held, b)
+		}
+		if !a.pinged {
+			a.ping, a.pinged = a.id(), true
+		}
+		b = (&wire.Message{Type: wire.Confirmable, ID: a.ping}).Append(nil)
+		a.mu.Unlock()
+	}
+	_, _ = a.conn.Write(b)
+}
+
+// id returns the ID of our next message. The caller holds mu.
+func (a *association) id() uint16 {
+	a.next++
+	return a.next
+}
+
+// request deals with a request: one that came before gets what it got before.
+func (a *association) request(ctx context.Context, m *wire.Message) {
+	x, answer, again := a.remember(m)
+	if again {
+		if answer != nil {
+			a.send(answer)
+		}
+		return
+	}
+	if !a.conn.Allow() {
+		out := RefuseAs(wire.TooManyRequests, "too many requests from this address")
+		out.MaxAge = time.Second
+		a.refuse(x, m, compose(out, nil, nil))
+		return
+	}
+	path, ok := m.Options.Path()
+	if out, bad := badOption(m.Options); bad || !ok {
+		if !ok {
+			out = RefuseAs(wire.BadRequest, "a segment of the path is not acceptable")
+		}
+		a.tell(ctx, path, out)
+		if m.Type == wire.NonConfirmable && out.Code == wire.BadOption {
+			a.send(reset(m.ID)) // RFC 7252, section 5.4.1
+			return
+		}
+		a.refuse(x, m, compose(out, nil, nil))
+		return
+	}
+	t, done := a.receiveBody(m)
+	if done != nil {
+		if done.Code.Class() == 4 && done.Code != wire.EntityIncomplete {
+			a.tell(ctx, path, Response{Err: errs.New(errs.Invalid, "%s", done.Payload)})
+		}
+		a.refuse(x, m, done)
+		return
+	}
+	c := a.start(ctx, m, &Request{Code: m.Code, Path: path, Options: m.Options, Body: t.body})
+	if c == nil {
+		out := RefuseAs(wire.ServiceUnavailable, "too many requests at once over this association")
+		out.MaxAge = time.Second
+		a.refuse(x, m, compose(out, t.sent, nil))
+		return
+	}
+	go a.await(x, m, t, c)
+}
+
+// refuse answers without the handler: with a refusal, or with what carries a transfer on.
+func (a *association) refuse(x *exchange, m *wire.Message, out *wire.Message) {
+	a.Counters.Meter("transport", out.Code.Class()*100).Observe(0)
+	a.answer(x, m, out)
+}
+
+func (a *association) tell(ctx context.Context, path string, out Response) {
+	if a.handle.Refused != nil {
+		a.handle.Refused(ctx, path, out.Err)
+	}
+}
+
+// remember notes a message, unless it is known: then it returns what was answered.
+func (a *association) remember(m *wire.Message) (x *exchange, answer []byte, again bool) {
+	now := a.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.purge(now)
+	if x := a.seen[m.ID]; x != nil {
+		return x, x.answer, true
+	}
+	if len(a.order) >= maxSeen {
+		a.forgetOldest()
+	}
+	x = &exchange{at: now, life: exchangeLifetime}
+	if m.Type == wire.NonConfirmable {
+		x.life = nonLifetime
+	}
+	a.seen[m.ID], a.order = x, append(a.order, m.ID)
+	return x, nil, false
+}
+
+func (a *association) forgetOldest() {
+	delete(a.seen, a.order[0])
+	a.order = append(a.order[:0], a.order[1:]...)
+}
+
+// purge forgets what is over. The caller holds mu.
+func (a *association) purge(now time.Time) {
+	for len(a.order) > 0 && now.Sub(a.seen[a.order[0]].at) > a.seen[a.order[0]].life {
+		a.forgetOldest()
+	}
+	for key, u := range a.uploads {
+		if now.Sub(u.at) > transferLife {
+			a.dropUpload(key)
+		}
+	}
+	for len(a.kept) > 0 && now.Sub(a.kept[0].at) > transferLife {
+		a.dropKept(0)
+	}
+	for key, c := range a.calls {
+		select {
+		case <-c.done:
+			if now.Sub(c.at) > transferLife {
+				delete(a.calls, key)
+			}
+		default:
+		}
+	}
+}
+
+// start has the handler work on a request, unless it works on the same already or has done so while nobody waited any more; nil: too much at once.
+func (a *association) start(ctx context.Context, m *wire.Message, r *Request) *call {
+	key := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(r.Body), r.Body, wire.LooseKey(m)))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.calls[key]; c != nil {
+		return c
+	}
+	if len(a.calls) >= maxCalls {
+		return nil
+	}
+	c := &call{done: make(chan struct{})}
+	a.calls[key] = c
+	a.working.Go(func() {
+		c.out = a.Server.call(ctx, a.handle.Answer, r)
+		a.mu.Lock()
+		c.at = a.Now()
+		a.mu.Unlock()
+		close(c.done)
+	})
+	return c
+}
+
+// collected forgets a call whose answer somebody took.
+func (a *association) collected(c *call) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, other := range a.calls {
+		if other == c {
+			delete(a.calls, key)
+		}
+	}
+}
+
+// await answers a request when its answer is there: with the acknowledgement, or later by itself.
+func (a *association) await(x *exchange, m *wire.Message, t transfer, c *call) {
+	patience := time.NewTimer(a.Patience)
+	defer patience.Stop()
+	acknowledge := time.NewTimer(a.Piggyback)
+	defer acknowledge.Stop()
+	separate := false
+	for {
+		select {
+		case <-c.done:
+			a.collected(c)
+			a.respond(x, m, a.cut(m, t, c.out), separate)
+			return
+		case <-patience.C:
+			out := RefuseAs(wire.ServiceUnavailable, "this takes longer; send the same request again")
+			out.MaxAge = a.Again
+			a.respond(x, m, compose(out, t.sent, nil), separate)
+			return
+		case <-acknowledge.C:
+			if m.Type != wire.Confirmable {
+				break
+			}
+			separate = true
+			ack := (&wire.Message{Type: wire.Acknowledgement, ID: m.ID}).Append(nil)
+			a.mu.Lock()
+			x.answer = ack
+			a.mu.Unlock()
+			a.send(ack)
+		case <-a.ended:
+			return
+		}
+	}
+}
+
+func (a *association) respond(x *exchange, m *wire.Message, out *wire.Message, separate bool) {
+	if !separate {
+		a.answer(x, m, out)
+		return
+	}
+	a.mu.Lock()
+	id, done := a.id(), make(chan struct{})
+	a.awaiting[id] = done
+	a.mu.Unlock()
+	out.Type, out.ID, out.Token = wire.Confirmable, id, m.Token
+	a.insist(out.Append(nil), done)
+	a.mu.Lock()
+	delete(a.awaiting, id)
+	a.mu.Unlock()
+}
+
+// insist sends a confirmable message until it is acknowledged (RFC 7252, section 4.2).
+func (a *association) insist(b []byte, done <-chan struct{}) {
+	timeout := ackTimeout + time.Duration(rand.Int64N(int64(ackTimeout/2)))
+	for range maxRetransmit + 1 {
+		a.send(b)
+		timer := time.NewTimer(timeout)
+		select {
+		case <-done:
+			timer.Stop()
+			return
+		case <-a.ended:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		timeout *= 2
+	}
+}
+
+// answer sends an answer at once, and remembers it for when the request comes again.
+func (a *association) answer(x *exchange, m *wire.Message, out *wire.Message) {
+	out.Type, out.ID, out.Token = wire.Acknowledgement, m.ID, m.Token
+	a.mu.Lock()
+	if m.Type == wire.NonConfirmable {
+		out.Type, out.ID = wire.NonConfirmable, a.id()
+	}
+	b := out.Append(nil)
+	if m.Type == wire.Confirmable {
+		x.answer = b
+	}
+	a.mu.Unlock()
+	a.send(b)
+}
