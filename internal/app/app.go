@@ -47,8 +47,10 @@ type Options struct {
 	Config *conf.Config
 	// Prompt asks a person for the secret that unlocks the keys, where the configuration says "prompt"; nil where nobody can be asked.
 	Prompt func() ([]byte, error)
-	Log    *slog.Logger
-	Now    func() time.Time // nil: the machine's clock
+	// Keys is the key store, or one of which it is a copy, where it was unlocked already; nil to unlock it as the configuration says.
+	Keys *key.Store
+	Log  *slog.Logger
+	Now  func() time.Time // nil: the machine's clock
 }
 
 // Platform is everything, built and bound, not yet running.
@@ -127,7 +129,7 @@ func build(ctx context.Context, o Options, why purpose) (p *Platform, err error)
 		}
 	}()
 	steps := []func(context.Context) error{
-		func(context.Context) error { return p.unlock(o.Prompt) },
+		func(context.Context) error { return p.unlock(o) },
 		p.openToken,
 		p.openDatabase,
 		p.buildCore,
@@ -150,8 +152,12 @@ func build(ctx context.Context, o Options, why purpose) (p *Platform, err error)
 	return p, nil
 }
 
-func (p *Platform) unlock(prompt func() ([]byte, error)) error {
-	secret, err := key.ReadUnlock(p.Config.UnlockSource(), prompt)
+func (p *Platform) unlock(o Options) (err error) {
+	if o.Keys != nil {
+		p.Keys, err = o.Keys.Reopen(p.Config.KeyDir())
+		return err
+	}
+	secret, err := key.ReadUnlock(p.Config.UnlockSource(), o.Prompt)
 	if err != nil {
 		return err
 	}

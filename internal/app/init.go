@@ -44,15 +44,16 @@ type InitOptions struct {
 
 // InitResult says what was made.
 type InitResult struct {
-	Dir         string    `json:"dir"`
-	Config      string    `json:"config"`
-	Profiles    string    `json:"profiles"`
-	Unlock      string    `json:"unlock"`             // the file that unlocks the keys; "" when the secret is elsewhere
-	Root        string    `json:"root"`               // the root certificate, PEM; is not there yet with an offline root
-	Fingerprint string    `json:"fingerprint"`        // SHA-256 of the root certificate, hex; "" with an offline root
-	Operator    string    `json:"operator"`           // the directory of the first operator's credential; is not there yet with an offline root
-	AuditKey    string    `json:"audit_key"`          // with which anybody verifies checkpoints
-	Requests    []Request `json:"requests,omitempty"` // to be signed by the offline root
+	Dir         string     `json:"dir"`
+	Config      string     `json:"config"`
+	Profiles    string     `json:"profiles"`
+	Unlock      string     `json:"unlock"`             // the file that unlocks the keys; "" when the secret is elsewhere
+	Root        string     `json:"root"`               // the root certificate, PEM; is not there yet with an offline root
+	Fingerprint string     `json:"fingerprint"`        // SHA-256 of the root certificate, hex; "" with an offline root
+	Operator    string     `json:"operator"`           // the directory of the first operator's credential; is not there yet with an offline root
+	AuditKey    string     `json:"audit_key"`          // with which anybody verifies checkpoints
+	Requests    []Request  `json:"requests,omitempty"` // to be signed by the offline root
+	Keys        *key.Store `json:"-"`                  // unlocked, for Options.Keys
 }
 
 // Init makes a data directory: configuration, keys, profiles, root and issuing CAs, and the first operator's credential. It refuses to touch
@@ -79,7 +80,7 @@ func Init(ctx context.Context, o InitOptions) (r InitResult, err error) {
 	if err := writeFiles(c); err != nil {
 		return r, err
 	}
-	prompt, err := makeKeys(c, o.Prompt)
+	keys, err := makeKeys(c, o.Prompt)
 	if err != nil {
 		return r, err
 	}
@@ -89,10 +90,8 @@ func Init(ctx context.Context, o InitOptions) (r InitResult, err error) {
 	if o.Operator == "" {
 		o.Operator = "admin"
 	}
-	// The secret was read and may not be there a second time: a descriptor ends, a person was asked. So what was read is used again.
-	again := *c
-	again.Keys.Unlock = "prompt"
-	return populate(ctx, c, Options{Config: &again, Prompt: prompt, Log: o.Log, Now: o.Now}, o)
+	// The secret was read and may not be there a second time: a descriptor ends, a person was asked. So the store stays open.
+	return populate(ctx, c, Options{Config: c, Keys: keys, Log: o.Log, Now: o.Now}, o)
 }
 
 // emptyDir makes dir, or accepts an empty one, and reports whether it made it.
@@ -147,8 +146,8 @@ func writeFiles(c *conf.Config) error {
 	})
 }
 
-// makeKeys makes the key store. A key file that does not exist is made; a person is asked once, and the answer is used again by Build.
-func makeKeys(c *conf.Config, prompt func() ([]byte, error)) (again func() ([]byte, error), err error) {
+// makeKeys makes the key store. A key file that does not exist is made.
+func makeKeys(c *conf.Config, prompt func() ([]byte, error)) (*key.Store, error) {
 	source := c.UnlockSource()
 	if path, ok := strings.CutPrefix(source, "file:"); ok {
 		if err := makeUnlockFile(path); err != nil {
@@ -159,10 +158,7 @@ func makeKeys(c *conf.Config, prompt func() ([]byte, error)) (again func() ([]by
 	if err != nil {
 		return nil, err
 	}
-	if _, err := key.Create(c.KeyDir(), secret, key.Options{}); err != nil {
-		return nil, err
-	}
-	return func() ([]byte, error) { return secret, nil }, nil
+	return key.Create(c.KeyDir(), secret, key.Options{})
 }
 
 func makeUnlockFile(path string) error {
@@ -209,7 +205,7 @@ func populate(ctx context.Context, c *conf.Config, o Options, init InitOptions) 
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	r = InitResult{Dir: c.Dir, Config: filepath.Join(c.Dir, conf.FileName), Profiles: c.ProfileDir(), Root: p.rootFile(), Operator: p.operatorDir(), AuditKey: p.AuditKey}
+	r = InitResult{Dir: c.Dir, Config: filepath.Join(c.Dir, conf.FileName), Profiles: c.ProfileDir(), Root: p.rootFile(), Operator: p.operatorDir(), AuditKey: p.AuditKey, Keys: o.Keys}
 	if path, ok := strings.CutPrefix(c.UnlockSource(), "file:"); ok {
 		r.Unlock = path
 	}

@@ -156,6 +156,7 @@ func TestOffences(t *testing.T) {
 		{"variable from a call", "core/device/x.go", "package device\n\nvar conn = dial()\n", "package-level variable conn is no sentinel error"},
 		{"call inside a table", "core/device/x.go", "package device\n\nvar conns = []conn{dial()}\n", "package-level variable conns is no sentinel error"},
 		{"table to be filled", "core/device/x.go", "package device\n\nvar seen = map[string]bool{}\n", "package-level variable seen is no sentinel error"},
+		{"kept for the life of the program", "core/device/x.go", "package device\n\nimport \"sync\"\n\nvar kept = sync.OnceValue(func() int { return 1 })\n", "package-level variable kept is no sentinel error"},
 		{"naked note", "core/device/x.go", "package device\n\n/*\nTODO: do it\n*/\n", "core/device/x.go:4: a naked note"},
 		{"note with an empty owner", "core/device/x.go", "package device\n\n// TODO(): do it\n", "core/device/x.go:3: a naked note"},
 		{"naked note in SQL", "core/device/schema/002.sql", "SELECT 1;\n-- FIXME\n", "core/device/schema/002.sql:2: a naked note"},

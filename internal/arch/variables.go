@@ -8,7 +8,8 @@ import (
 )
 
 // functionsAndVariables checks that nothing happens and nothing is kept behind the back of package app: no init, and no
-// package-level variable but sentinel errors, fixed tables, compiled expressions, embedded files and buffer pools.
+// package-level variable but sentinel errors, fixed tables, compiled expressions, embedded files and buffer pools. What exists for tests only
+// may also keep what takes long to make, in a sync.OnceValue.
 func (c *checker) functionsAndVariables() {
 	for _, p := range c.tree.sorted() {
 		types := typeNames(p)
@@ -22,14 +23,14 @@ func (c *checker) functionsAndVariables() {
 		for _, f := range p.code() {
 			for _, d := range f.Decls {
 				if g, ok := d.(*ast.GenDecl); ok && g.Tok == token.VAR {
-					c.variables(g, types)
+					c.variables(g, types, p.supportsTests())
 				}
 			}
 		}
 	}
 }
 
-func (c *checker) variables(decl *ast.GenDecl, types []string) {
+func (c *checker) variables(decl *ast.GenDecl, types []string, forTests bool) {
 	for _, spec := range decl.Specs {
 		v := spec.(*ast.ValueSpec)
 		if isBlank(v) || embeds(decl.Doc) || embeds(v.Doc) {
@@ -39,6 +40,9 @@ func (c *checker) variables(decl *ast.GenDecl, types []string) {
 			c.reportAt(v.Pos(), "package-level variable %s has no value, so it is meant to change: keep it in a type", v.Names[0].Name)
 		}
 		for i, value := range v.Values {
+			if forTests && madeOnce(value) {
+				continue
+			}
 			if !fixed(value, types) || emptyTable(value) {
 				c.reportAt(v.Names[i].Pos(), "package-level variable %s is no sentinel error, fixed table or compiled expression: keep it in a type, or make it a function", v.Names[i].Name)
 			}
@@ -53,6 +57,20 @@ func isBlank(v *ast.ValueSpec) bool {
 
 func embeds(doc *ast.CommentGroup) bool {
 	return doc != nil && slices.ContainsFunc(doc.List, func(c *ast.Comment) bool { return strings.HasPrefix(c.Text, "//go:embed ") })
+}
+
+// madeOnce tells sync.OnceValue(func …) and sync.OnceValues(func …).
+func madeOnce(e ast.Expr) bool {
+	call, ok := e.(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || !strings.HasPrefix(sel.Sel.Name, "OnceValue") {
+		return false
+	}
+	x, ok := sel.X.(*ast.Ident)
+	return ok && x.Name == "sync"
 }
 
 // emptyTable says whether a value is a table without entries, which only makes sense if somebody fills it later.

@@ -6,6 +6,10 @@
 //	key := apptest.Key(t)
 //	reply := p.Send(t, apptest.Call{Path: "/.well-known/est/simpleenroll", Body: apptest.Body(apptest.CSR(t, key, der.RequestSpec{})), User: "meter-1", Secret: token})
 //
+// On SQLite an installation that the configuration makes no different is a copy of one that was made once (see template), because most tests
+// are shorter than that takes. The copy differs from an installation of its own in that the certificates of its CAs tell the address of another
+// status listener.
+//
 // The platform stops with the test, after its whole record was verified: every test is also one of the record. What it logged is shown
 // when the test failed.
 //
@@ -53,6 +57,8 @@ type Platform struct {
 	stopped chan error
 }
 
+const organisation = "Test Fleet"
+
 // Profile is a profile that a test has beside the default ones.
 type Profile struct{ Name, YAML string }
 
@@ -85,7 +91,7 @@ func replaceLine(yaml, line string) string {
 func Start(t testing.TB, change func(*conf.Config), profiles ...Profile) *Platform {
 	t.Helper()
 	p := &Platform{Clock: &Clock{}, Log: &Log{}}
-	c, made := Init(t, p.Clock, p.Log, change)
+	c, made := install(t, p, change)
 	p.Made = made
 	for _, extra := range profiles {
 		if err := os.WriteFile(filepath.Join(c.ProfileDir(), extra.Name+".yaml"), []byte(extra.YAML), 0o644); err != nil {
@@ -108,7 +114,13 @@ func Start(t testing.TB, change func(*conf.Config), profiles ...Profile) *Platfo
 // Init makes an installation in a directory of the test and does not run it.
 func Init(t testing.TB, clock *Clock, log *Log, change func(*conf.Config)) (*conf.Config, app.InitResult) {
 	t.Helper()
-	c, err := app.Loopback("Test Fleet")
+	c := configure(t, change)
+	return c, initialise(t, clock, log, c)
+}
+
+func configure(t testing.TB, change func(*conf.Config)) *conf.Config {
+	t.Helper()
+	c, err := app.Loopback(organisation)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,11 +130,16 @@ func Init(t testing.TB, clock *Clock, log *Log, change func(*conf.Config)) (*con
 	if change != nil {
 		change(c)
 	}
+	return c
+}
+
+func initialise(t testing.TB, clock *Clock, log *Log, c *conf.Config) app.InitResult {
+	t.Helper()
 	made, err := app.Init(t.Context(), app.InitOptions{Dir: filepath.Join(t.TempDir(), "data"), Config: c, Now: clock.Now, Log: log.Logger()})
 	if err != nil {
 		t.Fatalf("making an installation: %v", err)
 	}
-	return c, made
+	return made
 }
 
 // start builds and runs. The free ports were free a moment ago; another process may have been faster.
@@ -130,7 +147,7 @@ func (p *Platform) start(t testing.TB, c *conf.Config) {
 	t.Helper()
 	var err error
 	for range 5 {
-		p.Platform, err = app.Build(t.Context(), app.Options{Config: c, Now: p.Clock.Now, Log: p.Log.Logger()})
+		p.Platform, err = app.Build(t.Context(), app.Options{Config: c, Keys: p.Made.Keys, Now: p.Clock.Now, Log: p.Log.Logger()})
 		if err == nil || !strings.Contains(errs.Public(err), "another program has this address") {
 			break
 		}

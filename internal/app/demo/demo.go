@@ -78,7 +78,7 @@ func Start(ctx context.Context, o Options) (*Demo, error) {
 	if d.made, err = app.Init(ctx, app.InitOptions{Dir: o.Dir, Config: c, Now: o.Now, Log: o.Log}); err != nil {
 		return nil, err
 	}
-	if d.platform, err = app.Build(ctx, app.Options{Config: c, Now: o.Now, Log: o.Log}); err != nil {
+	if d.platform, err = app.Build(ctx, app.Options{Config: c, Keys: d.made.Keys, Now: o.Now, Log: o.Log}); err != nil {
 		return nil, err
 	}
 	running, stop := context.WithCancel(ctx)

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/key"
+	"mooring/internal/core/key/keytest"
 	"mooring/wire/der"
 )
 
@@ -41,10 +41,7 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	keys, err := key.Create(filepath.Join(t.TempDir(), "keys"), []byte("unlock this"), key.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	keys, _ := keytest.Store(t)
 	return newFixtureWith(t, keys)
 }
 

@@ -122,8 +122,8 @@ func (ps *Profiles) All() []*Profile {
 const maxProfile = 64 << 10
 
 // LoadProfiles reads every *.yaml file at the root of fsys, one profile a file, and checks each: strict syntax, the rules of this package,
-// and a sample certificate that must satisfy zlint's RFC lints and equal what crypto/x509 makes of the same fields. The error, of kind
-// Invalid, lists everything that is wrong, one complaint a line in the form "profiles/device.yaml:12: …".
+// and, unless it is a default profile as it came, a sample certificate that must satisfy zlint's RFC lints and equal what crypto/x509 makes of
+// the same fields. The error, of kind Invalid, lists everything that is wrong, one complaint a line in the form "profiles/device.yaml:12: …".
 func LoadProfiles(fsys fs.FS) (*Profiles, error) {
 	names, err := fs.Glob(fsys, "*.yaml")
 	if err != nil {
@@ -143,7 +143,7 @@ func LoadProfiles(fsys fs.FS) (*Profiles, error) {
 		}
 		read = append(read, r)
 	}
-	lintAll(read)
+	lintAll(foreign(read))
 	for _, r := range read {
 		if err := r.document.err(); err != nil {
 			wrong = append(wrong, err)
@@ -160,7 +160,8 @@ func LoadProfiles(fsys fs.FS) (*Profiles, error) {
 	return ps, nil
 }
 
-// LoadProfile reads and checks the profile in one file at the root of fsys, as LoadProfiles does, but for what it says about other profiles.
+// LoadProfile reads and checks the profile in one file at the root of fsys, as LoadProfiles does, but for what it says about other profiles, and makes
+// the sample certificate always.
 func LoadProfile(fsys fs.FS, name string) (*Profile, error) {
 	r, err := readProfile(fsys, name)
 	if err == nil {

@@ -20,6 +20,10 @@ func TestDefaultProfilesLoad(t *testing.T) {
 	var names []string
 	for _, p := range ps.All() {
 		names = append(names, p.Name)
+		// LoadProfiles believes this test that a sample certificate of each is right.
+		if _, err := ca.LoadProfile(ca.DefaultProfiles(), p.Name+".yaml"); err != nil {
+			t.Errorf("%s: %v", p.Name, err)
+		}
 		if p.Grants != grants[p.Name] {
 			t.Errorf("%s grants %q, want %q", p.Name, p.Grants, grants[p.Name])
 		}

@@ -1,6 +1,7 @@
 package key
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto"
@@ -44,8 +45,9 @@ type Info struct {
 // Store keeps keys and secrets in one directory. It is safe for many goroutines, and several processes may use one directory at once,
 // because files are only ever added. Its zero value is not usable: see Open and Create.
 type Store struct {
-	dir string
-	box *sealer
+	dir  string
+	lock []byte // store.json
+	box  *sealer
 
 	mu     sync.Mutex // guards loaded
 	loaded map[ID]*Signer
@@ -72,7 +74,7 @@ func Create(dir string, unlock []byte, o Options) (*Store, error) {
 	case err != nil:
 		return nil, errs.Wrap(errs.Unavailable, err, "the key store in %s cannot be written", dir)
 	}
-	return newStore(dir, keys)
+	return newStore(dir, lock, keys)
 }
 
 // Open opens the store in dir. A wrong unlock is an error of kind Denied; a missing, damaged or carelessly protected store one of kind
@@ -89,15 +91,31 @@ func Open(dir string, unlock []byte, _ Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the key store in %s: %w", dir, err)
 	}
-	return newStore(dir, keys)
+	return newStore(dir, data, keys)
 }
 
-func newStore(dir string, keys derived) (*Store, error) {
+// Reopen opens the store in dir, which must be s's own or a copy of it, with the master key that s has: who has unlocked a store need not wait
+// for scrypt again. Another store is an error of kind Conflict.
+func (s *Store) Reopen(dir string) (*Store, error) {
+	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	lock, err := readPrivate(filepath.Join(dir, storeFile), maxContainer)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(lock, s.lock) {
+		return nil, errs.New(errs.Conflict, "%s holds another key store than that which was unlocked", dir)
+	}
+	return &Store{dir: dir, lock: lock, box: s.box, loaded: map[ID]*Signer{}}, nil
+}
+
+func newStore(dir string, lock []byte, keys derived) (*Store, error) {
 	box, err := newSealer(keys.container)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, box: box, loaded: map[ID]*Signer{}}, nil
+	return &Store{dir: dir, lock: lock, box: box, loaded: map[ID]*Signer{}}, nil
 }
 
 // String names the store without showing what it holds.

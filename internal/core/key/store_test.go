@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -89,6 +90,35 @@ func TestCreateRefuses(t *testing.T) {
 	}
 	if _, err := key.Open(t.TempDir()+"/none", unlock, key.Options{}); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("missing directory: got %v, want kind unavailable", err)
+	}
+}
+
+func TestReopen(t *testing.T) {
+	s, dir := create(t)
+	secret, err := s.Secret(t.Context(), "deployment", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	duplicate := filepath.Join(t.TempDir(), "copy")
+	if out, err := exec.Command("cp", "-rp", dir, duplicate).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, path := range []string{dir, duplicate} {
+		again, err := s.Reopen(path)
+		if err != nil {
+			t.Errorf("Reopen(%s): %v", path, err)
+			continue
+		}
+		if got, err := again.Secret(t.Context(), "deployment", 32); err != nil || !bytes.Equal(got, secret) {
+			t.Errorf("the secret in %s: got %x, %v, want %x", path, got, err, secret)
+		}
+	}
+	_, other := create(t) // the same unlock material, another salt
+	if _, err := s.Reopen(other); !errs.Is(err, errs.Conflict) {
+		t.Errorf("Reopen of another store: got %v, want kind conflict", err)
+	}
+	if _, err := s.Reopen(t.TempDir()); !errs.Is(err, errs.Unavailable) {
+		t.Errorf("Reopen of no store: got %v, want kind unavailable", err)
 	}
 }
 

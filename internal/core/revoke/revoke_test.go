@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"math/big"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +26,7 @@ import (
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/key"
+	"mooring/internal/core/key/keytest"
 	"mooring/wire/der"
 )
 
@@ -39,11 +39,10 @@ var (
 // world is the service on a real database, a real key store and real CAs.
 type world struct {
 	*Service
-	url    string
-	keyDir string
-	log    *audit.Log
-	now    *atomic.Int64
-	node   func() *Service // another node of the same cluster
+	url  string
+	log  *audit.Log
+	now  *atomic.Int64
+	node func() *Service // another node of the same cluster
 }
 
 func newWorld(t testing.TB) *world {
@@ -54,7 +53,7 @@ func newWorld(t testing.TB) *world {
 // newWorldWith lets change make the CAs different.
 func newWorldWith(t testing.TB, change func(*ca.Spec)) *world {
 	t.Helper()
-	w := &world{now: &atomic.Int64{}, url: dbtest.URL(t), keyDir: filepath.Join(t.TempDir(), "keys")}
+	w := &world{now: &atomic.Int64{}, url: dbtest.URL(t)}
 	w.now.Store(1_800_000_000)
 	clock := func() time.Time { return time.Unix(w.now.Load(), 0) }
 	skey, vkey, err := note.GenerateKey(rand.Reader, "test")
@@ -63,8 +62,7 @@ func newWorldWith(t testing.TB, change func(*ca.Spec)) *world {
 	must(t, err)
 	verifier, err := note.NewVerifier(vkey)
 	must(t, err)
-	keys, err := key.Create(w.keyDir, []byte("unlock this"), key.Options{})
-	must(t, err)
+	keys, _ := keytest.Store(t)
 	profiles, err := ca.LoadProfiles(ca.DefaultProfiles())
 	must(t, err)
 	w.node = func() *Service {

@@ -14,10 +14,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -136,13 +138,17 @@ func New(d Deps) http.Handler {
 	return guard.Handler(s.mux)
 }
 
-// fixed answers with what write returns now.
+// fixed answers with what write returns. It is written when somebody first asks: few do, and it takes longer than all else of New.
 func (s *server) fixed(contentType string, write func() ([]byte, error)) http.Handler {
-	body, err := write()
-	if err != nil {
-		panic("api: the document of the routes: " + err.Error()) // the table of routes is wrong, and every test says so
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { web.Write(w, http.StatusOK, contentType, body) })
+	once := sync.OnceValues(write)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := once()
+		if err != nil {
+			web.Problem(w, r, fmt.Errorf("writing the document of the routes: %w", err))
+			return
+		}
+		web.Write(w, http.StatusOK, contentType, body)
+	})
 }
 
 // unknown answers for everything that is no route: 405 when another method would be right (RFC 9110, section 15.5.6).

@@ -36,6 +36,7 @@ import (
 	"mooring/internal/core/export"
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
+	"mooring/internal/core/key/keytest"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api"
 	"mooring/internal/server/api/client"
@@ -86,7 +87,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
 	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema())
-	keys := must[*key.Store](t)(key.Create(filepath.Join(t.TempDir(), "keys"), []byte("a long enough passphrase"), key.Options{}))
+	keys, _ := keytest.Store(t)
 	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
 	if err != nil {

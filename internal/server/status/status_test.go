@@ -18,7 +18,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,6 +34,7 @@ import (
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
 	"mooring/internal/core/key"
+	"mooring/internal/core/key/keytest"
 	"mooring/internal/core/revoke"
 	"mooring/wire/der"
 	"mooring/wire/ocsp"
@@ -66,8 +66,7 @@ func newWorld(t *testing.T) *world {
 	verifier, err := note.NewVerifier(vkey)
 	must(t, err)
 	log := audit.New(d, audit.Options{Origin: "test", Signer: signer, Verifier: verifier, BatchKey: make([]byte, 32), Now: time.Now})
-	keys, err := key.Create(filepath.Join(t.TempDir(), "keys"), []byte("unlock this"), key.Options{})
-	must(t, err)
+	keys, _ := keytest.Store(t)
 	profiles, err := ca.LoadProfiles(ca.DefaultProfiles())
 	must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

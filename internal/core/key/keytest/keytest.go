@@ -1,10 +1,13 @@
 // Package keytest checks that a custody keeps the contract of key.Custody. A new custody calls Test from its own tests, against the
-// real thing (a token, a service), with the algorithms it offers. It deliberately tests nothing about how keys are kept.
+// real thing (a token, a service), with the algorithms it offers. It deliberately tests nothing about how keys are kept. Store is a key store
+// for tests of other things.
 package keytest
 
 import (
 	"crypto"
 	"crypto/rand"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -12,6 +15,51 @@ import (
 	"mooring/internal/core/key"
 	"mooring/wire/der"
 )
+
+// Store makes a key store in a directory of the test, which it returns too. All of a process have one master key, because deriving it takes
+// longer than most tests: scrypt is slow by design.
+func Store(t testing.TB) (store *key.Store, dir string) {
+	t.Helper()
+	m, err := unlocked()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = filepath.Join(t.TempDir(), "keys")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, lockFile), m.lock, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if store, err = m.store.Reopen(dir); err != nil {
+		t.Fatal(err)
+	}
+	return store, dir
+}
+
+// Unlock is what unlocks the stores that Store makes.
+const Unlock = "correct horse battery"
+
+const lockFile = "store.json"
+
+// master is an empty store, unlocked, and its file.
+type master struct {
+	store *key.Store
+	lock  []byte
+}
+
+var unlocked = sync.OnceValues(func() (m master, err error) {
+	dir, err := os.MkdirTemp("", "keytest-")
+	if err != nil {
+		return m, err
+	}
+	defer os.RemoveAll(dir)
+	if m.store, err = key.Create(dir, []byte(Unlock), key.Options{}); err != nil {
+		return m, err
+	}
+	m.lock, err = os.ReadFile(filepath.Join(dir, lockFile))
+	return m, err
+})
 
 // Test runs the suite. Keys made during the test stay in the custody.
 func Test(t *testing.T, custody key.Custody, offered ...key.Algorithm) {
