@@ -19,6 +19,16 @@ import (
 	"mooring/internal/base/errs"
 )
 
+// TestRunStoppedWhileItStarts: a server that is stopped at once has no error to tell.
+func TestRunStoppedWhileItStarts(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := d.Run(ctx); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
 func schema(more ...string) db.Schema {
 	files := fstest.MapFS{"00001_thing.sql": {Data: []byte(`-- +goose Up
 CREATE TABLE thing (cell smallint NOT NULL, id bytea NOT NULL, n bigint NOT NULL, note text NOT NULL, PRIMARY KEY (cell, id)) /*sqlite: WITHOUT ROWID */;

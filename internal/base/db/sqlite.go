@@ -155,6 +155,9 @@ func (e *sqliteEngine) begin(ctx context.Context, write bool) (session, error) {
 // run checkpoints the write-ahead log beside the writer when it has grown.
 func (e *sqliteEngine) run(ctx context.Context) (err error) {
 	c, err := e.connect(ctx, "_pragma=synchronous(FULL)")
+	if err != nil && ctx.Err() != nil {
+		return nil // stopped while it started
+	}
 	if err != nil {
 		return e.cannotOpen(err)
 	}
