@@ -39,6 +39,7 @@ import (
 	"mooring/internal/server/api"
 	"mooring/internal/server/est"
 	"mooring/internal/server/gate"
+	"mooring/internal/server/scep"
 	"mooring/internal/server/status"
 )
 
@@ -80,7 +81,9 @@ type Platform struct {
 	token    pkcs11.Custody // nil: none is configured
 	newest   int64          // Unix second of the newest entry of the record when it was opened
 	identity serverIdentity
-	surfaces []surface // fixed once Build returns
+	// authorities answer clients of SCEP; none when it is not served.
+	authorities authorities
+	surfaces    []surface // fixed once Build returns
 }
 
 // surface is one bound listener and what answers on it.
@@ -93,10 +96,11 @@ type surface struct {
 
 // Addresses says where a platform can be reached.
 type Addresses struct {
-	EST    string `json:"est"`    // base URL of the EST listener
-	API    string `json:"api"`    // base URL of the management API
-	Status string `json:"status"` // base URL of revocation lists and status answers
-	Socket string `json:"socket"` // path of the Unix socket
+	EST    string `json:"est"`            // base URL of the EST listener
+	API    string `json:"api"`            // base URL of the management API
+	Status string `json:"status"`         // base URL of revocation lists and status answers
+	SCEP   string `json:"scep,omitempty"` // base URL of the SCEP listener, "" when there is none
+	Socket string `json:"socket"`         // path of the Unix socket
 }
 
 // Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.
@@ -338,6 +342,11 @@ func (p *Platform) bind(ctx context.Context) error {
 	}
 	secure := &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, TicketSecret: tickets}
 	devices := est.New(est.Deps{Enrol: p.Enrol, Campaigns: p.Campaigns, Identity: p.identity.signer, Anchor: p.identity.anchor})
+	if c.Listen.SCEP != "" {
+		if err := p.openAuthorities(ctx); err != nil {
+			return err
+		}
+	}
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
 	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol,
 		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Export: p.Export, Undo: p.Config.Jobs.Undo,
@@ -351,9 +360,13 @@ func (p *Platform) bind(ctx context.Context) error {
 	}{
 		{"est", c.Listen.EST, secure, web.Text, web.LimitBodies(devices, body)},
 		{"status", c.Listen.Status, nil, web.Text, web.LimitBodies(public, body)},
+		{"scep", c.Listen.SCEP, nil, web.Text, scep.New(scep.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Identity: p.authorities.identity, Now: p.now})},
 		{"api", c.Listen.API, secure, web.Problem, manage}, // it bounds each body itself: imports are large
 		{"socket", c.SocketPath(), nil, web.Problem, manage},
 	} {
+		if s.address == "" {
+			continue // it is not served
+		}
 		listen := gate.Listen
 		if s.name == "socket" {
 			listen = gate.ListenSocket
@@ -393,6 +406,8 @@ func (p *Platform) Addresses() Addresses {
 			a.API = "https://" + at
 		case "status":
 			a.Status = "http://" + at
+		case "scep":
+			a.SCEP = "http://" + at
 		case "socket":
 			a.Socket = at
 		}
@@ -427,7 +442,9 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 		stopCore()
 		return errors.Join(err, parts.Wait())
 	}
+	p.authorities.begin(ctx, p)
 	serving.Go(func() error { return p.identity.run(serveCtx, p) })
+	serving.Go(func() error { return p.authorities.run(serveCtx, p) })
 	serving.Go(func() error { return p.cutRevoked(serveCtx) })
 	for _, s := range p.surfaces {
 		serving.Go(func() error { return s.gate.Serve(serveCtx, s.handler) })

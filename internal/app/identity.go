@@ -44,6 +44,7 @@ type face struct {
 	sni     string // the name that clients ask for; "" for everybody else
 	device  string // of the registry
 	profile string
+	bare    bool // it has no names: nobody connects to it
 	current atomic.Pointer[pair]
 
 	// What follows is of run alone.
@@ -255,6 +256,9 @@ func (s *serverIdentity) tellBarred(ctx context.Context, p *Platform, f *face, b
 
 // faceNames are the names in the certificate of a face.
 func (p *Platform) faceNames(f *face) []string {
+	if f.bare {
+		return nil
+	}
 	if f.sni != "" {
 		return []string{"dns:" + f.sni}
 	}

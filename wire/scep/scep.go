@@ -254,7 +254,12 @@ func (m *Message) Open(key OpenKey) ([]byte, error) {
 	if err != nil {
 		return nil, ErrOpen
 	}
-	content, err := e.Open(cms.RSAKey{ID: cms.IssuerAndSerial(key.Certificate), Key: key.Key, PKCS1v15: true, TripleDES: key.TripleDES, Rand: key.Rand})
+	// A message for one recipient is tried whatever certificate it names: those of several nodes, and the one before a renewal, are for the same key.
+	id := cms.IssuerAndSerial(key.Certificate)
+	if len(e.Recipients) == 1 {
+		id = e.Recipients[0].ID
+	}
+	content, err := e.Open(cms.RSAKey{ID: id, Key: key.Key, PKCS1v15: true, TripleDES: key.TripleDES, Rand: key.Rand})
 	if err != nil {
 		return nil, ErrOpen
 	}

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ type identity struct {
 
 func newIdentity(t testing.TB, key crypto.Signer) identity {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "dev1"}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(4e9, 0)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serials.Add(1)), Subject: pkix.Name{CommonName: "dev1"}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(4e9, 0)}
 	raw, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -39,6 +40,8 @@ func newIdentity(t testing.TB, key crypto.Signer) identity {
 	}
 	return identity{key, cert}
 }
+
+var serials atomic.Int64
 
 // rsaKeys are made once: they are slow to make.
 var rsaKeys = sync.OnceValue(func() (keys [2]*rsa.PrivateKey) {
@@ -83,8 +86,14 @@ func TestRequest(t *testing.T) {
 		if err != nil || string(got) != "a request" {
 			t.Errorf("opened %q, %v", got, err)
 		}
-		if _, err := m.Open(OpenKey{Certificate: device.cert, Key: device.key.(crypto.Decrypter), Rand: rand.Reader}); err != ErrOpen {
-			t.Errorf("opened with another key: %v, want %v", err, ErrOpen)
+		// With another key there is either an error or nonsense, as the random key may lead to a good padding.
+		if got, err := m.Open(OpenKey{Certificate: device.cert, Key: device.key.(crypto.Decrypter), Rand: rand.Reader}); err != ErrOpen && string(got) == "a request" {
+			t.Errorf("opened with another key: %q, %v, want %v", got, err, ErrOpen)
+		}
+		// The certificate before a renewal was for the same key.
+		renewed := newIdentity(t, ra.key)
+		if got, err := m.Open(OpenKey{Certificate: renewed.cert, Key: ra.key.(crypto.Decrypter), Rand: rand.Reader}); err != nil || string(got) != "a request" {
+			t.Errorf("opened by the next certificate's key: %q, %v", got, err)
 		}
 	}
 }

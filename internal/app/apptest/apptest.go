@@ -155,7 +155,8 @@ func (p *Platform) start(t testing.TB, c *conf.Config) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Listen, c.PublicURLs = fresh.Listen, fresh.PublicURLs
+		c.PublicURLs = fresh.PublicURLs
+		c.Listen.EST, c.Listen.API, c.Listen.Status, c.Listen.Socket = fresh.Listen.EST, fresh.Listen.API, fresh.Listen.Status, fresh.Listen.Socket
 	}
 	if err != nil {
 		t.Fatalf("building the platform: %v", err)

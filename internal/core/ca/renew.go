@@ -26,6 +26,22 @@ func SameIdentity(old []byte, r *der.Request) error {
 	return nil
 }
 
+// FillIn puts subject and alternative names of the certificate old, DER, into a request that has none, for protocols in which leaving them out
+// is repeating them.
+func FillIn(old []byte, r *der.Request) error {
+	subject, names, err := identityOf(old)
+	if err != nil {
+		return err
+	}
+	if len(r.Subject) == 0 {
+		r.Subject = subject
+	}
+	if r.Names.Equal(der.AltNames{}) {
+		r.Names = names
+	}
+	return nil
+}
+
 // Renewable reports whether the profile still gives subject and names of the certificate old, DER, to a device that the registry now knows
 // by v. When it does not, no request can repeat them and be granted.
 func (p *Profile) Renewable(old []byte, v *Values) (bool, error) {

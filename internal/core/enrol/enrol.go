@@ -80,6 +80,9 @@ type Request struct {
 	// Proven, when set, says who made the request; then Chain and Basic are not looked at. Only slices of the core set it.
 	Proven *Proven
 	CSR    []byte // PKCS#10 in DER
+	// LeavesOut says that a renewal which names no subject, or no alternative names, means those of its certificate, as is the custom in SCEP and CMP. In EST
+	// leaving out is not repeating.
+	LeavesOut bool
 	// ChallengeIsSecret says that a challengePassword is, or stands where there was, the Secret (RFC 8894, section 2.4), and no channel binding.
 	ChallengeIsSecret bool
 	// Bound tells whether a challengePassword is bound to the connection that carried the request; nil where a protocol has no such thing.

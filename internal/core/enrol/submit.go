@@ -210,6 +210,11 @@ func (s *Service) checkRenewal(_ context.Context, sub *submission) error {
 	if sub.req.Op != Renew {
 		return nil
 	}
+	if sub.req.LeavesOut {
+		if err := ca.FillIn(sub.identity.Own.DER, sub.csr); err != nil {
+			return err
+		}
+	}
 	if err := ca.SameIdentity(sub.identity.Own.DER, sub.csr); err != nil {
 		return sub.whyNot(err)
 	}
