@@ -242,8 +242,8 @@ func (p *Profile) addExtKeyUsage(s string) error {
 
 func (p *Profile) addEvidence(s string) error {
 	e := Evidence(s)
-	if known := []Evidence{EvidenceToken, EvidenceBirth, EvidenceOperational, EvidenceAccount, EvidenceDomain, EvidenceAttested}; !slices.Contains(known, e) {
-		return fmt.Errorf("unknown evidence %q: use token, birth, operational, account, domain or attested", s)
+	if known := []Evidence{EvidenceToken, EvidenceBirth, EvidenceOperational, EvidenceAccount, EvidenceDomain, EvidenceAttested, EvidenceRA}; !slices.Contains(known, e) {
+		return fmt.Errorf("unknown evidence %q: use token, birth, operational, account, domain, attested or ra", s)
 	}
 	p.Evidence = append(p.Evidence, e)
 	return nil

@@ -28,6 +28,7 @@ const (
 	EvidenceAccount     Evidence = "account"     // an ACME account that is bound to the device by its token
 	EvidenceDomain      Evidence = "domain"      // control of the names, by whoever has an ACME account
 	EvidenceAttested    Evidence = "attested"    // a statement of the device's hardware about its key
+	EvidenceRA          Evidence = "ra"          // the word of a registration authority that holds a certificate of ours with cmcRA
 )
 
 // Profile says what certificates of a kind look like and on which terms they are given. It is immutable; an edit of its file is a new

@@ -118,7 +118,7 @@ func TestProfileMistakes(t *testing.T) {
 		{"too short", "validity: 90d\nrenew_before: 30d", "validity: 30s", `profiles/device.yaml:12: validity: is less than a minute`},
 		{"renewed at once", "renew_before: 30d", "renew_before: 90d", `profiles/device.yaml:13: renew_before: is not less than the validity: each certificate would be renewed at once`},
 		{"back-dated too far", "crl: true", "backdate: 60d", `profiles/device.yaml:16: backdate: is more than half of the validity`},
-		{"unknown evidence", "evidence: [token]", "evidence: [password]", `profiles/device.yaml:14: unknown evidence "password": use token, birth, operational, account, domain or attested`},
+		{"unknown evidence", "evidence: [token]", "evidence: [password]", `profiles/device.yaml:14: unknown evidence "password": use token, birth, operational, account, domain, attested or ra`},
 		{"linking without binding", "challenge: binding", "challenge: ignore\nlinking: required", `profiles/device.yaml:16: linking: is required, but "challenge: ignore" says not to look at it`},
 		{"unknown role", "crl: true", "grants: root", `profiles/device.yaml:16: unknown role "root": use admin, operator or auditor`},
 		{"role by birth", "evidence: [token]", "evidence: [birth]\ngrants: admin", `profiles/device.yaml:15: grants: a role needs a person's token, not a birth certificate: take birth out of evidence`},

@@ -121,7 +121,7 @@ func (p *Profile) checkTerms(d *document) {
 	if p.Accepts(EvidenceBirth) {
 		d.at("grants", "a role needs a person's token, not a birth certificate: take birth out of evidence")
 	}
-	for _, e := range []Evidence{EvidenceAccount, EvidenceDomain, EvidenceAttested} {
+	for _, e := range []Evidence{EvidenceAccount, EvidenceDomain, EvidenceAttested, EvidenceRA} {
 		if p.Accepts(e) {
 			d.at("grants", "a role needs a person's token each time it is given: take %s out of evidence", e)
 		}

@@ -79,7 +79,13 @@ type Request struct {
 	User, Secret string
 	// Proven, when set, says who made the request; then Chain and Basic are not looked at. Only slices of the core set it.
 	Proven *Proven
-	CSR    []byte // PKCS#10 in DER
+	// Vouch, when set, is who asks for a device in its place; then Chain and Basic are not looked at either.
+	Vouch *Vouch
+	CSR   []byte // PKCS#10 in DER
+	// Template, when set, is the request instead of CSR.
+	Template *Template
+	// Confirm says that the receiver will confirm the certificate.
+	Confirm Awaiting
 	// LeavesOut says that a renewal which names no subject, or no alternative names, means those of its certificate, as is the custom in SCEP and CMP. In EST
 	// leaving out is not repeating.
 	LeavesOut bool

@@ -34,7 +34,9 @@ type Identity struct {
 	// expired is when Leaf ended, if that is to be forgiven; else 0.
 	expired int64
 	by      *access.Actor // who vouches, by operator
-	proven  bool          // a slice's word is taken for it (proven.go)
+	proven  bool          // a slice's word is taken for it (proven.go), or an authority's
+	// authority is the id of the registration authority that vouches, in hex; "" when none does.
+	authority string
 }
 
 // Actor returns the actor for what the identity does over the surface via. A person's or service's role is the one that its certificate
@@ -175,7 +177,7 @@ func (s *Service) byOwn(ctx context.Context, leaf *x509.Certificate, own *ca.Cer
 	case revoked && reason == revoke.CertificateHold:
 		return id, errs.New(errs.Denied, "the client certificate is on hold; ask the device's operator")
 	case revoked:
-		return id, errs.New(errs.Denied, "the client certificate is revoked; ask the device's operator for a new token")
+		return id, errs.Wrap(errs.Denied, ErrRevoked, "the client certificate is revoked; ask the device's operator for a new token")
 	}
 	slot, ok := d.Slot(own.Slot)
 	if !ok || !bytes.Equal(slot.Serial, own.Serial[:]) && !bytes.Equal(slot.Prev, own.Serial[:]) {
@@ -196,7 +198,7 @@ func (s *Service) notClosed(ctx context.Context, newest []byte) error {
 		return err
 	case revoked && reason == revoke.CertificateHold:
 		return errs.New(errs.Denied, "the device's newest certificate is on hold, and with it the one before; ask the device's operator")
-	case revoked:
+	case revoked && reason != revoke.Superseded: // which says that nobody has to be suspected: see confirm.go
 		return errs.New(errs.Denied, "the device's newest certificate is revoked, which ends the one before it too; ask the device's operator for a new token")
 	}
 	return nil
@@ -233,6 +235,9 @@ func (s *Service) identify(ctx context.Context, r *Request) (*Identity, error) {
 	forgive := r.Op == Renew
 	if r.Proven != nil {
 		return s.byProven(ctx, r.Proven)
+	}
+	if r.Vouch != nil {
+		return s.byVouch(ctx, r.Vouch)
 	}
 	if !r.Basic {
 		return s.byChain(ctx, r.Chain, forgive)

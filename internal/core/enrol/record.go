@@ -30,6 +30,7 @@ type item struct {
 	// approved is set when a person's approval is used up by this certificate.
 	approved   bool
 	take, back *db.Stmt // of Proven.Take; nil
+	await      *db.Stmt // has the certificate wait for its confirmation; nil
 }
 
 func (i *item) key() db.Key { return db.Key{Cell: i.cell, ID: i.device} }
@@ -50,6 +51,10 @@ func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	if p := sub.req.Proven; p != nil {
 		i.settle(p)
 	}
+	if id.authority != "" {
+		i.entry.Detail["authority"] = id.authority
+	}
+	i.await = s.await(sub, i)
 	return i
 }
 
@@ -153,6 +158,9 @@ func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.St
 		certs = append(certs, i.cert)
 		claims = append(claims, i.claim)
 		entries = append(entries, i.issued()...)
+		if i.await != nil {
+			stmts = append(stmts, i.await)
+		}
 		if i.approved {
 			stmts = append(stmts, &db.Stmt{SQL: deleteRequest, Args: []any{int64(i.cell), i.device[:]}})
 		}

@@ -73,8 +73,10 @@ func (s *Service) decide(ctx context.Context, sub *submission, steps ...func(con
 			return Answer{}, err
 		}
 	}
-	if known, err := s.repeated(ctx, sub); err != nil || known != nil {
-		return s.answer(sub, known), err
+	if known, err := s.repeated(ctx, sub); err != nil {
+		return Answer{}, err
+	} else if known != nil {
+		return s.answer(sub, known), s.awaitAgain(ctx, sub, known)
 	}
 	if s.needsApproval(sub) {
 		if wait, err := s.awaitApproval(ctx, sub); err != nil || wait > 0 {
@@ -106,7 +108,11 @@ func (s *Service) answer(sub *submission, c *ca.Certificate) Answer {
 }
 
 func (s *Service) parse(_ context.Context, sub *submission) error {
-	csr, err := der.ParseRequest(sub.req.CSR)
+	read := func() (*der.Request, error) { return der.ParseRequest(sub.req.CSR) }
+	if sub.req.Template != nil {
+		read = sub.req.Template.request
+	}
+	csr, err := read()
 	if err != nil {
 		return errs.New(errs.Invalid, "the certification request is not acceptable: %v", err)
 	}
@@ -172,12 +178,15 @@ func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 	if sub.req.Op == Generate {
 		return s.generate(ctx, sub)
 	}
+	if t := sub.req.Template; t != nil && t.SPKI == nil {
+		return errs.New(errs.Invalid, "the request holds no public key")
+	}
 	// Verifying with a hostile key may be slow, and of a weak one it proves nothing.
 	if err := der.CheckKey(sub.csr.PublicKey); err != nil {
 		return errs.New(errs.Invalid, "the certification request is not acceptable: %v", err)
 	}
-	if err := sub.csr.CheckSignature(); err != nil {
-		return errs.New(errs.Invalid, "the certification request's signature does not verify under its own key")
+	if err := sub.csr.CheckSignature(); err != nil && !sub.possessionVouched() {
+		return errs.Wrap(errs.Invalid, ErrPossession, "the certification request's signature does not verify under its own key")
 	}
 	if s.Revoke.KeyBlocked(sub.csr.HashSPKI()) { // whoever brings it: others have it too
 		return errs.New(errs.Denied, "this key was reported as compromised: make a new one")

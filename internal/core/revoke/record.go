@@ -62,6 +62,11 @@ func (s *Service) change(ctx context.Context, actor access.Actor, serial []byte,
 	if err != nil {
 		return Result{}, err
 	}
+	return s.carryOut(ctx, actor, of, known, serial, reason)
+}
+
+// carryOut does what actor may do; of is the CA whose certificate known is, or nil.
+func (s *Service) carryOut(ctx context.Context, actor access.Actor, of *ca.Issuer, known *ca.Certificate, serial []byte, reason Reason) (Result, error) {
 	heirs, err := s.mayTake(ctx, actor, known, reason)
 	if err != nil {
 		return Result{}, err
