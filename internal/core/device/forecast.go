@@ -2,7 +2,6 @@ package device
 
 import (
 	"context"
-	"encoding/binary"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -42,51 +41,36 @@ func (r *Registry) Forecast(ctx context.Context, actor access.Actor, f Filter, u
 		return Forecast{}, errs.New(errs.Unavailable, "the inventory is still being made; ask again in a minute")
 	}
 	var out Forecast
-	var m marks
 	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		out = Forecast{From: r.now().Unix() / unit * unit, Unit: unit, Spans: make([]int64, n)}
-		cols := f.columnsFor(colProfile, colSpread, colOwner, colIssuer, colEnd)
-		return eachBlock(ctx, tx, 0, cols, func(b *raw) (bool, error) {
-			matched, err := f.match(b, &m)
-			if err != nil || matched == 0 {
-				return true, err
-			}
-			return true, r.forecast(b, m.on, &out)
-		})
+		return f.search(tx).each(ctx, 0, []part{partRest, partEnds}, func(b *match) (bool, error) { return true, r.forecast(b, &out) })
 	})
 	return out, r.damage(err)
 }
 
-// forecast counts the certificates of the marked devices of b.
-func (r *Registry) forecast(b *raw, on []byte, out *Forecast) error {
-	owners, ends, spreads := b.col[colOwner], b.col[colEnd], b.col[colSpread]
-	n, now := len(owners)/2, r.now().Unix()
-	profiles, err := readWords(b.col[colProfile], len(on))
-	if err != nil {
-		return err
-	}
-	issuers, err := readWords(b.col[colIssuer], n)
-	if err != nil {
-		return err
-	}
-	if len(ends) != n*timeSize || len(spreads) != 2*len(on) {
+// forecast counts the certificates of the devices of b that pass.
+func (r *Registry) forecast(b *match, out *Forecast) error {
+	e, rest := reader{rest: b.part[partEnds]}, reader{rest: b.part[partRest]}
+	ends, spreads := e.times(b.certs), rest.numbers(b.devices)
+	states, sound1 := b.state.list()
+	profiles, sound2 := b.profile.list()
+	issuers, sound3 := b.issuer.list()
+	if e.end() != nil || rest.damaged || !sound1 || !sound2 || !sound3 {
 		return errDamaged
 	}
 	type window struct{ before, spread int64 }
-	windows := make([]window, len(profiles.texts))
-	for i, name := range profiles.texts {
+	windows := make([]window, len(profiles.words))
+	for i, name := range profiles.words {
 		windows[i].before, windows[i].spread, _ = r.renewal(name)
 	}
-	for i := range n {
-		owner := int(binary.LittleEndian.Uint16(owners[2*i:]))
-		if owner >= len(on) {
-			return errDamaged
-		}
-		if on[owner] == 0 || !State(b.col[colState][owner]).Active() || issuers.at(i) == "" {
+	now := r.now().Unix()
+	for i, owner := range b.owners(nil) {
+		d := int(owner)
+		if !isSet(b.on, d) || !stateOf(states.at(d)).Active() || issuers.at(i) == "" {
 			continue
 		}
-		w, end := windows[profiles.code(owner)], timeAt(ends, i)
-		at := renewAt(uint64(binary.LittleEndian.Uint16(spreads[2*owner:]))<<48, end, w.before, w.spread)
+		w, end := windows[b.profile.codes.more(d)], ends.at(i)
+		at := renewAt(uint64(spreads.at(d))<<48, end, w.before, w.spread)
 		switch {
 		case end == noExpiry:
 			at = 0

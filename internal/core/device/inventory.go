@@ -325,11 +325,7 @@ func readCell(ctx context.Context, tx *db.Tx, cell uint8) ([]*raw, error) {
 			b = &raw{cell: cell, first: first}
 			at[string(first)], blocks = b, append(blocks, b)
 		}
-		if kind < 1 || kind >= columns {
-			return errDamaged
-		}
-		b.col[kind] = data
-		return nil
+		return b.add(kind, data)
 	}, selectCell, int64(cell))
 	return blocks, err
 }
@@ -414,10 +410,13 @@ func (e *entry) apply(n news) {
 	e.certs = append(e.certs, n.cert)
 }
 
-const upsertBlock = `INSERT INTO inventory (cell, kind, first, data) VALUES ($1, $2, $3, $4)
+const (
+	upsertRow = `INSERT INTO inventory (cell, kind, first, data) VALUES ($1, $2, $3, $4)
  ON CONFLICT (cell, kind, first) DO UPDATE SET data = excluded.data`
+	deleteRow = `DELETE FROM inventory WHERE cell = $1 AND kind = $2 AND first = $3`
+)
 
-// writeBlock writes the columns of old that became others with entries. What has grown too large becomes several blocks.
+// writeBlock writes the rows of old that became others with entries. What has grown too large becomes several blocks.
 func writeBlock(ctx context.Context, tx *db.Tx, old *raw, entries []entry) error {
 	var stmts []*db.Stmt
 	for first, was := old.first, old; ; was = new(raw) {
@@ -425,10 +424,17 @@ func writeBlock(ctx context.Context, tx *db.Tx, old *raw, entries []entry) error
 		if n > blockMost {
 			n = blockMost / 2
 		}
+		for n > 1 && certsOf(entries[:n]) > certsMost {
+			n /= 2
+		}
 		b := pack(old.cell, first, entries[:n])
-		for kind := 1; kind < columns; kind++ {
-			if was.col[kind] == nil || !bytes.Equal(was.col[kind], b.col[kind]) {
-				stmts = append(stmts, &db.Stmt{SQL: upsertBlock, Args: []any{int64(old.cell), int64(kind), first, b.col[kind]}})
+		for kind := int64(partHead); kind < rowsEnd; kind++ {
+			switch was, is := was.row(kind), b.row(kind); {
+			case bytes.Equal(was, is):
+			case len(is) == 0:
+				stmts = append(stmts, &db.Stmt{SQL: deleteRow, Args: []any{int64(old.cell), kind, first}})
+			default:
+				stmts = append(stmts, &db.Stmt{SQL: upsertRow, Args: []any{int64(old.cell), kind, first, is}})
 			}
 		}
 		if entries = entries[n:]; len(entries) == 0 {
@@ -438,14 +444,30 @@ func writeBlock(ctx context.Context, tx *db.Tx, old *raw, entries []entry) error
 	}
 }
 
+func certsOf(entries []entry) (n int) {
+	for i := range entries {
+		n += len(entries[i].certs)
+	}
+	return n
+}
+
 const (
 	selectAll = `SELECT ` + deviceColumns + ` FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, id) JOIN device d ON d.cell = t.cell AND d.id = t.id` +
 		joinedTables + ` ORDER BY d.cell, d.id, s.slot`
+
+	// readAtOnce devices are one statement where there are no arrays: a statement costs as much as a device.
+	readAtOnce = 50
 )
+
+// selectSome reads readAtOnce devices.
+func selectSome() string {
+	return `WITH t (cell, id) AS (VALUES ` + tuples(2, readAtOnce) + `) SELECT ` + deviceColumns + ` FROM t CROSS JOIN device d ON d.cell = t.cell AND d.id = t.id` +
+		joinedTables + ` ORDER BY d.cell, d.id, s.slot`
+}
 
 // readDevices returns the devices with these ids that there are, with their last sightings, in no particular order.
 func (r *Registry) readDevices(ctx context.Context, tx *db.Tx, ids []ID) ([]Device, error) {
-	var g gather
+	g := gather{found: make([]Device, 0, len(ids))}
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -457,10 +479,34 @@ func (r *Registry) readDevices(ctx context.Context, tx *db.Tx, ids []ID) ([]Devi
 		err := tx.Each(ctx, g.row, selectAll, cells, keys)
 		return g.found, err
 	}
-	for i := range ids {
-		if err := tx.Each(ctx, g.row, selectByID, int64(r.CellOf(ids[i])), ids[i][:]); err != nil {
+	args := make([]any, 0, 2*len(ids))
+	for _, k := range r.inOrder(ids) {
+		args = append(args, int64(k.cell), k.id[:])
+	}
+	for text := selectSome(); len(args) >= 2*readAtOnce; args = args[2*readAtOnce:] {
+		if err := tx.Each(ctx, g.row, text, args[:2*readAtOnce]...); err != nil {
+			return nil, err
+		}
+	}
+	for ; len(args) > 0; args = args[2:] {
+		if err := tx.Each(ctx, g.row, selectByID, args[:2]...); err != nil {
 			return nil, err
 		}
 	}
 	return g.found, nil
+}
+
+type cellID struct {
+	cell uint8
+	id   ID
+}
+
+// inOrder sorts ids as the tables are, so that each of their pages is looked into once.
+func (r *Registry) inOrder(ids []ID) []cellID {
+	keys := make([]cellID, len(ids))
+	for i, id := range ids {
+		keys[i] = cellID{r.CellOf(id), id}
+	}
+	slices.SortFunc(keys, func(a, b cellID) int { return cmp.Or(int(a.cell)-int(b.cell), bytes.Compare(a.id[:], b.id[:])) })
+	return keys
 }

@@ -172,8 +172,12 @@ func (w *world) dump(t *testing.T) string {
 	var out strings.Builder
 	err := w.db.View(t.Context(), func(ctx context.Context, tx *db.Tx) error {
 		out.Reset()
-		return eachBlock(ctx, tx, 0, []column{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, func(b *raw) (bool, error) {
-			entries, err := b.unpack()
+		return (&Filter{}).search(tx).each(ctx, 0, nil, func(b *match) (bool, error) {
+			whole := &raw{cell: b.cell, first: b.first}
+			if err := tx.Each(ctx, whole.scan, selectBlock, int64(b.cell), b.first); err != nil {
+				return false, err
+			}
+			entries, err := whole.unpack()
 			for _, e := range entries {
 				slices.SortFunc(e.certs, func(a, b held) int { return strings.Compare(a.slot, b.slot) })
 				fmt.Fprintln(&out, b.cell, e)
@@ -306,7 +310,7 @@ func TestDamagedInventoryIsMadeAnew(t *testing.T) {
 	w.imported(t, 50)
 	w.filled(t)
 	w.do(t, func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE inventory SET data = $1 WHERE kind = 3`, []byte{9, 9, 9})
+		_, err := tx.Exec(ctx, `UPDATE inventory SET data = $1 WHERE kind = 2`, []byte{9, 9, 9})
 		return err
 	})
 	if _, _, err := w.List(t.Context(), auditor, Filter{Profile: "sensor"}); !errs.Is(err, errs.Unavailable) {

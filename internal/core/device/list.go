@@ -90,13 +90,11 @@ func (r *Registry) Count(ctx context.Context, actor access.Actor, f Filter) (n i
 	if !r.fresh(ctx) {
 		return 0, errs.New(errs.Unavailable, "the inventory is still being made, so nobody can count yet; ask again in a minute")
 	}
-	var m marks
 	err = r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		n = 0
-		return eachBlock(ctx, tx, 0, f.columnsFor(), func(b *raw) (bool, error) {
-			k, err := f.match(b, &m)
-			n += int64(k)
-			return true, err
+		return f.search(tx).each(ctx, 0, nil, func(b *match) (bool, error) {
+			n += int64(countSet(b.on))
+			return true, nil
 		})
 	})
 	return n, r.damage(err)

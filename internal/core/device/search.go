@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,10 +17,116 @@ const (
 	windowEnough = 2 << 20 // octets at once from which no more cells are taken
 )
 
-// selectColumns reads some columns of some cells. There is one text for any number of both: the last of each is repeated. The lists let the
-// engines jump from column to column; a range of cells would have them read all of each. Order is made here, where it costs nothing.
-func selectColumns() string {
-	return `SELECT cell, kind, first, data FROM inventory WHERE cell IN (` + placeholders(1, cellsMost) + `) AND kind IN (` + placeholders(cellsMost+1, columns-1) + `)`
+// A search goes through the blocks by windows of some cells. It reads the first part of each block, and then, of the blocks in which something is
+// left, the other parts that the filter names, one after the other.
+type search struct {
+	f    *Filter
+	tx   *db.Tx
+	room room
+	// The certificates that are looked for end in [from, to), with to = 0 for no bound. Whoever has seen enough may narrow this meanwhile:
+	// it is obeyed where each device has one certificate, so that no other one can come to count in its place.
+	from, to int64
+}
+
+func (f *Filter) search(tx *db.Tx) *search {
+	return &search{f: f, tx: tx, from: max(f.ExpiresAfter, 1), to: f.ExpiresBefore}
+}
+
+// match is a block with the devices that pass.
+type match struct {
+	raw
+	head
+	next []byte // where the next block of the cell begins; nil = nowhere
+	on   []byte // a bit for each device that passes
+	fit  []byte // a bit for each certificate of these that passes what the filter says about certificates; the same as on when each has one
+	ends times  // of the certificates, when the filter is about that
+}
+
+// each calls fn for the blocks from a cell on in which devices pass, in order and with these further parts, until it returns false.
+func (s *search) each(ctx context.Context, from uint8, further []part, fn func(*match) (more bool, err error)) error {
+	width := int64(cellsFirst)
+	for begin := int64(from); begin < 256; {
+		end := min(begin+width, 256)
+		blocks, read, err := s.window(ctx, begin, end, further)
+		if err != nil {
+			return err
+		}
+		for _, b := range blocks {
+			if more, err := fn(b); err != nil || !more {
+				return err
+			}
+		}
+		if begin = end; read < windowEnough {
+			width = min(2*width, cellsMost)
+		}
+	}
+	return nil
+}
+
+// window returns the blocks of the cells in [begin, end) in which devices pass, and how many octets were read.
+func (s *search) window(ctx context.Context, begin, end int64, further []part) ([]*match, int, error) {
+	type step struct {
+		part part
+		keep func(*match) error
+	}
+	steps := []step{{partHead, s.matchHead}}
+	if s.f.Tag != "" {
+		steps = append(steps, step{partTags, s.matchTags})
+	}
+	if s.f.SeenAfter > 0 || s.f.SeenBefore > 0 {
+		steps = append(steps, step{partSeen, s.matchSeen})
+	}
+	if s.f.byEnd() {
+		steps = append(steps, step{partEnds, s.matchEnds})
+	}
+	for _, p := range further {
+		steps = append(steps, step{p, func(*match) error { return nil }})
+	}
+	var cells []int64
+	for c := begin; c < end; c++ {
+		cells = append(cells, c)
+	}
+	var blocks []*match
+	total := 0
+	for _, step := range steps {
+		read, err := s.read(ctx, cells, step.part, &blocks)
+		if err != nil {
+			return nil, 0, err
+		}
+		total += read
+		left := blocks[:0]
+		cells = cells[:0]
+		for _, b := range blocks {
+			if err := step.keep(b); err != nil {
+				return nil, 0, err
+			}
+			if !anySet(b.on) {
+				continue
+			}
+			if left = append(left, b); len(cells) == 0 || cells[len(cells)-1] != int64(b.cell) {
+				cells = append(cells, int64(b.cell))
+			}
+		}
+		if blocks = left; len(blocks) == 0 {
+			break
+		}
+	}
+	return blocks, total, nil
+}
+
+// selectParts reads one part of all blocks of some cells. There is one text for any number of cells: the last is repeated. The list lets the
+// engines jump from cell to cell; a range of cells would have them read all parts of each. Order is made here, where it costs nothing.
+func selectParts() string {
+	return `SELECT cell, first, data FROM inventory WHERE cell IN (` + placeholders(1, cellsMost) + `) AND kind = $` + strconv.Itoa(cellsMost+1)
+}
+
+// tuples is n lists of placeholders in brackets.
+func tuples(width, n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = "(" + placeholders(width*i+1, width) + ")"
+	}
+	return strings.Join(list, ", ")
 }
 
 func placeholders(from, n int) string {
@@ -32,283 +137,323 @@ func placeholders(from, n int) string {
 	return strings.Join(list, ", ")
 }
 
-// eachBlock calls fn for the blocks from a cell on, in order, with the given columns, until it returns false.
-func eachBlock(ctx context.Context, tx *db.Tx, from uint8, cols []column, fn func(*raw) (more bool, err error)) error {
-	text, width := selectColumns(), int64(cellsFirst)
-	for begin := int64(from); begin < 256; {
-		blocks, read, err := readWindow(ctx, tx, text, begin, min(begin+width, 256), cols)
-		if err != nil {
-			return err
-		}
-		for _, b := range blocks {
-			if more, err := fn(b); err != nil || !more {
-				return err
-			}
-		}
-		begin += width
-		if read < windowEnough {
-			width = min(2*width, cellsMost)
-		}
+// read reads one part of the blocks of these cells: the first part makes the blocks, the others are put into those that are there.
+func (s *search) read(ctx context.Context, cells []int64, p part, blocks *[]*match) (read int, err error) {
+	args := make([]any, 0, cellsMost+1)
+	for i := range cellsMost {
+		args = append(args, cells[min(i, len(cells)-1)])
 	}
-	return nil
-}
-
-func readWindow(ctx context.Context, tx *db.Tx, text string, begin, end int64, cols []column) (blocks []*raw, read int, err error) {
-	args := make([]any, 0, cellsMost+columns-1)
-	for i := range int64(cellsMost) {
-		args = append(args, min(begin+i, end-1))
-	}
-	for i := range columns - 1 {
-		args = append(args, int64(cols[min(i, len(cols)-1)]))
-	}
-	type key struct {
-		cell  int64
-		first string
-	}
-	at := map[key]*raw{}
-	err = tx.Each(ctx, func(row db.Row) error {
-		var c, kind int64
+	err = s.tx.Each(ctx, func(row db.Row) error {
+		var cell uint8
 		var first, data []byte
-		if err := row.Scan(&c, &kind, &first, &data); err != nil {
+		if err := row.Scan(&cell, &first, &data); err != nil {
 			return err
 		}
-		if kind < 1 || kind >= columns || c < begin || c >= end {
-			return errDamaged
-		}
-		b := at[key{c, string(first)}]
-		if b == nil {
-			b = &raw{cell: uint8(c), first: first}
-			at[key{c, string(first)}], blocks = b, append(blocks, b)
-		}
-		b.col[kind] = data
 		read += len(data)
+		if p == partHead {
+			*blocks = append(*blocks, &match{raw: raw{cell: cell, first: first}})
+			(*blocks)[len(*blocks)-1].part[p] = data
+		} else if at, known := slices.BinarySearchFunc(*blocks, 0, func(b *match, _ int) int {
+			return cmp.Or(int(b.cell)-int(cell), bytes.Compare(b.first, first))
+		}); known {
+			(*blocks)[at].part[p] = data
+		}
 		return nil
-	}, text, args...)
-	slices.SortFunc(blocks, func(a, b *raw) int { return cmp.Or(int(a.cell)-int(b.cell), bytes.Compare(a.first, b.first)) })
-	return blocks, read, err
-}
-
-// columnsFor are the columns that f looks at.
-func (f *Filter) columnsFor(more ...column) []column {
-	cols := append([]column{colState}, more...)
-	for c, is := range map[column]bool{colProfile: f.Profile != "", colGroup: f.Group != "", colTags: f.Tag != "", colSeen: f.SeenAfter > 0 || f.SeenBefore > 0,
-		colOwner: f.ofCertificate(), colIssuer: len(f.Issuer) > 0, colKey: f.Key != "", colEnd: f.byEnd()} {
-		if is {
-			cols = append(cols, c)
-		}
-	}
-	slices.Sort(cols)
-	return slices.Compact(cols)
-}
-
-// marks are the devices of a block that pass a filter: 1 for each that does. ends holds the end of the earliest certificate that fits, when the
-// filter is about that.
-type marks struct {
-	on   []byte
-	ends []int64
-
-	fit, passed []byte // room for matchCerts
-}
-
-// match marks the devices of b that pass f and returns how many they are.
-func (f *Filter) match(b *raw, m *marks) (count int, err error) {
-	n := b.size()
-	m.on = slices.Grow(m.on[:0], n)[:n]
-	if f.State != 0 && bytes.IndexByte(b.col[colState], byte(f.State)) < 0 {
-		return 0, nil
-	}
-	for i, s := range b.col[colState] {
-		m.on[i] = 1
-		if f.State != 0 && State(s) != f.State {
-			m.on[i] = 0
-		}
-	}
-	for _, c := range []struct {
-		col    column
-		wanted func(string) bool
-	}{{colProfile, is(f.Profile)}, {colGroup, is(f.Group)}, {colTags, hasTag(f.Tag)}} {
-		if c.col == colProfile && f.Profile == "" || c.col == colGroup && f.Group == "" || c.col == colTags && f.Tag == "" {
-			continue
-		}
-		if any, err := keep(b.col[c.col], m.on, c.wanted); err != nil || !any || bytes.IndexByte(m.on, 1) < 0 {
-			return 0, err
-		}
-	}
-	if f.SeenAfter > 0 || f.SeenBefore > 0 {
-		if len(b.col[colSeen]) != n*timeSize {
-			return 0, errDamaged
-		}
-		for i := range n {
-			if at := timeAt(b.col[colSeen], i); !f.sawWithin(at) {
-				m.on[i] = 0
+	}, selectParts(), append(args, int64(p))...)
+	if p == partHead {
+		slices.SortFunc(*blocks, func(a, b *match) int { return cmp.Or(int(a.cell)-int(b.cell), bytes.Compare(a.first, b.first)) })
+		for i, b := range *blocks {
+			if i > 0 && (*blocks)[i-1].cell == b.cell {
+				(*blocks)[i-1].next = b.first
 			}
 		}
 	}
-	if f.ofCertificate() {
-		if err := f.matchCerts(b, m); err != nil {
-			return 0, err
-		}
-	}
-	return bytes.Count(m.on, []byte{1}), nil
+	return read, err
 }
 
-func is(want string) func(string) bool { return func(text string) bool { return text == want } }
-
-// keep clears the marks of the values of a text column that are not wanted, and reports whether any can be left.
-func keep(col, on []byte, wanted func(string) bool) (any bool, err error) {
-	w, err := readWords(col, len(on))
-	if err != nil {
-		return false, err
+// matchHead marks the devices that pass what the first part tells.
+func (s *search) matchHead(b *match) (err error) {
+	if b.head, err = b.raw.head(); err != nil {
+		return err
 	}
-	by, all, none := w.which(wanted)
-	switch {
-	case all || none:
-		return all, nil
-	case len(w.texts) <= 256:
-		for i, c := range w.codes {
-			on[i] &= by[c]
-		}
-	default:
-		for i := range on {
-			on[i] &= by[w.code(i)]
-		}
+	b.on = ones(nil, b.devices)
+	f := s.f
+	if f.State != 0 {
+		b.state.equal(b.on, stateText(f.State), &s.room)
 	}
-	return true, nil
-}
-
-// matchCerts keeps the marks of the devices that hold a certificate which passes.
-func (f *Filter) matchCerts(b *raw, m *marks) error {
-	owners := b.col[colOwner]
-	m.fit = slices.Grow(m.fit[:0], len(owners)/2)[:len(owners)/2]
-	fit := m.fit
-	for i := range fit {
-		fit[i] = 1
+	if f.Profile != "" && anySet(b.on) {
+		b.profile.equal(b.on, f.Profile, &s.room)
 	}
-	for _, c := range []struct {
-		col  column
-		want string
-	}{{colIssuer, string(f.Issuer)}, {colKey, f.Key}} {
-		if c.want == "" {
-			continue
-		}
-		if any, err := keep(b.col[c.col], fit, is(c.want)); err != nil {
-			return err
-		} else if !any || bytes.IndexByte(fit, 1) < 0 {
-			clear(m.on)
-			return nil
-		}
+	if f.Group != "" && anySet(b.on) {
+		b.group.equal(b.on, f.Group, &s.room)
 	}
-	byEnd := f.byEnd()
-	if byEnd && len(b.col[colEnd]) != len(fit)*timeSize {
-		return errDamaged
+	if !f.ofCertificate() || !anySet(b.on) {
+		return nil
 	}
-	m.ends = slices.Grow(m.ends[:0], len(m.on))[:len(m.on)]
-	clear(m.ends)
-	passed := slices.Grow(m.passed[:0], len(m.on))[:len(m.on)]
-	clear(passed)
-	for i := range fit {
-		owner := int(binary.LittleEndian.Uint16(owners[2*i:]))
-		if owner >= len(m.on) {
-			return errDamaged
-		}
-		if fit[i]&m.on[owner] == 0 {
-			continue
-		}
-		if byEnd {
-			end := timeAt(b.col[colEnd], i)
-			if !f.endsWithin(end) {
-				continue
-			}
-			if m.ends[owner] == 0 || end < m.ends[owner] {
-				m.ends[owner] = end
-			}
-		}
-		passed[owner] = 1
+	b.fit = b.on
+	if !b.single() {
+		b.fit = ones(nil, b.certs)
+		s.narrow(b)
 	}
-	m.on, m.passed = passed, m.on
+	if len(f.Issuer) > 0 {
+		b.issuer.equal(b.fit, string(f.Issuer), &s.room)
+	}
+	if f.Key != "" && anySet(b.fit) {
+		b.key.equal(b.fit, f.Key, &s.room)
+	}
+	s.fold(b)
 	return nil
+}
+
+func (s *search) matchTags(b *match) error {
+	r := reader{rest: b.part[partTags]}
+	tags := r.words(b.devices)
+	if err := r.end(); err != nil {
+		return err
+	}
+	tags.contain(b.on, tagNeedle(s.f.Tag), &s.room)
+	return nil
+}
+
+func (s *search) matchSeen(b *match) error {
+	r := reader{rest: b.part[partSeen]}
+	seen := r.times(b.devices)
+	if err := r.end(); err != nil {
+		return err
+	}
+	seen.keep(b.on, s.f.SeenAfter, s.f.SeenBefore)
+	return nil
+}
+
+func (s *search) matchEnds(b *match) error {
+	r := reader{rest: b.part[partEnds]}
+	b.ends = r.times(b.certs)
+	if err := r.end(); err != nil {
+		return err
+	}
+	if b.single() {
+		b.ends.keep(b.on, s.from, s.to)
+		return nil
+	}
+	s.narrow(b)
+	b.ends.keep(b.fit, max(s.f.ExpiresAfter, 1), s.f.ExpiresBefore)
+	s.fold(b)
+	return nil
+}
+
+// narrow clears the bits of the certificates of devices that do not pass.
+func (s *search) narrow(b *match) {
+	if b.single() {
+		return
+	}
+	s.room.owners = b.owners(s.room.owners)
+	for i, owner := range s.room.owners {
+		if !isSet(b.on, int(owner)) {
+			b.fit[i/8] &^= 1 << (i % 8)
+		}
+	}
+}
+
+// fold clears the bits of the devices of which no certificate passes.
+func (s *search) fold(b *match) {
+	if b.single() {
+		return
+	}
+	s.room.owners = b.owners(s.room.owners)
+	clear(b.on)
+	for i, owner := range s.room.owners {
+		if isSet(b.fit, i) {
+			b.on[owner/8] |= 1 << (owner % 8)
+		}
+	}
+}
+
+// eachEnd calls fn for every device that passes, in order, with the end of the earliest of its certificates that pass.
+func (s *search) eachEnd(b *match, fn func(device int, end int64)) {
+	if b.single() {
+		eachSet(b.on, func(i int) { fn(i, b.ends.at(i)) })
+		return
+	}
+	s.room.owners = b.owners(s.room.owners)
+	device, earliest := -1, int64(0)
+	eachSet(b.fit, func(i int) {
+		owner, end := int(s.room.owners[i]), b.ends.at(i)
+		if owner == device {
+			earliest = min(earliest, end)
+			return
+		}
+		if device >= 0 {
+			fn(device, earliest)
+		}
+		device, earliest = owner, end
+	})
+	if device >= 0 {
+		fn(device, earliest)
+	}
 }
 
 // hit is a device that the inventory says to pass a filter, with its place in the order of the list.
 type hit struct {
-	end  int64
-	cell uint8
-	id   ID
+	end   int64
+	block *blockKey
+	n     int // its number in the block
+	id    ID  // read at last
+}
+
+// blockKey names a block with hits.
+type blockKey struct {
+	seq   int // the number of the block in the order of the search
+	cell  uint8
+	first []byte
 }
 
 func (h *hit) compare(o *hit) int {
-	return cmp.Or(cmp.Compare(h.end, o.end), int(h.cell)-int(o.cell), bytes.Compare(h.id[:], o.id[:]))
+	return cmp.Or(cmp.Compare(h.end, o.end), h.block.seq-o.block.seq, h.n-o.n)
 }
-
-// selectIDs reads the ids of a block. They are as long as all else that a filter looks at, so they are read for blocks with a hit only.
-const selectIDs = `SELECT data FROM inventory WHERE cell = $1 AND kind = 1 AND first = $2`
 
 // hits returns the first want devices behind from that the inventory says to pass f, in the order of the list.
 func (f *Filter) hits(ctx context.Context, tx *db.Tx, from position, want int) (found []hit, err error) {
-	var m marks
-	byEnd, start := f.byEnd(), from.cell
+	s := f.search(tx)
+	byEnd, start, blocks := f.byEnd(), from.cell, 0
 	if byEnd {
-		start = 0
+		start, s.from = 0, max(s.from, from.notAfter)
 	}
-	behind := hit{end: from.notAfter, cell: from.cell}
-	var far *hit
-	err = eachBlock(ctx, tx, start, f.columnsFor(), func(b *raw) (bool, error) {
-		n, err := f.match(b, &m)
-		if err != nil || n == 0 || far != nil && !m.earlier(far.end) {
-			return true, err
+	err = s.each(ctx, start, nil, func(b *match) (bool, error) {
+		at := &blockKey{seq: blocks, cell: b.cell, first: b.first}
+		blocks++
+		if !byEnd {
+			passed, err := s.passed(ctx, b, from)
+			if err != nil {
+				return false, err
+			}
+			eachSet(b.on, func(i int) {
+				if i >= passed && len(found) < want {
+					found = append(found, hit{block: at, n: i})
+				}
+			})
+			return len(found) < want, nil
 		}
-		var ids []byte
-		if _, err := tx.Get(ctx, []any{&ids}, selectIDs, int64(b.cell), b.first); err != nil {
-			return false, err
-		}
-		if len(ids) != len(m.on)*len(ID{}) {
-			return false, errDamaged
-		}
-		for i, on := range m.on {
-			if on == 0 {
-				continue
+		passed := -1 // not known yet
+		var failed error
+		s.eachEnd(b, func(i int, end int64) {
+			if end < from.notAfter || s.to > 0 && end >= s.to {
+				return
 			}
-			h := hit{cell: b.cell, id: ID(ids[i*len(ID{}):])}
-			if byEnd {
-				h.end = m.ends[i]
+			if end == from.notAfter && failed == nil {
+				if passed < 0 {
+					passed, failed = s.passed(ctx, b, from)
+				}
+				if i < passed {
+					return
+				}
 			}
-			if c := cmp.Or(cmp.Compare(h.end, behind.end), int(h.cell)-int(behind.cell), bytes.Compare(h.id[:], from.id)); c <= 0 {
-				continue
-			}
-			if far != nil && h.compare(far) > 0 {
-				continue
-			}
-			if found = append(found, h); !byEnd && len(found) == want {
-				return false, nil
-			}
-			if byEnd && len(found) >= 4*want+1000 {
+			if found = append(found, hit{end: end, block: at, n: i}); len(found) >= 4*want+1000 {
 				found = earliestHits(found, want)
-				last := found[want-1]
-				far = &last // what comes after it is not wanted
+				s.to = found[want-1].end + 1 // what ends later is not wanted
 			}
-		}
-		return true, nil
+		})
+		return true, failed
 	})
-	if byEnd {
-		found = earliestHits(found, want)
+	if err != nil {
+		return nil, err
 	}
-	return found, err
-}
-
-// earlier reports whether a marked device has an end that is not after end.
-func (m *marks) earlier(end int64) bool {
-	for i, on := range m.on {
-		if on == 1 && m.ends[i] <= end {
-			return true
-		}
-	}
-	return false
+	found = earliestHits(found, want)
+	return found, s.readIDs(ctx, found)
 }
 
 // earliestHits returns the first want of them, in order.
 func earliestHits(found []hit, want int) []hit {
 	slices.SortFunc(found, func(a, b hit) int { return a.compare(&b) })
 	return found[:min(len(found), want)]
+}
+
+// passed returns how many devices of b do not come after the cell and id of from.
+func (s *search) passed(ctx context.Context, b *match, from position) (int, error) {
+	switch {
+	case b.cell > from.cell || b.cell == from.cell && (len(from.id) == 0 || b.after(from.id)):
+		return 0, nil
+	case b.cell < from.cell || b.next != nil && bytes.Compare(b.next, from.id) <= 0:
+		return b.devices, nil
+	}
+	all := make([]hit, b.devices)
+	for i := range all {
+		all[i] = hit{block: &blockKey{cell: b.cell, first: b.first}, n: i}
+	}
+	err := s.readIDs(ctx, all)
+	n := 0
+	for n < len(all) && bytes.Compare(all[n].id[:], from.id) <= 0 {
+		n++
+	}
+	return n, err
+}
+
+// idsRow names a row of ids.
+type idsRow struct {
+	cell  uint8
+	kind  int64
+	first string
+}
+
+const (
+	selectIDs = `SELECT i.cell, i.kind, i.first, i.data FROM unnest($1::smallint[], $2::smallint[], $3::bytea[]) AS t(cell, kind, first)
+ JOIN inventory i ON i.cell = t.cell AND i.kind = t.kind AND i.first = t.first`
+	selectSomeIDs = `) SELECT i.cell, i.kind, i.first, i.data FROM t CROSS JOIN inventory i ON i.cell = t.cell AND i.kind = t.kind AND i.first = t.first`
+)
+
+// readIDs fills in the ids of the hits.
+func (s *search) readIDs(ctx context.Context, found []hit) error {
+	rows := map[idsRow][]byte{}
+	var cells, kinds []int16
+	var firsts [][]byte
+	for i := range found {
+		h := &found[i]
+		if _, known := rows[h.row()]; !known {
+			rows[h.row()] = nil
+			cells, kinds, firsts = append(cells, int16(h.block.cell)), append(kinds, int16(h.row().kind)), append(firsts, h.block.first)
+		}
+	}
+	take := func(row db.Row) error {
+		var at idsRow
+		var first, data []byte
+		if err := row.Scan(&at.cell, &at.kind, &first, &data); err != nil {
+			return err
+		}
+		at.first = string(first)
+		rows[at] = data
+		return nil
+	}
+	if s.tx.Arrays() {
+		if err := s.tx.Each(ctx, take, selectIDs, cells, kinds, firsts); err != nil {
+			return err
+		}
+	} else {
+		text := `WITH t (cell, kind, first) AS (VALUES ` + tuples(3, readAtOnce) + selectSomeIDs
+		for len(cells) > 0 {
+			args := make([]any, 0, 3*readAtOnce)
+			for i := range readAtOnce {
+				i = min(i, len(cells)-1)
+				args = append(args, int64(cells[i]), int64(kinds[i]), firsts[i])
+			}
+			if err := s.tx.Each(ctx, take, text, args...); err != nil {
+				return err
+			}
+			n := min(readAtOnce, len(cells))
+			cells, kinds, firsts = cells[n:], kinds[n:], firsts[n:]
+		}
+	}
+	for i := range found {
+		h := &found[i]
+		at, ids := h.n%idsEach*len(ID{}), rows[h.row()]
+		if at+len(ID{}) > len(ids) {
+			return errDamaged
+		}
+		h.id = ID(ids[at:])
+	}
+	return nil
+}
+
+func (h *hit) row() idsRow {
+	return idsRow{h.block.cell, int64(rowIDs + h.n/idsEach), string(h.block.first)}
 }
 
 // search returns the page of f behind from by the inventory, and where the next one begins.
@@ -339,7 +484,7 @@ func (r *Registry) search(ctx context.Context, tx *db.Tx, f *Filter, from positi
 			return page, nil, nil
 		}
 		last := found[len(found)-1]
-		from.notAfter, from.cell, from.id = last.end, last.cell, last.id[:]
+		from.notAfter, from.cell, from.id = last.end, last.block.cell, last.id[:]
 	}
 	return page, &from, nil
 }

@@ -70,8 +70,8 @@ func (r *Registry) Reindex(ctx context.Context) error {
 const (
 	selectRange = `SELECT ` + deviceColumns + ` FROM (SELECT ` + ownColumns + ` FROM device WHERE cell = $1 AND id >= $2 AND id < $3 ORDER BY id LIMIT $4) d` +
 		joinedTables + ` ORDER BY d.cell, d.id, s.slot`
-	selectNext  = `SELECT first FROM inventory WHERE cell = $1 AND kind = 1 AND first > $2 ORDER BY first LIMIT 1`
-	selectBlock = `SELECT kind, data FROM inventory WHERE cell = $1 AND first = $2`
+	selectNext  = `SELECT first FROM inventory WHERE cell = $1 AND kind = 2 AND first > $2 ORDER BY first LIMIT 1`
+	selectBlock = `SELECT kind, data FROM inventory WHERE cell = $1 AND first = $2 ORDER BY kind`
 	lockAsRead  = `UPDATE inventory_state SET epoch = epoch + 1 WHERE cell = 0 AND epoch = $1`
 )
 
@@ -80,22 +80,22 @@ const (
 func (r *Registry) walkStep(ctx context.Context, at *walkAt) error {
 	var (
 		epoch, built int64
-		parts        []part
+		stale        []rework
 		next         walkAt
 	)
 	err := r.db.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
 		if _, err = tx.Get(ctx, []any{&built, &epoch}, selectBuilt); err != nil {
 			return err
 		}
-		parts, next = nil, *at
+		stale, next = nil, *at
 		for devices := 0; devices < blockStep && next.cell <= 255; {
-			var p part
-			if p, next, err = readPart(ctx, tx, next); err != nil {
+			var p rework
+			if p, next, err = readBlock(ctx, tx, next); err != nil {
 				return err
 			}
 			devices += len(p.entries)
 			if !p.same() {
-				parts = append(parts, p)
+				stale = append(stale, p)
 			}
 		}
 		return nil
@@ -103,8 +103,8 @@ func (r *Registry) walkStep(ctx context.Context, at *walkAt) error {
 	if err != nil {
 		return err
 	}
-	if len(parts) > 0 {
-		if err := r.writeParts(ctx, parts, epoch); err != nil {
+	if len(stale) > 0 {
+		if err := r.writeAnew(ctx, stale, epoch); err != nil {
 			return err
 		}
 	}
@@ -112,15 +112,15 @@ func (r *Registry) walkStep(ctx context.Context, at *walkAt) error {
 	return nil
 }
 
-// part is a block as it is stored and as it should be.
-type part struct {
+// rework is a block as it is stored and as it should be.
+type rework struct {
 	old     *raw
 	entries []entry
 	rest    []byte // where a block begins of what does not fit; nil = all fits
 }
 
-// readPart reads the block at at and the devices that belong there, and returns what comes next.
-func readPart(ctx context.Context, tx *db.Tx, at walkAt) (p part, next walkAt, err error) {
+// readBlock reads the block at at and the devices that belong there, and returns what comes next.
+func readBlock(ctx context.Context, tx *db.Tx, at walkAt) (p rework, next walkAt, err error) {
 	if at.first == nil {
 		at.first = []byte{}
 	}
@@ -156,22 +156,22 @@ func readPart(ctx context.Context, tx *db.Tx, at walkAt) (p part, next walkAt, e
 }
 
 // same reports whether nothing is to be written.
-func (p *part) same() bool {
+func (p *rework) same() bool {
 	fresh, same := pack(p.old.cell, p.old.first, p.entries), p.rest == nil
-	for kind := 1; kind < columns; kind++ {
-		same = same && p.old.col[kind] != nil && bytes.Equal(p.old.col[kind], fresh.col[kind])
+	for kind := partIDs; kind < parts; kind++ {
+		same = same && bytes.Equal(p.old.part[kind], fresh.part[kind])
 	}
 	return same
 }
 
-func (r *Registry) writeParts(ctx context.Context, parts []part, epoch int64) error {
+func (r *Registry) writeAnew(ctx context.Context, stale []rework, epoch int64) error {
 	return r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if n, err := tx.Exec(ctx, lockAsRead, epoch); err != nil {
 			return err
 		} else if n != 1 {
 			return errOvertaken
 		}
-		for _, p := range parts {
+		for _, p := range stale {
 			if p.rest != nil {
 				if err := writeBlock(ctx, tx, &raw{cell: p.old.cell, first: p.rest}, nil); err != nil {
 					return err
@@ -185,18 +185,14 @@ func (r *Registry) writeParts(ctx context.Context, parts []part, epoch int64) er
 	})
 }
 
-// scan reads a column of the block.
+// scan reads a row of the block.
 func (b *raw) scan(row db.Row) error {
 	var kind int64
 	var data []byte
 	if err := row.Scan(&kind, &data); err != nil {
 		return err
 	}
-	if kind < 1 || kind >= columns {
-		return errDamaged
-	}
-	b.col[kind] = data
-	return nil
+	return b.add(kind, data)
 }
 
 // successor is the lowest key above id.
