@@ -44,6 +44,7 @@ type standing struct {
 
 type checker struct {
 	now   int64
+	last  int64                // when the latest entry about an approval was written
 	known map[string]*standing // by object
 	found []error
 }
@@ -53,13 +54,14 @@ type checker struct {
 // verification.
 func (s *Service) Checker() audit.Checker {
 	c := &checker{now: s.Now().Unix(), known: map[string]*standing{}}
-	return audit.Checker{Name: "approve", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "approve", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 func (c *checker) entry(_ int64, e audit.Entry) error {
 	if e.Refused != "" || !strings.HasPrefix(e.Action, "approve.") {
 		return nil
 	}
+	c.last = max(c.last, e.At)
 	k := c.known[e.Object]
 	if e.Action == "approve.request" {
 		if k != nil {

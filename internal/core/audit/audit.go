@@ -16,7 +16,10 @@
 // What it can not show by itself: that the whole database was put back to an earlier state. Keep a checkpoint elsewhere and hand it to
 // VerifyOptions.Known.
 //
-// The package deliberately holds no personal data, deletes nothing, and decides nothing but who may read the record.
+// The entries themselves can leave after a time (Retention); their hashes, places and proofs stay, and so does what they led to, so that the tables
+// can still be verified.
+//
+// The package deliberately holds no personal data and decides nothing but who may read the record.
 package audit
 
 import (
@@ -55,6 +58,8 @@ type Options struct {
 	BatchKey []byte        // at least 32 secret octets: authenticates what is recorded, until it is sealed and afterwards
 	Now      func() time.Time
 	Log      *slog.Logger
+	// Retention says for how long the entries themselves are kept; the zero value: for ever.
+	Retention Retention
 }
 
 // Log is the record. It is safe for concurrent use.
@@ -67,7 +72,10 @@ type Log struct {
 	log      *slog.Logger
 	access   *access.Decider
 	macs     *batchMAC
+	months   *db.Monthly
+	readied  atomic.Int64 // the last month that was found to have its place, and the next one too
 
+	retention Retention
 	lastStamp atomic.Int64
 
 	work     chan struct{} // holds a token when there may be something to sequence
@@ -96,11 +104,14 @@ func New(d *db.DB, o Options) *Log {
 	if v := o.Verifier; v != nil && v.Name() != o.Origin || o.Signer != nil && (v == nil || o.Signer.Name() != o.Origin || o.Signer.KeyHash() != v.KeyHash()) {
 		panic("audit: New with a key that does not belong to the origin " + o.Origin)
 	}
-	l := &Log{db: d, origin: o.Origin, signer: o.Signer, verifier: o.Verifier, now: o.Now, log: o.Log, macs: newBatchMAC(o.BatchKey), work: make(chan struct{}, 1)}
+	l := &Log{db: d, origin: o.Origin, signer: o.Signer, verifier: o.Verifier, now: o.Now, log: o.Log, macs: newBatchMAC(o.BatchKey), months: newMonths(d), retention: o.Retention, work: make(chan struct{}, 1)}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
 	l.access = access.NewDecider(l)
+	if d.Arrays() {
+		d.BeforeWrites(l.readyMonths)
+	}
 	return l
 }
 

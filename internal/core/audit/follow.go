@@ -35,6 +35,9 @@ func (l *Log) Scan(ctx context.Context, from int64, actions []string) (page []In
 		if err != nil || from >= tree.N {
 			return err
 		}
+		if err := checkPlace(ctx, tx, from); err != nil {
+			return err
+		}
 		end := min(tree.N, from+stepFilters*blockEntries)
 		spans, err := actionBlocks(ctx, tx, from, end, actions)
 		if err != nil {
@@ -70,6 +73,15 @@ func (l *Log) Scan(ctx context.Context, from int64, actions []string) (page []In
 		return nil, from, fmt.Errorf("following the audit record: %w", err)
 	}
 	return page, next, nil
+}
+
+// checkPlace returns an error when entries behind a follower's place have left: whoever goes on from there would miss them without a word.
+func checkPlace(ctx context.Context, tx *db.Tx, from int64) error {
+	s, err := newestSnapshot(ctx, tx)
+	if err == nil && from < s.idx {
+		err = errs.New(errs.NotFound, "entries from %d on have left the audit record (retention.audit): read what they led to elsewhere, such as in the lists of revoked certificates, and follow the record from %d on", from, s.idx)
+	}
+	return err
 }
 
 // actionBlocks returns the parts of [from, to), by blocks, that can hold one of the actions.

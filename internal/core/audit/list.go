@@ -94,6 +94,11 @@ func (s *search) step(ctx context.Context, tx *db.Tx) (stepResult, error) {
 			return stepResult{}, err
 		}
 		lo, hi = s.bounds(tree.N)
+		kept, err := firstKept(ctx, tx)
+		if err != nil {
+			return stepResult{}, err
+		}
+		lo, hi = max(lo, kept), max(hi, kept)
 		if s.q.Near > 0 {
 			if lo, hi, err = near(ctx, tx, lo, hi, s.q.Near); err != nil {
 				return stepResult{}, err
@@ -138,9 +143,7 @@ func near(ctx context.Context, tx *db.Tx, lo, hi, at int64) (from, to int64, err
 func indexAt(ctx context.Context, tx *db.Tx, lo, hi, stamp int64) (int64, error) {
 	for lo < hi {
 		var first, n, ts int64
-		found, err := tx.Get(ctx, []any{&first, &n, &ts}, `SELECT p.idx, p.n, b.ts FROM audit_pos p
-				JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part
-			WHERE p.cell = 0 AND p.idx <= $1 ORDER BY p.idx DESC LIMIT 1`, lo+(hi-lo)/2)
+		found, err := tx.Get(ctx, []any{&first, &n, &ts}, `SELECT idx, n, ts FROM audit_pos WHERE cell = 0 AND idx <= $1 ORDER BY idx DESC LIMIT 1`, lo+(hi-lo)/2)
 		if err != nil {
 			return 0, fmt.Errorf("finding entries by time: %w", err)
 		}
@@ -260,8 +263,8 @@ func readLocated(ctx context.Context, tx *db.Tx, from, to int64) ([]located, err
 		copy(b.stream[:], stream)
 		page = append(page, b)
 		return nil
-	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, COALESCE(b.ts, 0), COALESCE(b.n, -1), b.body, b.mac
-		FROM audit_pos p LEFT JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part
+	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, p.ts, COALESCE(b.n, -1), b.body, b.mac
+		FROM audit_pos p LEFT JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part AND b.ts = p.ts
 		WHERE p.cell = 0 AND p.idx < $2 AND p.idx >= COALESCE((SELECT MAX(q.idx) FROM audit_pos q WHERE q.cell = 0 AND q.idx <= $1), 0)
 		ORDER BY p.idx LIMIT $3`, from, to, rangePage)
 	if err != nil {
@@ -270,7 +273,8 @@ func readLocated(ctx context.Context, tx *db.Tx, from, to int64) ([]located, err
 	return page, nil
 }
 
-// readRange calls fn with the octets of every entry in [from, to), which must be in the tree and bear their MACs.
+// readRange calls fn with the octets of every entry in [from, to), which must be in the tree and bear their MACs. Entries whose bodies have left
+// are passed over.
 func readRange(ctx context.Context, tx *db.Tx, macs *batchMAC, from, to int64, fn func(index int64, data []byte) error) error {
 	for from < to {
 		page, err := readLocated(ctx, tx, from, to)
@@ -281,6 +285,16 @@ func readRange(ctx context.Context, tx *db.Tx, macs *batchMAC, from, to int64, f
 			return damaged("entry %d has no position", from)
 		}
 		for _, b := range page {
+			if b.rows < 0 && b.first <= from {
+				left, err := leftTx(ctx, tx, &b)
+				if err != nil {
+					return err
+				}
+				if left {
+					from = b.first + b.n
+					continue
+				}
+			}
 			next, err := b.each(macs, from, to, fn)
 			if err != nil {
 				return err

@@ -24,6 +24,10 @@ type Proof struct {
 	Entry      []byte           // the canonical octets; Text does not hold them, they are exported beside it
 	Hashes     tlog.RecordProof // from the leaf's sibling up to the root's child
 	Checkpoint []byte           // the signed checkpoint
+	// Leaf is the hash of the entry, and Left when it was decided that the entry itself leaves, UTC seconds; 0 = it is there. Without the entry it is
+	// only proven that one with this hash stands in the record.
+	Leaf tlog.Hash
+	Left int64
 }
 
 // Text returns the proof in the form of c2sp.org/tlog-proof, to be kept as a .tlog-proof file:
@@ -47,6 +51,11 @@ func (p Proof) Text() []byte {
 // CheckProof returns nil when text proves that entry stands in the log of v, whose name is the log's origin. An "extra" line is read
 // over, since nothing vouches for it. Every error has kind Invalid.
 func CheckProof(text, entry []byte, v note.Verifier) error {
+	return CheckLeaf(text, tlog.RecordHash(entry), v)
+}
+
+// CheckLeaf is CheckProof for whoever has only the hash of an entry (RFC 6962, section 2.1: SHA-256 over a zero octet and the entry).
+func CheckLeaf(text []byte, leaf tlog.Hash, v note.Verifier) error {
 	p, err := parseProof(text)
 	if err != nil {
 		return err
@@ -58,7 +67,7 @@ func CheckProof(text, entry []byte, v note.Verifier) error {
 	if p.Index >= c.tree.N {
 		return errs.New(errs.Invalid, "the proof is of entry %d, the checkpoint has only %d", p.Index, c.tree.N)
 	}
-	if err := tlog.CheckRecord(p.Hashes, c.tree.N, c.tree.Hash, p.Index, tlog.RecordHash(entry)); err != nil {
+	if err := tlog.CheckRecord(p.Hashes, c.tree.N, c.tree.Hash, p.Index, leaf); err != nil {
 		return errs.Wrap(errs.Invalid, err, "the proof does not fit this entry at index %d", p.Index)
 	}
 	return nil

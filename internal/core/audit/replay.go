@@ -21,11 +21,18 @@ func (v *verification) replay() error {
 			break
 		}
 		for _, b := range page {
+			if err := v.reach(b.first); err != nil {
+				return err
+			}
 			if err := v.replayBatch(b); err != nil {
 				return err
 			}
+			v.kept.position(&b)
 			next = b.first + 1
 		}
+	}
+	if err := v.reach(v.rebuild.size); err != nil {
+		return err
 	}
 	if err := v.endBlock(); err != nil {
 		return err
@@ -48,8 +55,8 @@ func (v *verification) readPage(from int64) ([]located, error) {
 		copy(b.stream[:], stream)
 		page = append(page, b)
 		return nil
-	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, COALESCE(b.ts, 0), COALESCE(b.n, -1), b.body, b.mac
-		FROM audit_pos p LEFT JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part
+	}, `SELECT p.idx, p.stream, p.seq, p.part, p.n, p.ts, COALESCE(b.n, -1), b.body, b.mac
+		FROM audit_pos p LEFT JOIN audit_batch b ON b.cell = 0 AND b.stream = p.stream AND b.seq = p.seq AND b.part = p.part AND b.ts = p.ts
 		WHERE p.cell = 0 AND p.idx >= $1 ORDER BY p.idx LIMIT $2`, from, rangePage)
 	return page, err
 }
@@ -60,14 +67,29 @@ func (v *verification) replayBatch(b located) error {
 			Text: fmt.Sprintf("the batch is said to start at %d, where %d follows", b.first, v.rebuild.size)})
 	}
 	s := v.streams[b.stream]
-	if s.count > 0 && !before(s.last, b.batch) {
+	if s.any && !before(s.last, b.batch) {
 		v.find(Finding{Table: "audit_pos", Index: b.first, Batch: b.batch.String(), Text: "the batch stands behind a later one of its stream"})
 	}
-	v.streams[b.stream] = streamCount{b.batch, s.count + 1}
+	s.last, s.any = b.batch, true
+	if b.rows >= 0 {
+		s.count++
+	}
+	v.streams[b.stream] = s
+	if b.rows < 0 && v.kept.left(&b) {
+		v.report.Dropped += b.n
+		return v.replayLeft(b.n)
+	}
 	unnamed := v.named
 	entries, err := v.open(&b)
 	if err != nil {
-		v.find(Finding{Table: "audit_batch", Index: v.rebuild.size, Batch: b.batch.String(), Text: err.Error()})
+		if b.rows < 0 {
+			v.missing++
+		}
+		if v.missing <= mostMissing { // or nothing else would be told any more
+			v.find(Finding{Table: "audit_batch", Index: v.rebuild.size, Batch: b.batch.String(), Text: err.Error()})
+		} else {
+			v.named, v.report.More = v.named+1, true
+		}
 		return v.replayStored(b.n)
 	}
 	macErr := v.log.macs.check(batch{b.stream, b.seq, b.part, b.ts, b.rows}, b.body, b.mac)
@@ -82,12 +104,30 @@ func (v *verification) replayBatch(b located) error {
 	return nil
 }
 
+// replayLeft takes n hashes from the tree in place of entries that have left. Whether they are the right ones, the hashes above them tell, up to the root.
+func (v *verification) replayLeft(n int64) error {
+	for range n {
+		if err := v.beginBlock(v.rebuild.size); err != nil {
+			return err
+		}
+		var leaf tlog.Hash
+		if at := int(v.rebuild.size%blockEntries) * tlog.HashSize; at+tlog.HashSize <= len(v.stored) {
+			copy(leaf[:], v.stored[at:])
+		}
+		v.partial = true
+		if err := v.add(leaf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func before(a, b batch) bool { return a.seq < b.seq || a.seq == b.seq && a.part < b.part }
 
 // open returns the entries of a batch whose rows agree with each other.
 func (v *verification) open(b *located) ([][]byte, error) {
 	if b.rows < 0 {
-		return nil, errors.New("the batch that the position names is missing")
+		return nil, errors.New("the batch that the position names is missing, and no entry says that it was to leave")
 	}
 	if b.rows != b.n {
 		// One of the two rows lies; the body decides which.
@@ -134,6 +174,12 @@ func (v *verification) replayEntry(b batch, data []byte, authentic bool) error {
 }
 
 func (v *verification) tellCheckers(b batch, index int64, e Entry) {
+	if index < v.kept.idx {
+		return // what was kept there knows of it
+	}
+	for _, err := range split(v.kept.entry(index, &e)) {
+		v.find(Finding{Table: "audit_snapshot", Index: index, Action: e.Action, Batch: b.String(), Text: err.Error()})
+	}
 	for _, c := range v.options.Checkers {
 		if c.Entry == nil {
 			continue
@@ -225,7 +271,7 @@ func (v *verification) beginBlock(index int64) error {
 	if index%blockEntries != 0 || v.filter != nil {
 		return nil
 	}
-	v.filter, v.partial = make(filter, filterSize), false
+	v.filter, v.partial, v.present = make(filter, filterSize), false, false
 	data, err := newTiles(v.ctx, v.tx).read(0, index/blockEntries)
 	v.stored = data
 	return err
@@ -233,11 +279,17 @@ func (v *verification) beginBlock(index int64) error {
 
 // take adds one entry of the block that was begun to the rebuilt tree and the filter; e is nil when it could not be read.
 func (v *verification) take(leaf tlog.Hash, e *Entry) error {
+	v.present = true
 	if e == nil {
 		v.partial = true
 	} else {
 		v.filter.add(termsOf(e.Action, e.Device, e.Serial))
 	}
+	return v.add(leaf)
+}
+
+// add adds one hash to the rebuilt tree.
+func (v *verification) add(leaf tlog.Hash) error {
 	if err := v.rebuild.add(leaf); err != nil {
 		return err
 	}
@@ -260,6 +312,10 @@ func (v *verification) endBlock() error {
 	var stored []byte
 	if _, err := v.tx.Get(v.ctx, []any{&stored}, `SELECT data FROM audit_filter WHERE cell = 0 AND block = $1`, block); err != nil {
 		return err
+	}
+	if !v.present { // all of it has left, and the filter leaves last
+		v.filter = nil
+		return nil
 	}
 	fits := bytes.Equal(stored, v.filter)
 	if v.partial && len(stored) == filterSize {

@@ -22,12 +22,13 @@ const (
 	idleAfter  = time.Hour              // a stream that stood still for so long is closed
 )
 
-// Run sequences what is committed, in one process of the deployment at a time, and writes the counted refusals of this process, until ctx
-// ends.
+// Run sequences what is committed, and lets leave what is over, in one process of the deployment at a time, and writes the counted refusals of
+// this process, until ctx ends.
 func (l *Log) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.db.Lead(ctx, leaseName, l.lead) })
 	g.Go(func() error { return l.flushRefusals(ctx) })
+	g.Go(func() error { return l.retain(ctx) })
 	return g.Wait()
 }
 
@@ -260,6 +261,9 @@ func (l *Log) feed(ctx context.Context, from int64) (page []Indexed, err error) 
 		page = nil
 		tree, _, err := readTree(ctx, tx)
 		if err != nil {
+			return err
+		}
+		if err := checkPlace(ctx, tx, from); err != nil {
 			return err
 		}
 		return readRange(ctx, tx, l.macs, from, min(tree.N, from+largestPage), func(index int64, data []byte) error {

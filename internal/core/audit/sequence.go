@@ -222,6 +222,10 @@ func (r *round) fill(ctx context.Context, tx *db.Tx, macs *batchMAC, g *growth) 
 			continue
 		}
 		first, last := src.waiting[0], src.cursor
+		oldest, newest := first.ts, first.ts // so that PostgreSQL looks into the partitions of these months only
+		for _, b := range src.waiting[:src.taken] {
+			oldest, newest = min(oldest, b.ts), max(newest, b.ts)
+		}
 		err := tx.Each(ctx, func(row db.Row) error {
 			b, body, mac := batch{stream: src.ID}, []byte(nil), []byte(nil)
 			if err := row.Scan(&b.seq, &b.part, &b.ts, &b.n, &body, &mac); err != nil {
@@ -233,8 +237,8 @@ func (r *round) fill(ctx context.Context, tx *db.Tx, macs *batchMAC, g *growth) 
 			c, err := readContent(b, body)
 			contents[b] = c
 			return err
-		}, `SELECT seq, part, ts, n, body, mac FROM audit_batch WHERE cell = 0 AND stream = $1 AND (seq, part) >= ($2, $3) AND (seq, part) <= ($4, $5)`,
-			src.ID[:], first.seq, first.part, last.seq, last.part)
+		}, `SELECT seq, part, ts, n, body, mac FROM audit_batch WHERE cell = 0 AND stream = $1 AND (seq, part) >= ($2, $3) AND (seq, part) <= ($4, $5)
+			AND ts >= $6 AND ts <= $7`, src.ID[:], first.seq, first.part, last.seq, last.part, oldest, newest)
 		if err != nil {
 			return fmt.Errorf("reading the batches of stream %x: %w", src.ID, err)
 		}
@@ -329,8 +333,8 @@ func (r *round) write(ctx context.Context, tx *db.Tx) error {
 	stmts := make([]*db.Stmt, 0, len(r.batches)+len(r.tiles)+len(r.filters)+len(r.sources))
 	next := r.tree.N
 	for _, b := range r.batches {
-		stmts = append(stmts, &db.Stmt{SQL: `INSERT INTO audit_pos (cell, idx, stream, seq, part, n) VALUES (0, $1, $2, $3, $4, $5)`,
-			Args: []any{next, b.stream[:], b.seq, b.part, b.n}})
+		stmts = append(stmts, &db.Stmt{SQL: `INSERT INTO audit_pos (cell, idx, stream, seq, part, n, ts) VALUES (0, $1, $2, $3, $4, $5, $6)`,
+			Args: []any{next, b.stream[:], b.seq, b.part, b.n, b.ts}})
 		next += b.n
 	}
 	for _, t := range r.tiles {

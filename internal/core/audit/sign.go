@@ -180,15 +180,30 @@ func (l *Log) Prove(ctx context.Context, index int64) (Proof, error) {
 		if p.Hashes, err = tlog.ProveRecord(c.tree.N, index, newTiles(ctx, tx).proven(c.tree)); err != nil {
 			return damaged("proving entry %d: %w", index, err)
 		}
-		return readRange(ctx, tx, l.macs, index, index+1, func(_ int64, data []byte) error {
-			p.Entry = data
+		p.Entry, p.Left = nil, 0
+		err = readRange(ctx, tx, l.macs, index, index+1, func(_ int64, data []byte) error {
+			p.Entry, p.Leaf = data, tlog.RecordHash(data)
 			return nil
 		})
+		if err != nil || p.Entry != nil {
+			return err
+		}
+		s, err := newestSnapshot(ctx, tx)
+		if err != nil {
+			return err
+		}
+		p.Left = s.at
+		leaf, err := newTiles(ctx, tx).proven(c.tree).ReadHashes([]int64{tlog.StoredHashIndex(0, index)})
+		if err != nil {
+			return damaged("the hash of entry %d: %w", index, err)
+		}
+		p.Leaf = leaf[0]
+		return nil
 	})
 	if err != nil {
 		return Proof{}, err
 	}
-	if err := CheckProof(p.Text(), p.Entry, l.verifier); err != nil {
+	if err := CheckLeaf(p.Text(), p.Leaf, l.verifier); err != nil {
 		return Proof{}, damaged("the proof of entry %d does not hold: %w", index, err)
 	}
 	return p, nil

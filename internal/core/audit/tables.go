@@ -163,7 +163,7 @@ func (v *verification) findUnplaced(stream []byte) error {
 
 // checkCells looks for rows outside the record's cell, where nothing reads them.
 func (v *verification) checkCells() error {
-	for _, table := range []string{"stream", "audit_batch", "audit_pos", "audit_cursor", "audit_tile", "audit_filter", "tree", "checkpoint"} {
+	for _, table := range []string{"stream", "audit_batch", "audit_pos", "audit_cursor", "audit_tile", "audit_filter", "tree", "checkpoint", "audit_snapshot", "audit_snapshot_part"} {
 		var n int64
 		if _, err := v.tx.Get(v.ctx, []any{&n}, `SELECT COUNT(*) FROM `+table+` WHERE cell < 0 OR cell > 0`); err != nil {
 			return err

@@ -13,10 +13,17 @@ import (
 )
 
 // Checker compares a slice's own tables with the replayed record.
+//
+// What it has replayed is kept when the entries up to some place are about to leave: Save writes it, and Load gives it to the Checker of a later
+// verification, which is told only of the entries that follow. What is kept must not grow with time: it may be as large as the slice's
+// tables are. Save changes nothing in the Checker. It may look into the tables in tx, which are those of the present while the entries are
+// replayed up to some time ago only, and leave out what is gone there and no later entry can speak of.
 type Checker struct {
 	Name   string
 	Entry  func(index int64, e Entry) error           // called for every entry in order; an error becomes a finding at that entry
 	Finish func(ctx context.Context, tx *db.Tx) error // called at the end, in the transaction that everything was read in; each of joined errors becomes a finding
+	Save   func(ctx context.Context, tx *db.Tx, w *StateWriter) error
+	Load   func(r *StateReader) error // an error, or one that r has, becomes a finding
 }
 
 // VerifyOptions say what Verify does besides.
@@ -33,6 +40,8 @@ type Report struct {
 	Streams    int64
 	Root       tlog.Hash // as recomputed
 	Checkpoint int64     // entries under the newest valid checkpoint
+	Replayed   int64     // the slices' tables were compared with what was kept at this entry and all entries that follow; 0 = with all entries
+	Dropped    int64     // entries whose bodies have left: only their hashes were verified
 	Findings   []Finding // empty = everything fits; at most 100, in the order of the entries, then of the tables
 	More       bool      // there were further findings
 }
@@ -65,6 +74,7 @@ func (f Finding) String() string {
 
 const (
 	maxFindings   = 100
+	mostMissing   = 20 // findings about batches that are gone
 	progressEvery = 8192
 )
 
@@ -75,8 +85,13 @@ const (
 // The error says that verifying was not possible; damage is in the Report. Not to be found out: that the whole database was put back to an
 // earlier state (give Known), that whole rows of older checkpoints are gone, and what says nothing about entries, namely the node, the
 // outcome counter and the closed mark of a stream and a number of a stream that was never used.
+//
+// Where the bodies of old entries have left (Retention), their hashes are verified, and the Checkers start from what was kept when they left.
 func (l *Log) Verify(ctx context.Context, o VerifyOptions) (Report, error) {
-	v := &verification{log: l, options: o}
+	return l.verify(ctx, &verification{log: l, options: o})
+}
+
+func (l *Log) verify(ctx context.Context, v *verification) (Report, error) {
 	broken := l.Sequence(ctx)
 	if cause := (*damage)(nil); errs.Is(broken, errs.Unavailable) && !errors.As(broken, &cause) {
 		return Report{}, fmt.Errorf("sequencing before verifying: %w", broken) // the store or the key cannot be used: no word on the record
@@ -112,13 +127,18 @@ type verification struct {
 	filter  filter       // of the present block, as recomputed
 	named   int          // findings so far, those beyond the bound included
 	partial bool         // an entry of the present block could not be read, so filter lacks its terms
+	present bool         // an entry of the present block was there
+	missing int          // batches that are not there and should be
+	kept    keptState
+	saving  *saving // what is to be kept on the way; nil: nothing
 	streams map[[8]byte]streamCount
 }
 
 // streamCount is what the positions say of a stream.
 type streamCount struct {
 	last  batch
-	count int64
+	count int64 // whose bodies are there
+	any   bool
 }
 
 // signedTree is a tree head that somebody has signed.
@@ -145,7 +165,7 @@ func (v *verification) run(ctx context.Context, tx *db.Tx) error {
 	v.streams = map[[8]byte]streamCount{}
 	v.rebuild = &rebuild{finish: v.checkTile}
 	for _, step := range []func() error{
-		v.readHead, v.readCheckpoints, v.checkEnd, v.replay, v.checkHead, v.checkTileCounts, v.checkCursors, v.checkBatches, v.checkCells, v.replayPending, v.runCheckers,
+		v.readHead, v.readCheckpoints, v.readSnapshot, v.checkEnd, v.replay, v.checkHead, v.checkTileCounts, v.checkCursors, v.checkBatches, v.checkCells, v.replayPending, v.checkSnapshot, v.runCheckers,
 	} {
 		if err := step(); err != nil {
 			return err

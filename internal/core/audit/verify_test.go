@@ -83,7 +83,7 @@ var auditTables = []struct {
 }{
 	{"stream", []string{"cell", "stream"}, []string{"next"}},
 	{"audit_batch", []string{"cell", "stream", "seq", "part"}, []string{"ts", "n", "body", "mac"}},
-	{"audit_pos", []string{"cell", "idx"}, []string{"stream", "seq", "part", "n"}},
+	{"audit_pos", []string{"cell", "idx"}, []string{"stream", "seq", "part", "n", "ts"}},
 	{"audit_cursor", []string{"cell", "stream"}, []string{"seq", "part"}},
 	{"audit_tile", []string{"cell", "level", "n"}, []string{"data"}},
 	{"audit_filter", []string{"cell", "block"}, []string{"data"}},

@@ -27,7 +27,7 @@ import (
 // was kept, and as many gone, with the same sum, as the entries about that month say.
 func (a *Authority) Checker() audit.Checker {
 	c := &checker{purges: map[string]*purges{}, profileNumbers: map[string]uint16{}, issuers: map[string]map[string]string{}, profiles: map[string]string{}, elsewhere: newElsewhere(), briefs: briefs{now: a.deps.Now}}
-	return audit.Checker{Name: "ca", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "ca", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 type checker struct {
@@ -261,12 +261,7 @@ func (c *checker) finishTable(ctx context.Context, tx *db.Tx, cell int, table st
 
 // missing takes note that a certificate is gone, and complains when it may not be.
 func (c *checker) missing(i issue) {
-	object := objectLong
-	if tableOf(i.serial[:]) == tableOrdinary {
-		_, day, _ := Locate(i.serial[:]) // our own, says issue
-		object = monthOf(day).String()
-	}
-	if p := c.purges[object]; p != nil {
+	if p := c.purges[placeOf(i.serial[:])]; p != nil {
 		if i.end < p.until[c.profileNames[i.profile]] {
 			p.found.add(i.serial[:])
 			return
@@ -274,6 +269,18 @@ func (c *checker) missing(i issue) {
 	}
 	c.find(i.index, "certificate %x was issued, but is not in the database", i.serial)
 }
+
+// placeOf returns under which name the entries about what left count a certificate of ours.
+func placeOf(serial []byte) string {
+	if tableOf(serial) != tableOrdinary {
+		return objectLong
+	}
+	_, day, _ := Locate(serial) // our own, says issue
+	return monthOf(day).String()
+}
+
+// errUnknownProfile says that a kept certificate names a profile that is not among the kept ones.
+var errUnknownProfile = errors.New("a certificate is of a profile that was not kept")
 
 // placed reports whether the row lies where its serial number says.
 func (c *Certificate) placed() bool {

@@ -29,7 +29,7 @@ type checker struct {
 // recorded here; what becomes of it, a certificate or a revocation, is, by those who do it. A Checker serves one verification.
 func (s *Service) Checker() audit.Checker {
 	c := &checker{known: map[string]*said{}}
-	return audit.Checker{Name: "campaign", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "campaign", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 func (c *checker) entry(_ int64, e audit.Entry) error {

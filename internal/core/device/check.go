@@ -25,7 +25,7 @@ import (
 // carries the policy number that it made, and each certificate its number among the device's (Claim.Annotate); the highest one counts.
 func (r *Registry) Checker() audit.Checker {
 	c := &replay{r: r, index: map[ID]uint32{}, purposes: map[string]uint16{}, revoked: map[serialKey]int64{}}
-	return audit.Checker{Name: "device", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "device", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 // replay is the registry as the record says that it is.

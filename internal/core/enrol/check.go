@@ -41,7 +41,7 @@ type checker struct {
 // forgotten after their time leave no entry, so a missing row is no finding. A Checker serves one verification.
 func (s *Service) Checker() audit.Checker {
 	c := &checker{requests: map[string]standing{}, cellOf: s.Devices.CellOf}
-	return audit.Checker{Name: "enrol", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "enrol", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 func (c *checker) entry(_ int64, e audit.Entry) error {

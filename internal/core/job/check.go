@@ -18,6 +18,7 @@ type standing struct {
 	turn      int64
 	row       string
 	forgotten bool
+	at        int64 // of the entry that says so
 	met       bool
 }
 
@@ -34,6 +35,7 @@ type stored struct {
 type checker struct {
 	known map[string]*standing
 	rows  map[ID]*stored
+	last  int64 // when the latest entry about a job was written
 	found []error
 }
 
@@ -50,7 +52,7 @@ func (c *checker) find(format string, args ...any) {
 // the row holds a digest. A Checker serves one verification.
 func (s *Service) Checker() audit.Checker {
 	c := &checker{known: map[string]*standing{}, rows: map[ID]*stored{}}
-	return audit.Checker{Name: "job", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "job", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 // entry remembers the newest of a job's entries, by the number of the change: two nodes' clocks may differ.
@@ -67,9 +69,10 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 		k = &standing{}
 		c.known[e.Object] = k
 	}
+	c.last = max(c.last, e.At)
 	switch {
 	case e.Action == actionForget:
-		k.forgotten = true
+		k.forgotten, k.at = true, e.At
 	case turn == k.turn:
 		return fmt.Errorf("change %d of the job was recorded already", turn)
 	case turn > k.turn:

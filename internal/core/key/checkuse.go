@@ -16,7 +16,7 @@ import (
 // the highest turn, whatever the order in which nodes' entries got their places. A Checker serves one verification.
 func (m *Meter) Checker() audit.Checker {
 	c := &useChecker{rows: map[string]useRow{}}
-	return audit.Checker{Name: "key", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "key", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 type useRow struct {

@@ -24,7 +24,7 @@ import (
 // of blocked_key. It keeps about 150 octets for each revoked certificate and 32 for each list. A Checker serves one verification.
 func (s *Service) Checker() audit.Checker {
 	c := &checker{revoked: map[string]replayed{}, scopes: map[scopeKey]*replayedScope{}, blocked: map[[32]byte][]blocking{}}
-	return audit.Checker{Name: "revoke", Entry: c.entry, Finish: c.finish}
+	return audit.Checker{Name: "revoke", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 type checker struct {
@@ -44,6 +44,7 @@ type replayed struct {
 type replayedScope struct {
 	changes int64 // the highest
 	lists   []replayedList
+	floor   int64             // the highest number of those that were left out when the state was kept
 	newest  map[string]string // details of the entry with the highest number
 	index   int64             // of that entry
 	pieces  map[int64]string  // the digests of lists that are kept in pieces, by number
@@ -158,6 +159,9 @@ func (c *checker) published(index int64, e *audit.Entry) error {
 		return d.err
 	}
 	sc := c.scope(k)
+	if l.number <= sc.floor {
+		return fmt.Errorf("the CRL %d of CA %s comes long after the number %d was published", l.number, k.issuer, sc.floor)
+	}
 	sc.lists = append(sc.lists, l)
 	if highest, _ := strconv.ParseInt(sc.newest["number"], 10, 64); sc.newest == nil || l.number > highest {
 		sc.newest, sc.index = e.Detail, index
