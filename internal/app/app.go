@@ -221,7 +221,8 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	status := p.Config.StatusURL()
 
 	p.AuditKey = vkey
-	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: p.now, Log: p.log})
+	p.Audit = audit.New(p.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: p.now, Log: p.log,
+		Retention: audit.Retention{Keep: p.Config.Retention.Audit, Hold: p.Config.Retention.Hold, Every: p.Config.Retention.Every, Checkers: p.Checkers}})
 	p.Access = access.NewDecider(p.Audit)
 	p.Custody = key.NewMeter(key.MeterDeps{DB: p.DB, Audit: p.Audit, Access: p.Access, Custody: p.custodies(), Now: p.now, Log: p.log})
 	p.Approve = approve.New(approve.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})

@@ -160,7 +160,7 @@ type Enrol struct {
 	MaxPending int
 }
 
-// Retention holds when certificates leave that their profiles keep no longer.
+// Retention holds when certificates leave that their profiles keep no longer, and entries of the audit record.
 type Retention struct {
 	Hold  bool // nothing leaves
 	Every time.Duration
@@ -173,6 +173,7 @@ type Jobs struct{ Undo time.Duration }
 type Approve struct {
 	RevokeAbove   int
 	CampaignAbove int
+	Audit time.Duration // how long entries of the audit record are kept; 0: for ever
 }
 
 // Log holds the log's level ("debug", "info", "warn", "error") and format ("text", "json").

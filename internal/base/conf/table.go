@@ -25,7 +25,7 @@ func groups() map[string]string {
 		"crl":         "Certificate revocation lists.",
 		"ocsp":        "Answers about single certificates.",
 		"enrol":       "What waits before it becomes a certificate.",
-		"retention":   "When certificates leave that have expired; how long each is kept then, its profile says.",
+		"retention":   "When certificates leave that have expired, and entries of the audit record; how long a certificate is kept then, its profile says.",
 		"jobs":        "Work on many things at once.",
 		"approve":     "What needs a second person.",
 		"log":         "What the server says about its own running, on standard error.",
@@ -99,8 +99,9 @@ func (c *Config) table() []entry {
 		{"enrol.token_ttl", "7d", "How long an enrolment token can be used if nothing else is said.", "1h", duration(&c.Enrol.TokenTTL, time.Minute, 400*day)},
 		{"enrol.max_pending", "10000", "Requests that may wait for approval.", "500", whole(&c.Enrol.MaxPending, 1, 1<<20)},
 
-		{"retention.hold", "false", "Delete nothing, whatever profiles say: somebody may need it as evidence.", "true", truth(&c.Retention.Hold)},
-		{"retention.every", "6h", "How often certificates are looked for whose time here is over.", "24h", duration(&c.Retention.Every, time.Minute, 30*day)},
+		{"retention.hold", "false", "Delete nothing, whatever profiles and retention.audit say: somebody may need it as evidence.", "true", truth(&c.Retention.Hold)},
+		{"retention.every", "6h", "How often is looked for what is over.", "24h", duration(&c.Retention.Every, time.Minute, 30*day)},
+		{"retention.audit", "0s", "How long entries of the audit record are kept, by whole months, 90d at least; 0s means for ever. Their hashes, places and proofs stay for ever.", "730d", durationOrNone(&c.Retention.Audit, 90*day, 36500*day)},
 
 		{"jobs.undo", "10m", "How long a revocation by a filter waits, visibly, before anything of it is done, if nothing else is said.", "1h", duration(&c.Jobs.Undo, 0, 30*day)},
 

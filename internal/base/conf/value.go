@@ -290,6 +290,20 @@ func duration(p *time.Duration, low, high time.Duration) value {
 	}}
 }
 
+// durationOrNone is a duration that may also be 0s, which stands for none.
+func durationOrNone(p *time.Duration, low, high time.Duration) value {
+	v := duration(p, low, high)
+	within := v.parse
+	v.parse = func(s string) error {
+		if d, err := ParseDuration(s); err == nil && d == 0 {
+			*p = 0
+			return nil
+		}
+		return within(s)
+	}
+	return v
+}
+
 // isDNSName reports whether s is a host name in letters, digits and hyphens (RFC 1123, section 2.1) that cannot be mistaken for an address.
 func isDNSName(s string) bool {
 	if len(s) == 0 || len(s) > 253 {
