@@ -2,8 +2,10 @@ package cms
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/asn1"
 	"strings"
 	"testing"
 
@@ -110,6 +112,31 @@ func FuzzFromBER(f *testing.F) {
 			t.Errorf("%x became %x, and that %x, %v", ber, der, again, err)
 		}
 	})
+}
+
+// SHA-1 is refused to all who do not ask for it, and is never written.
+func TestSHA1IsAsked(t *testing.T) {
+	id := newCertificate(t, "RSA")
+	for _, oid := range []asn1.ObjectIdentifier{oidSHA1RSA, oidRSA} {
+		der, err := sign(SignInput{ContentType: OIDData, Content: []byte("hello"), Signer: id.signer, Certificate: id.cert, Rand: rand.Reader}, scheme{familyRSA, crypto.SHA1, oidSHA1, oid})
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := ParseSigned(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := signed.Verify(id.cert); err == nil || !strings.Contains(err.Error(), "not supported") {
+			t.Errorf("not asked for: %v, want that it is not supported", err)
+		}
+		if _, err := signed.VerifySHA1(id.cert); err != nil {
+			t.Error(err)
+		}
+		signed.Content[0] ^= 1
+		if _, err := signed.VerifySHA1(id.cert); err == nil {
+			t.Error("changed content verifies")
+		}
+	}
 }
 
 // What only SCEP may use is refused to all who do not ask for it.

@@ -65,7 +65,7 @@ func (k SharedKey) names(r *RecipientInfo) bool {
 }
 
 func (k RSAKey) contentKey(r *RecipientInfo, size int) ([]byte, error) {
-	if k.PKCS1v15 && r.algorithm.OID.Equal(oidRSAEncryption) && r.algorithm.plain() {
+	if k.PKCS1v15 && r.algorithm.OID.Equal(oidRSA) && r.algorithm.plain() {
 		return k.Key.Decrypt(k.Rand, r.encrypted, &rsa.PKCS1v15DecryptOptions{SessionKeyLen: size})
 	}
 	if !isOAEP(r.algorithm) {

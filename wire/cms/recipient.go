@@ -16,10 +16,9 @@ import (
 )
 
 var (
-	oidOAEP          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
-	oidRSAEncryption = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
-	oidMGF1          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}
-	oidECPublicKey   = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
+	oidOAEP        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
+	oidMGF1        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}
+	oidECPublicKey = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
 	// dhSinglePass-stdDH-sha256kdf-scheme and its siblings (RFC 5753, section 7.1.4). We send the first.
 	oidECDHSHA256 = asn1.ObjectIdentifier{1, 3, 132, 1, 11, 1}
 	oidECDHSHA384 = asn1.ObjectIdentifier{1, 3, 132, 1, 11, 2}
@@ -88,7 +87,7 @@ func (r RSARecipient) add(b *cryptobyte.Builder, rand io.Reader, key []byte) err
 func (r RSARecipient) encrypt(rand io.Reader, key []byte) ([]byte, Algorithm, error) {
 	if r.PKCS1v15 {
 		encrypted, err := rsa.EncryptPKCS1v15(rand, r.Key, key)
-		return encrypted, Algorithm{oidRSAEncryption, []byte{5, 0}}, err
+		return encrypted, Algorithm{oidRSA, []byte{5, 0}}, err
 	}
 	parameters, err := encoded(addOAEPParameters)
 	if err != nil {

@@ -99,6 +99,10 @@ func Sign(in SignInput) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return sign(in, scheme)
+}
+
+func sign(in SignInput, scheme scheme) ([]byte, error) {
 	if public, ok := in.Certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(in.Signer.Public()) {
 		return nil, errors.New("the signing key does not belong to the signer's certificate")
 	}

@@ -223,7 +223,7 @@ func FuzzParseSigned(f *testing.F) {
 			t.Errorf("%x is signed by a certificate nobody used", der)
 		}
 		for i := range signed.Signers {
-			if signed.verify(&signed.Signers[i], cert.PublicKey) == nil {
+			if signed.verify(&signed.Signers[i], cert.PublicKey, schemes()) == nil {
 				t.Errorf("%x is signed by a key nobody used", der)
 			}
 		}

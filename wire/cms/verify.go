@@ -14,6 +14,7 @@ import (
 	"fmt"
 
 	// The hashes that Hash.New must find.
+	_ "crypto/sha1"
 	_ "crypto/sha256"
 	_ "crypto/sha512"
 
@@ -26,6 +27,9 @@ var (
 	oidSHA384 = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}
 	oidSHA512 = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 3}
 
+	oidSHA1 = asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}
+
+	oidSHA1RSA     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 5}
 	oidRSA         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
 	oidSHA256RSA   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}
 	oidSHA384RSA   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}
@@ -210,19 +214,29 @@ func (i *SignerInfo) Attribute(oid asn1.ObjectIdentifier) []byte {
 // validity, usage or issuer of cert. A content type or digest among the attributes that is not that of the content
 // makes the signature invalid, and so does a message without content.
 func (s *Signed) Verify(cert *x509.Certificate) (*SignerInfo, error) {
+	return s.verifyBy(cert, schemes())
+}
+
+// VerifySHA1 is Verify, and takes signatures by RSA with SHA-1 too, which clients of SCEP made until 2023. Whoever signs can make two messages with one
+// such signature; for anybody else it is still out of reach, so it will do to show that the signer has the key, and for nothing more.
+func (s *Signed) VerifySHA1(cert *x509.Certificate) (*SignerInfo, error) {
+	return s.verifyBy(cert, append(schemes(), scheme{familyRSA, crypto.SHA1, oidSHA1, oidSHA1RSA}, scheme{familyRSA, crypto.SHA1, oidSHA1, oidRSA}))
+}
+
+func (s *Signed) verifyBy(cert *x509.Certificate, accepted []scheme) (*SignerInfo, error) {
 	if s.Content == nil {
 		return nil, errors.New("CMS message has no content to verify")
 	}
 	for i := range s.Signers {
 		if info := &s.Signers[i]; info.ID.Matches(cert) {
-			return info, s.verify(info, cert.PublicKey)
+			return info, s.verify(info, cert.PublicKey, accepted)
 		}
 	}
 	return nil, errNoSignature
 }
 
-func (s *Signed) verify(info *SignerInfo, public crypto.PublicKey) error {
-	for _, scheme := range schemes() {
+func (s *Signed) verify(info *SignerInfo, public crypto.PublicKey, accepted []scheme) error {
+	for _, scheme := range accepted {
 		if scheme.hashOID.Equal(info.Digest.OID) && scheme.oid.Equal(info.Signature.OID) &&
 			info.Digest.plain() && info.Signature.plain() {
 			return s.verifyWith(scheme, info, public)

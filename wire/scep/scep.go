@@ -7,8 +7,7 @@
 // Parse reads one in BER or DER and verifies its signature, which says no more than that the sender has the key of the certificate that it sent
 // along: whom that is, is for the caller to find out. Open decrypts what is inside; Build puts an answer, or a request, together.
 //
-// The package writes AES and SHA-256 and nothing older. It reads triple DES where the caller allows it, and never single DES, MD5 or SHA-1: OpenSSL 3
-// can read none of these either.
+// The package writes AES and SHA-256 and nothing older. It reads triple DES and SHA-1 where the caller allows them, and never single DES or MD5.
 package scep
 
 import (
@@ -142,7 +141,12 @@ type Message struct {
 var ErrSignature = errors.New("the signature of the message does not verify")
 
 // Parse reads a message. Other errors than ErrSignature mean that it cannot be read at all, or lacks what every message has.
-func Parse(ber []byte) (*Message, error) {
+func Parse(ber []byte) (*Message, error) { return parse(ber, (*cms.Signed).Verify) }
+
+// ParseSHA1 is Parse, and takes signatures with SHA-1 too, as older clients make them: see cms.Signed.VerifySHA1.
+func ParseSHA1(ber []byte) (*Message, error) { return parse(ber, (*cms.Signed).VerifySHA1) }
+
+func parse(ber []byte, verify func(*cms.Signed, *x509.Certificate) (*cms.SignerInfo, error)) (*Message, error) {
 	if len(ber) > cms.MaxSize {
 		return nil, fmt.Errorf("the message has %d bytes; at most %d are read", len(ber), cms.MaxSize)
 	}
@@ -178,7 +182,7 @@ func Parse(ber []byte) (*Message, error) {
 	if err := der.CheckKey(m.Signer.PublicKey); err != nil {
 		return m, fmt.Errorf("%w: %w", ErrSignature, err)
 	}
-	if _, err := signed.Verify(m.Signer); err != nil {
+	if _, err := verify(signed, m.Signer); err != nil {
 		return m, fmt.Errorf("%w: %w", ErrSignature, err)
 	}
 	return m, nil

@@ -23,7 +23,7 @@ func TestPageNamesEveryKey(t *testing.T) {
 		source = append(source, text...)
 	}
 	keys := map[string]bool{"wildcard": true} // added to its table by an assignment
-	for _, m := range regexp.MustCompile(`"([a-z_]+)": +(?:d\.|func\()`).FindAllStringSubmatch(string(source), -1) {
+	for _, m := range regexp.MustCompile(`"([a-z0-9_]+)": +(?:d\.|func\()`).FindAllStringSubmatch(string(source), -1) {
 		keys[m[1]] = true
 	}
 	for _, kind := range []string{"dns", "ip", "uri", "email"} {
@@ -36,7 +36,7 @@ func TestPageNamesEveryKey(t *testing.T) {
 		}
 	}
 	rows := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|.*\\|.*\\| `[a-z_]+: .*\\|$|(?m)^\\| `([a-z_]+)` \\|.*\\|.*\\| see below \\|$").FindAllStringSubmatch(string(page), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\|.*\\|.*\\| `[a-z0-9_]+: .*\\|$|(?m)^\\| `([a-z0-9_]+)` \\|.*\\|.*\\| see below \\|$").FindAllStringSubmatch(string(page), -1) {
 		rows[m[1]+m[2]] = true
 	}
 	for key := range keys {

@@ -14,13 +14,14 @@ import (
 type SCEP struct {
 	RA        string // the profile of the registration authority's certificate
 	TripleDES bool   // requests may be encrypted by triple DES, and then answers are
+	SHA1      bool   // requests may be signed with SHA-1; answers never are
 }
 
 // scepFields reads the field scep.
 func (d *document) scepFields(p *Profile) fields {
 	return fields{"scep": func(n ast.Node) {
 		p.SCEP = &SCEP{}
-		d.mapping(n, fields{"ra": d.plain(&p.SCEP.RA), "triple_des": d.boolInto(&p.SCEP.TripleDES)}, nil)
+		d.mapping(n, fields{"ra": d.plain(&p.SCEP.RA), "triple_des": d.boolInto(&p.SCEP.TripleDES), "sha1": d.boolInto(&p.SCEP.SHA1)}, nil)
 		if p.SCEP.RA == "" {
 			d.complain(line(n), "scep: ra is missing: name the profile of the registration authority's certificate, such as scep-ra")
 		}

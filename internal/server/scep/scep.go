@@ -7,7 +7,7 @@
 // clients that can set no common name. A renewal needs no challenge: it is signed with the certificate that is renewed. The answers come from a
 // registration authority with an RSA key of its own, so that the issuing CA may have any key.
 //
-// The server deliberately knows neither single DES nor MD5 nor SHA-1, and encrypts to RSA keys alone, as the protocol demands: other keys of clients are
+// The server deliberately knows neither single DES nor MD5, triple DES and SHA-1 only where the profile says so, and encrypts to RSA keys alone, as the protocol demands: other keys of clients are
 // refused before anything is issued.
 package scep
 
@@ -203,7 +203,11 @@ func (c *call) operate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := scep.Parse(raw)
+	parse := scep.Parse
+	if c.profile.SCEP.SHA1 {
+		parse = scep.ParseSHA1
+	}
+	m, err := parse(raw)
 	req := enrol.Request{Protocol: "scep", Op: enrol.Enrol, Profile: c.label, Source: c.source}
 	if m == nil {
 		err = errs.New(errs.Invalid, "the message is not a SCEP message: %v", err)
