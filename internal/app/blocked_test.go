@@ -104,8 +104,8 @@ func TestACompromisedKeyOnTwoNodes(t *testing.T) {
 	must(t, err)
 	hash := der.HashSPKI(spki)
 	for began := time.Now(); !far.Revoke.KeyBlocked(hash); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > time.Second {
-			t.Fatal("the other node does not know the key after a second")
+		if time.Since(began) > time.Minute { // it is about a second
+			t.Fatal("the other node does not know the key after a minute")
 		}
 	}
 	wantBlocked(t, far, d, k, "on the other node")

@@ -28,7 +28,7 @@ func TestManyDevicesWithoutRowsAreMoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(20 * time.Second); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
 			if j, err = p.Jobs.Get(ctx, apptest.Operator(), j.ID); err != nil || time.Now().After(end) {
 				t.Fatalf("%s: the job is %s (%s), %v", move, j.State, j.Note, err)
 			}
@@ -72,7 +72,7 @@ func TestTheCertificateBeforeHasItsOwnCA(t *testing.T) {
 	must(t, err)
 	j, err := p.Bulk.MoveMany(ctx, apptest.Operator(), revoke.Filter{Profile: "turner", Everything: true}, device.Lose, revoke.How{Start: true})
 	must(t, err)
-	for end := time.Now().Add(20 * time.Second); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
 		if j, err = p.Jobs.Get(ctx, apptest.Operator(), j.ID); err != nil || time.Now().After(end) {
 			t.Fatalf("the job is %s (%s), %v", j.State, j.Note, err)
 		}

@@ -77,7 +77,7 @@ func settled(t *testing.T, p *apptest.Platform, name string, fits func(campaign.
 	t.Helper()
 	var c campaign.Campaign
 	var n campaign.Progress
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		var err error
 		if c, n, err = p.Campaigns.Get(t.Context(), apptest.Operator(), name); err != nil {
 			t.Fatal(err)
@@ -199,7 +199,7 @@ func TestCampaign(t *testing.T) {
 
 func awaitInventory(t *testing.T, p *apptest.Platform) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if _, err := p.Devices.Count(t.Context(), apptest.Operator(), device.Filter{}); err == nil {
 			return
 		}

@@ -107,7 +107,7 @@ func (m *sailor) post(ctx context.Context, origin, operation string) bool {
 	if err != nil {
 		return false
 	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, origin+"/.well-known/est/"+operation, bytes.NewReader(est.EncodeBase64(csr)))
 	if err != nil {
 		return false

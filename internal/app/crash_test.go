@@ -142,7 +142,7 @@ func newFleet(t *testing.T, c *conf.Config, made app.InitResult, n int) *fleet {
 func (f *fleet) enrolUntil(t *testing.T, s *server, enough int) {
 	t.Helper()
 	defer s.kill()
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.roots, ServerName: "localhost"}, MaxIdleConnsPerHost: atOnce}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.roots, ServerName: "localhost"}, MaxIdleConnsPerHost: atOnce}}
 	defer client.CloseIdleConnections()
 	queue := make(chan *member, len(f.devices))
 	for _, d := range f.devices {

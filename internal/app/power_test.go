@@ -94,7 +94,7 @@ func TestAnOperatorPutsNoAdministratorOut(t *testing.T) {
 // ended waits for the end of a job.
 func ended(t *testing.T, p *apptest.Platform, j job.Job) job.Job {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
 		var err error
 		if j, err = p.Jobs.Get(t.Context(), apptest.Operator(), j.ID); err != nil || time.Now().After(end) {
 			t.Fatalf("the job is %s, %v", j.State, err)

@@ -39,7 +39,7 @@ func TestADismissedOperatorLeavesNothingBehind(t *testing.T) {
 	}
 	for _, name := range []string{"dismissed", "becomes-auditor"} {
 		j := made[name]
-		for end := time.Now().Add(20 * time.Second); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !j.State.Ended(); time.Sleep(10 * time.Millisecond) {
 			var err error
 			if j, err = p.Jobs.Get(ctx, apptest.Operator(), j.ID); err != nil || time.Now().After(end) {
 				t.Fatalf("%s: the job is %s, %v", name, j.State, err)

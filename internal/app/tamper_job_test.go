@@ -26,7 +26,7 @@ func lifeOfJobs(t *testing.T, p *apptest.Platform, serial []byte) {
 	j, err := p.Jobs.Create(ctx, apptest.Operator(), job.Spec{Kind: revoke.JobRevoke, Title: "of nobody", Params: map[string]int{"reason": 1}, Items: [][]byte{nobodys}, Start: true})
 	must(t, err)
 	second := access.Actor{Kind: access.KindOperator, ID: "second", Role: access.RoleOperator, Via: "api"}
-	for deadline := time.Now().Add(20 * time.Second); j.State != job.Done; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); j.State != job.Done; time.Sleep(10 * time.Millisecond) {
 		if j, err = p.Jobs.Get(ctx, second, j.ID); err != nil || j.State.Ended() && j.State != job.Done || time.Now().After(deadline) {
 			t.Fatalf("the job is %s: %s, %v", j.State, j.Note, err)
 		}

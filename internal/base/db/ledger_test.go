@@ -60,7 +60,7 @@ func (l *ledger) storm(t *testing.T, writers, each int, write func(ctx context.C
 		wg.Go(func() {
 			for k := range each {
 				n := int64(w*each + k)
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				err := write(ctx, n)
 				cancel()
 				if err != nil && !errs.Is(err, errs.Unavailable) && !errs.Is(err, errs.Limited) {
@@ -150,7 +150,7 @@ func troubled(t *testing.T, rawURL string) (*proxy, *db.DB) {
 func finish(t *testing.T, p *proxy, d *db.DB) {
 	t.Helper()
 	p.healed.Store(true)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := d.Close(ctx); err != nil {
 		t.Errorf("closing: %v", err)

@@ -159,7 +159,7 @@ func (p *postgres) url() string {
 func (p *postgres) start() error {
 	data := filepath.Join(p.dir, "data")
 	var answer error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		p.cmd = p.command("postgres", "-D", data, "-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(p.port),
 			"-c", "unix_socket_directories="+data, "-c", "fsync=on", "-c", "max_connections=200", "-c", "logging_collector=on")
 		if err := p.cmd.Start(); err != nil {

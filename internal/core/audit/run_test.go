@@ -267,7 +267,7 @@ func TestRunSequencesAndWatchFollows(t *testing.T) {
 	l := openLog(t)
 	runs(t, l)
 	fill(t, l, 0, 150)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	enough := errors.New("enough")
 	next := int64(0)

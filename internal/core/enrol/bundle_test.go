@@ -23,7 +23,7 @@ import (
 // done waits until the job has ended.
 func done(t *testing.T, p *apptest.Platform, j job.Job) job.Job {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !j.State.Ended(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !j.State.Ended(); time.Sleep(5 * time.Millisecond) {
 		var err error
 		if j, err = p.Jobs.Get(t.Context(), apptest.Operator(), j.ID); err != nil {
 			t.Fatal(err)

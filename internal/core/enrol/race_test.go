@@ -95,8 +95,12 @@ func TestSharedCommits(t *testing.T) {
 		requests[i] = byToken(name, token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
 	}
 	batches, items := p.Enrol.Metrics()
+	done := make([]func(), atOnce) // announced before the first comes, also where the machine starts the others late
+	for i := range done {
+		done[i] = p.Enrol.Expect()
+	}
 	_, failures := together(atOnce, func(i int) (enrol.Answer, error) {
-		defer p.Enrol.Expect()()
+		defer done[i]()
 		return p.Enrol.Submit(t.Context(), requests[i])
 	})
 	if err := errors.Join(failures...); err != nil {

@@ -158,7 +158,7 @@ func (w *world) start(t *testing.T) (stop func()) {
 // until waits until the job passes.
 func (w *world) until(t *testing.T, id ID, what string, pass func(j Job) bool) Job {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		j, err := w.Get(t.Context(), reader, id)
 		must(t, err)
 		if pass(j) {
@@ -440,7 +440,7 @@ func TestOldThingsGo(t *testing.T) {
 	}
 	become := func(table string, want int) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); rows(table) != want; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); rows(table) != want; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s has %d rows, want %d", table, rows(table), want)
 			}

@@ -56,7 +56,7 @@ func (w *bulkWorld) sound(t testing.TB) {
 
 func (w *bulkWorld) until(t testing.TB, j job.Job, what string, pass func(job.Job) bool) job.Job {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		now, err := w.jobs.Get(t.Context(), admin, j.ID)
 		must(t, err)
 		if pass(now) {
@@ -187,7 +187,7 @@ func TestFiltersOfCertificates(t *testing.T) {
 	for _, f := range []Filter{{Issuer: "devices"}, {Profile: "device"}, {State: "enrolled"}} {
 		j, err := w.bulk.RevokeMany(t.Context(), operator, f, How{Start: true})
 		must(t, err)
-		for deadline := time.Now().Add(20 * time.Second); !j.State.Ended(); time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !j.State.Ended(); time.Sleep(5 * time.Millisecond) {
 			j, err = w.jobs.Get(t.Context(), admin, j.ID)
 			must(t, err)
 			if time.Now().After(deadline) {

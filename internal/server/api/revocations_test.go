@@ -50,7 +50,7 @@ func TestRevocationEvents(t *testing.T) {
 				if e.Cursor != nil {
 					return *e.Cursor
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("no event came")
 			}
 		}

@@ -45,7 +45,7 @@ func (l *live) with(serial string) (all []io.Closer) {
 	return all
 }
 
-// cutAfter lets answers under way out: a device whose renewal ends its old certificate must get the new one.
+// cutAfter, the usual value of Gate.grace, lets answers under way out: a device whose renewal ends its old certificate must get the new one.
 const cutAfter = 300 * time.Millisecond
 
 // Cut ends the connections whose client presented a certificate with this serial number, content octets, a moment later, and returns how many
@@ -54,7 +54,7 @@ const cutAfter = 300 * time.Millisecond
 func (g *Gate) Cut(serial []byte) int {
 	all := g.live.with(string(serial))
 	for _, c := range all {
-		time.AfterFunc(cutAfter, func() { _ = c.Close() }) // it may have been closed by itself
+		time.AfterFunc(g.grace, func() { _ = c.Close() }) // it may have been closed by itself
 	}
 	g.counts.cut.Add(int64(len(all)))
 	return len(all)

@@ -107,7 +107,7 @@ func dialDTLS(t *testing.T, to net.Addr, options ...piondtls.ClientOption) (*pio
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = c.Close()
@@ -475,7 +475,7 @@ func TestDTLSLimits(t *testing.T) {
 		s := startDTLS(t, func(o *Options, _ *DTLS) { o.Limits.Handshakes, o.Limits.HandshakeTimeout = 1, 300*time.Millisecond })
 		r := newRelay(t, s.gate.Addr())
 		r.limit = 300 // hellos pass, certificates do not
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for range 2 {
 			c, err := piondtls.DialWithOptions("udp", r.near.LocalAddr().(*net.UDPAddr), s.options()...)

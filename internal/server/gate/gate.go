@@ -56,6 +56,7 @@ type Gate struct {
 	tickets  *tickets    // nil: no resumption
 	guard    *guard
 	live     live
+	grace    time.Duration // from Cut to the end of a connection; cutAfter
 	slots    chan struct{} // one for each handshake in progress
 	counts   counts
 	front    *front // of a DTLS listener, which has no listener; else nil
@@ -94,7 +95,7 @@ func newGate(o Options) (*Gate, error) {
 	if o.Refuse == nil {
 		o.Refuse = web.Text
 	}
-	g := &Gate{o: o, guard: newGuard(o.Limits), slots: make(chan struct{}, o.Limits.Handshakes)}
+	g := &Gate{o: o, grace: cutAfter, guard: newGuard(o.Limits), slots: make(chan struct{}, o.Limits.Handshakes)}
 	if o.TLS == nil {
 		return g, nil
 	}

@@ -122,7 +122,7 @@ func get(t *testing.T, c net.Conn) (int, string, error) {
 // until waits for cond, which another goroutine makes true soon.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(time.Minute)
 	for !cond() {
 		select {
 		case <-deadline:

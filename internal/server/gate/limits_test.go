@@ -15,7 +15,7 @@ import (
 // closedByServer waits until the server has closed c.
 func closedByServer(t *testing.T, c net.Conn) {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	_, err := io.Copy(io.Discard, c)
 	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 		t.Error("the server kept the connection open")

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -175,15 +176,14 @@ func TestAbuse(t *testing.T) {
 	} {
 		c, err := net.Dial("tcp", address)
 		must(t, err)
-		began := time.Now()
-		must(t, c.SetDeadline(began.Add(20*time.Second)))
+		must(t, c.SetDeadline(time.Now().Add(time.Minute)))
 		_, err = io.WriteString(c, row.send)
 		if err == nil && !strings.HasPrefix(row.name, "POST without an end") && !strings.Contains(row.name, "slow") && !strings.Contains(row.name, "never") {
 			_ = c.(*net.TCPConn).CloseWrite() // the server may have closed already
 		}
 		got, err := io.ReadAll(c)
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("%s: %s until the connection was closed", row.name, took)
+		if os.IsTimeout(err) {
+			t.Errorf("%s: the connection was not closed", row.name)
 		}
 		if !strings.Contains(string(got), row.want) || len(got) > 4<<10 {
 			t.Errorf("%s: got %q, %v, want %q in it", row.name, got, err, row.want)
