@@ -26,14 +26,14 @@ func SameIdentity(old []byte, r *der.Request) error {
 	return nil
 }
 
-// FillIn puts subject and alternative names of the certificate old, DER, into a request that has none, for protocols in which leaving them out
-// is repeating them.
-func FillIn(old []byte, r *der.Request) error {
+// FillIn puts subject and alternative names of the certificate old, DER, into a request that has none, or whose subject the profile does not look at, for
+// protocols in which leaving them out is repeating them.
+func (p *Profile) FillIn(old []byte, r *der.Request) error {
 	subject, names, err := identityOf(old)
 	if err != nil {
 		return err
 	}
-	if len(r.Subject) == 0 {
+	if len(r.Subject) == 0 || p.ignoreSubject {
 		r.Subject = subject
 	}
 	if r.Names.Equal(der.AltNames{}) {

@@ -220,7 +220,7 @@ func (s *Service) checkRenewal(_ context.Context, sub *submission) error {
 		return nil
 	}
 	if sub.req.LeavesOut {
-		if err := ca.FillIn(sub.identity.Own.DER, sub.csr); err != nil {
+		if err := sub.profile.FillIn(sub.identity.Own.DER, sub.csr); err != nil {
 			return err
 		}
 	}
