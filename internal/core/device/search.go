@@ -63,12 +63,14 @@ func (s *search) each(ctx context.Context, from uint8, further []part, fn func(*
 	return nil
 }
 
-// window returns the blocks of the cells in [begin, end) in which devices pass, and how many octets were read.
-func (s *search) window(ctx context.Context, begin, end int64, further []part) ([]*match, int, error) {
-	type step struct {
-		part part
-		keep func(*match) error
-	}
+// step reads one part of blocks and keeps the devices of them that pass what it tells.
+type step struct {
+	part part
+	keep func(*match) error
+}
+
+// steps are what the filter needs, the cheapest first, and then the further parts.
+func (s *search) steps(further []part) []step {
 	steps := []step{{partHead, s.matchHead}}
 	if s.f.Tag != "" {
 		steps = append(steps, step{partTags, s.matchTags})
@@ -82,13 +84,18 @@ func (s *search) window(ctx context.Context, begin, end int64, further []part) (
 	for _, p := range further {
 		steps = append(steps, step{p, func(*match) error { return nil }})
 	}
+	return steps
+}
+
+// window returns the blocks of the cells in [begin, end) in which devices pass, and how many octets were read.
+func (s *search) window(ctx context.Context, begin, end int64, further []part) ([]*match, int, error) {
 	var cells []int64
 	for c := begin; c < end; c++ {
 		cells = append(cells, c)
 	}
 	var blocks []*match
 	total := 0
-	for _, step := range steps {
+	for _, step := range s.steps(further) {
 		read, err := s.read(ctx, cells, step.part, &blocks)
 		if err != nil {
 			return nil, 0, err
