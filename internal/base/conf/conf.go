@@ -164,6 +164,7 @@ type Enrol struct {
 type Retention struct {
 	Hold  bool // nothing leaves
 	Every time.Duration
+	Audit time.Duration // how long entries of the audit record are kept; 0: for ever
 }
 
 // Jobs holds how long one can think better of work on many things at once, before it begins.
@@ -173,7 +174,6 @@ type Jobs struct{ Undo time.Duration }
 type Approve struct {
 	RevokeAbove   int
 	CampaignAbove int
-	Audit time.Duration // how long entries of the audit record are kept; 0: for ever
 }
 
 // Log holds the log's level ("debug", "info", "warn", "error") and format ("text", "json").
