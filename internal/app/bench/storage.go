@@ -179,6 +179,11 @@ func (s *store) run(ctx context.Context) (err error) {
 		if err := s.renew(ctx); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
+		if s.class == ca.Brief && (round == s.o.Renewals/2 || round == s.o.Renewals) { // a server does so each hour
+			if _, err := s.CA.Purge(ctx, s.actor); err != nil {
+				return err
+			}
+		}
 		if round == s.o.Renewals/2 {
 			if err := s.report(ctx, "half", round); err != nil {
 				return err

@@ -164,7 +164,7 @@ func (a *Authority) sweepBrief(ctx context.Context, l *db.Lease) error {
 				return fmt.Errorf("deleting certificates recorded in brief that have ended: %w", err)
 			}
 			device, serial = last.device, last.serial
-			if !wait(ctx, purgePause) {
+			if last.n == briefBatch && !wait(ctx, purgePause) {
 				return ctx.Err()
 			}
 		}
@@ -172,14 +172,18 @@ func (a *Authority) sweepBrief(ctx context.Context, l *db.Lease) error {
 	return nil
 }
 
-// briefKey is a place among the short rows of a cell.
-type briefKey struct{ device, serial []byte }
+// briefKey is a place among the short rows of a cell, and how many rows that can go lead to it.
+type briefKey struct {
+	device, serial []byte
+	n              int
+}
 
 // briefEnd returns the last of the next rows that can go; nothing when there is none.
 func (a *Authority) briefEnd(ctx context.Context, cell int64, device, serial []byte, until int64) (last briefKey, err error) {
 	err = a.deps.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		last = briefKey{}
 		return tx.Each(ctx, func(row db.Row) error {
+			last.n++
 			return row.Scan(&last.device, &last.serial)
 		}, `SELECT device, serial FROM cert_brief WHERE cell = $1 AND (device, serial) > ($2, $3) AND not_after < $4 ORDER BY device, serial LIMIT $5`,
 			cell, device, serial, until, int64(briefBatch))
