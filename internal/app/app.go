@@ -25,6 +25,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
+	"mooring/internal/core/acme"
 	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
@@ -36,6 +37,7 @@ import (
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
 	"mooring/internal/provider/pkcs11"
+	acmeserver "mooring/internal/server/acme"
 	"mooring/internal/server/api"
 	"mooring/internal/server/est"
 	"mooring/internal/server/gate"
@@ -75,6 +77,7 @@ type Platform struct {
 	Enrol    *enrol.Service
 	// Campaigns have many devices renew.
 	Campaigns *campaign.Service
+	ACME      *acme.Service
 
 	log      *slog.Logger
 	now      func() time.Time
@@ -100,6 +103,7 @@ type Addresses struct {
 	API    string `json:"api"`            // base URL of the management API
 	Status string `json:"status"`         // base URL of revocation lists and status answers
 	SCEP   string `json:"scep,omitempty"` // base URL of the SCEP listener, "" when there is none
+	ACME   string `json:"acme,omitempty"` // base URL of the ACME listener, "" when there is none
 	Socket string `json:"socket"`         // path of the Unix socket
 }
 
@@ -186,7 +190,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 
 // Schemas returns every slice's migrations in their order.
 func Schemas() []db.Schema {
-	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema()}
+	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema(), acme.Schema()}
 }
 
 // buildCore makes the slices, each from the ones before it.
@@ -239,6 +243,9 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Enrol = enrol.New(enrol.Deps{Campaigns: p.Campaigns, DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile, Own: selfProfile})
 	p.Bundle = enrol.NewBundle(p.Enrol, p.Jobs)
+	if err := p.buildACME(ctx); err != nil {
+		return err
+	}
 	p.Export = export.New(export.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now})
 	for _, w := range append(p.Bulk.Workers(), p.Bundle.Worker()) {
 		p.Jobs.Register(w)
@@ -362,6 +369,7 @@ func (p *Platform) bind(ctx context.Context) error {
 		{"est", c.Listen.EST, secure, web.Text, web.LimitBodies(devices, body)},
 		{"status", c.Listen.Status, nil, web.Text, web.LimitBodies(public, body)},
 		{"scep", c.Listen.SCEP, nil, web.Text, scep.New(scep.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Identity: p.authorities.identity, Now: p.now})},
+		{"acme", c.Listen.ACME, secure, acmeserver.Refuse, web.LimitBodies(acmeserver.New(acmeserver.Deps{ACME: p.ACME, CA: p.CA, Base: c.ACMEURL(), Terms: c.ACME.Terms}), body)},
 		{"api", c.Listen.API, secure, web.Problem, manage}, // it bounds each body itself: imports are large
 		{"socket", c.SocketPath(), nil, web.Problem, manage},
 	} {
@@ -405,6 +413,8 @@ func (p *Platform) Addresses() Addresses {
 			a.EST = "https://" + at
 		case "api":
 			a.API = "https://" + at
+		case "acme":
+			a.ACME = "https://" + at
 		case "status":
 			a.Status = "http://" + at
 		case "scep":
@@ -426,7 +436,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()
 	parts, coreCtx := errgroup.WithContext(core)
-	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.CA.Run, p.Revoke.Run, p.Enrol.Run, p.Jobs.Run, p.Campaigns.Run} {
+	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.CA.Run, p.Revoke.Run, p.Enrol.Run, p.Jobs.Run, p.Campaigns.Run, p.ACME.Run} {
 		parts.Go(func() error { return run(coreCtx) })
 	}
 	serving, serveCtx := errgroup.WithContext(ctx)
@@ -485,5 +495,5 @@ func (p *Platform) Close() error {
 
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
-	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker()}
+	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker(), p.ACME.Checker()}
 }

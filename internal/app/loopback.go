@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"mooring/internal/base/conf"
@@ -20,6 +21,7 @@ func Loopback(organisation string) (*conf.Config, error) {
 	c.Listen.EST, c.Listen.API, c.Listen.Status = addresses[0], addresses[1], addresses[2]
 	c.Names = []string{"localhost", "127.0.0.1"}
 	c.PublicURLs.EST, c.PublicURLs.Status = "https://"+addresses[0], "http://"+addresses[2]
+	c.ACME.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	c.Limits.AddressConns = 2048
 	c.Limits.AddressHandshakes, c.Limits.HandshakeRate = 100_000, 100_000
 	c.Limits.RequestRate, c.Limits.RequestBurst = 100_000, 1<<20

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,7 @@ type Config struct {
 	CRL        CRL
 	OCSP       OCSP
 	Enrol      Enrol
+	ACME       ACME
 	Retention  Retention
 	Jobs       Jobs
 	Approve    Approve
@@ -86,6 +88,7 @@ type Listen struct {
 	Status string
 	SCEP   string // "": not served
 	Socket string
+	ACME   string // "": there is no such listener
 }
 
 // PublicURLs holds what devices are told, without a trailing slash; "" is derived from Names and Listen. Use Config.ESTURL and
@@ -93,6 +96,7 @@ type Listen struct {
 type PublicURLs struct {
 	EST    string
 	Status string
+	ACME   string
 }
 
 // TLS holds what every TLS listener shares.
@@ -158,6 +162,16 @@ type Enrol struct {
 	RetryAfter time.Duration
 	TokenTTL   time.Duration
 	MaxPending int
+}
+
+// ACME holds what the ACME server allows, and where its validations may go.
+type ACME struct {
+	Open     bool           // accounts without a device's token
+	Allow    []netip.Prefix // networks besides the public ones
+	Resolver string         // host:port; "" = the machine's own
+	HTTPPort int
+	TLSPort  int
+	Terms    string // the address of the terms of service; "" = none
 }
 
 // Retention holds when certificates leave that their profiles keep no longer, and entries of the audit record.

@@ -14,6 +14,14 @@ func (c *Config) ESTURL() string { return c.reached(c.PublicURLs.EST, "https", c
 // StatusURL returns where anybody reaches the status listener: public_urls.status, or the first of names with the port of listen.status.
 func (c *Config) StatusURL() string { return c.reached(c.PublicURLs.Status, "http", c.Listen.Status) }
 
+// ACMEURL returns where clients reach the ACME listener: public_urls.acme, or the first of names with the port of listen.acme; "" when there is none.
+func (c *Config) ACMEURL() string {
+	if c.Listen.ACME == "" {
+		return c.PublicURLs.ACME
+	}
+	return c.reached(c.PublicURLs.ACME, "https", c.Listen.ACME)
+}
+
 func (c *Config) reached(set, scheme, listen string) string {
 	if set != "" || len(c.Names) == 0 {
 		return set
@@ -42,6 +50,7 @@ func (c *Config) Warnings() []string {
 	for _, w := range []struct{ name, url, listen string }{
 		{"est", c.PublicURLs.EST, c.Listen.EST},
 		{"status", c.PublicURLs.Status, c.Listen.Status},
+		{"acme", c.PublicURLs.ACME, c.Listen.ACME},
 	} {
 		u, err := url.Parse(w.url)
 		_, port, splitErr := net.SplitHostPort(w.listen)

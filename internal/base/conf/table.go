@@ -25,6 +25,7 @@ func groups() map[string]string {
 		"crl":         "Certificate revocation lists.",
 		"ocsp":        "Answers about single certificates.",
 		"enrol":       "What waits before it becomes a certificate.",
+		"acme":        "Enrolment by ACME, when listen.acme is set.",
 		"retention":   "When certificates leave that have expired, and entries of the audit record; how long a certificate is kept then, its profile says.",
 		"jobs":        "Work on many things at once.",
 		"approve":     "What needs a second person.",
@@ -58,9 +59,11 @@ func (c *Config) table() []entry {
 		{"listen.api", "127.0.0.1:9443", "The management API over HTTPS, for operators with a certificate.", "10.0.0.5:9443", address(&c.Listen.API)},
 		{"listen.status", "127.0.0.1:8080", "Revocation lists, status answers and CA certificates over plain HTTP; all of it is public and signed.", "0.0.0.0:80", address(&c.Listen.Status)},
 		{"listen.scep", "", "Enrolment by SCEP over plain HTTP, for devices that have nothing better, and only for profiles with scep; if absent, there is none.", "0.0.0.0:8090", addressOrNone(&c.Listen.SCEP)},
+		{"listen.acme", "", "Enrolment by ACME over HTTPS, for gateways, servers and devices; if absent, there is none.", "0.0.0.0:8444", addressOrNone(&c.Listen.ACME)},
 		{"listen.socket", "mooring.sock", "The Unix socket for commands on this machine.", "/run/mooring/mooring.sock", path(&c.Listen.Socket)},
 
 		{"public_urls.est", "", "Where devices reach the EST listener; the host must be one of names. If absent, the first of names with the port of listen.est.", "https://pki.example.com:8443", baseURL(&c.PublicURLs.EST, "https", c.ESTURL)},
+		{"public_urls.acme", "", "Where clients reach the ACME listener; the host must be one of names. If absent, the first of names with the port of listen.acme.", "https://pki.example.com:8444", baseURL(&c.PublicURLs.ACME, "https", c.ACMEURL)},
 		{"public_urls.status", "", "Where anybody reaches the status listener. It is written into every certificate, so choose it to last. If absent, the first of names with the port of listen.status.", "http://status.example.com", baseURL(&c.PublicURLs.Status, "http", c.StatusURL)},
 
 		{"tls.min_version", "1.2", "The oldest TLS version accepted: \"1.2\" or \"1.3\".", "1.3", oneOf(&c.TLS.MinVersion, "1.2", "1.3")},
@@ -98,6 +101,13 @@ func (c *Config) table() []entry {
 		{"enrol.retry_after", "1m", "When a device whose request waits for approval is told to ask again.", "10m", duration(&c.Enrol.RetryAfter, time.Second, day)},
 		{"enrol.token_ttl", "7d", "How long an enrolment token can be used if nothing else is said.", "1h", duration(&c.Enrol.TokenTTL, time.Minute, 400*day)},
 		{"enrol.max_pending", "10000", "Requests that may wait for approval.", "500", whole(&c.Enrol.MaxPending, 1, 1<<20)},
+
+		{"acme.open", "false", "Whether there are accounts without a device's token. Such an account orders for the registered device that is called like one of the ordered names, and shows by challenges that it controls them all.", "true", truth(&c.ACME.Open)},
+		{"acme.allow", "", "Networks besides the public ones that validations may reach: where the devices are. Without their network here, devices at private addresses cannot be validated.", "10.20.0.0/16,fd00:20::/32", prefixes(&c.ACME.Allow)},
+		{"acme.resolver", "", "The name server that validations ask; if absent, those of this machine.", "10.0.0.53:53", addressOrNone(&c.ACME.Resolver)},
+		{"acme.http_port", "80", "The port of http-01. Anything but 80 is for tests: whoever may bind the port need not be the machine's administrator.", "5002", whole(&c.ACME.HTTPPort, 1, 65535)},
+		{"acme.tls_port", "443", "The port of tls-alpn-01, likewise.", "5001", whole(&c.ACME.TLSPort, 1, 65535)},
+		{"acme.terms", "", "The address of terms of service that accounts must agree to.", "https://pki.example.com/terms", text(&c.ACME.Terms)},
 
 		{"retention.hold", "false", "Delete nothing, whatever profiles and retention.audit say: somebody may need it as evidence.", "true", truth(&c.Retention.Hold)},
 		{"retention.every", "6h", "How often is looked for what is over.", "24h", duration(&c.Retention.Every, time.Minute, 30*day)},

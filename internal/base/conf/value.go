@@ -179,6 +179,31 @@ func unlock(p *string) value {
 	})
 }
 
+func prefixes(p *[]netip.Prefix) value {
+	return value{kind: "list of networks", form: asList,
+		format: func() string {
+			var list []string
+			for _, n := range *p {
+				list = append(list, n.String())
+			}
+			return strings.Join(list, ",")
+		},
+		parse: func(s string) error {
+			*p = nil
+			for _, part := range strings.Split(s, ",") {
+				if s == "" {
+					break
+				}
+				n, err := netip.ParsePrefix(part)
+				if err != nil || n != n.Masked() {
+					return fmt.Errorf("has %q, which is not a network such as 10.20.0.0/16", part)
+				}
+				*p = append(*p, n)
+			}
+			return nil
+		}}
+}
+
 func hosts(p *[]string) value {
 	return value{kind: "list of DNS names and IP addresses", form: asList, format: func() string { return strings.Join(*p, ",") },
 		parse: func(s string) error {

@@ -69,7 +69,7 @@ func Text(w http.ResponseWriter, r *http.Request, err error) {
 
 // prepare sets the headers that every refusal has, remembers the cause for the log and returns the status.
 func prepare(w http.ResponseWriter, r *http.Request, err error) int {
-	note(r, err)
+	Note(r, err)
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")

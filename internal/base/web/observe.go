@@ -114,8 +114,8 @@ func Annotate(r *http.Request, attrs ...slog.Attr) {
 	}
 }
 
-// note remembers err for r's log line, if r is observed.
-func note(r *http.Request, err error) {
+// Note remembers err for r's log line, if r is observed. Problem and Text call it; so does a surface with a form of its own for errors.
+func Note(r *http.Request, err error) {
 	if rec, ok := r.Context().Value(recordKey{}).(*record); ok {
 		rec.err = err
 	}

@@ -103,6 +103,8 @@ func (c *replay) entry(_ int64, e audit.Entry) error {
 		return c.administered(&e)
 	case "cert.issue":
 		return c.issued(&e)
+	case "acme.account":
+		return c.spent(&e)
 	case "cert.revoke":
 		serial, err := hex.DecodeString(e.Serial)
 		if err != nil {
@@ -130,6 +132,23 @@ func (c *replay) device(e *audit.Entry) (uint32, error) {
 		c.index[id] = i
 	}
 	return i, nil
+}
+
+// spent notes that a token was used up for something else than a certificate (SpendTokenTx).
+func (c *replay) spent(e *audit.Entry) error {
+	if e.Detail["token_at"] == "" {
+		return nil
+	}
+	i, err := c.device(e)
+	used, err2 := number(e, "token_at")
+	policy, err3 := number(e, "policy")
+	if err := errors.Join(err, err2, err3); err != nil {
+		return fmt.Errorf("it cannot be read: %w", err)
+	}
+	if d := &c.devices[i]; policy >= d.usedPolicy {
+		d.used, d.usedPolicy = used, policy
+	}
+	return nil
 }
 
 func (c *replay) administered(e *audit.Entry) error {

@@ -1,0 +1,689 @@
+package acme
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/internal/core/enrol"
+	"mooring/wire/acme"
+	"mooring/wire/der"
+)
+
+// OrderState says where an order stands in its row.
+type OrderState int64
+
+// The states. An open order is pending or ready, which its authorizations tell.
+const (
+	Open     OrderState = 1
+	Awaiting OrderState = 2 // a person must approve
+	Issued   OrderState = 3
+	Failed   OrderState = 4
+)
+
+// Authz is an authorization: the right of the order's account to one name.
+type Authz struct {
+	Name     string        `json:"n"` // "dns:…", "ip:…", without the star of a wildcard
+	Wildcard bool          `json:"w,omitempty"`
+	Token    string        `json:"t,omitempty"`
+	Status   string        `json:"s"`           // pending, valid, invalid or deactivated
+	Method   string        `json:"m,omitempty"` // the challenge that decided, or byAccount
+	At       int64         `json:"a,omitempty"` // when it did, UTC seconds
+	SPKI     []byte        `json:"k,omitempty"` // SHA-256 of the key that was attested
+	Problem  *acme.Problem `json:"e,omitempty"`
+}
+
+// Order asks for one certificate.
+type Order struct {
+	ID       ID
+	Account  ID
+	Device   device.ID
+	Evidence ca.Evidence
+	Profile  string
+	State    OrderState
+	Authz    []Authz
+	Problem  *acme.Problem
+	Serial   []byte
+	Replaces string
+	Created  int64 // UTC seconds
+	Expires  int64 // UTC seconds
+
+	authz string // as the row has it
+	csr   []byte
+	cert  []byte
+}
+
+// Status returns the order's state in ACME at a time (RFC 8555, section 7.1.6).
+func (o *Order) Status(now int64) string {
+	switch {
+	case o.State == Issued:
+		return acme.StatusValid
+	case o.State == Failed:
+		return acme.StatusInvalid
+	case o.State == Awaiting:
+		return acme.StatusProcessing
+	case o.Expires <= now:
+		return acme.StatusInvalid
+	}
+	status := acme.StatusReady
+	for _, a := range o.Authz {
+		switch a.Status {
+		case acme.StatusPending:
+			status = acme.StatusPending
+		case acme.StatusValid:
+		default:
+			return acme.StatusInvalid
+		}
+	}
+	return status
+}
+
+// Names are the ordered names, a wildcard with its star.
+func (o *Order) Names() []string {
+	names := make([]string, len(o.Authz))
+	for i, a := range o.Authz {
+		names[i] = a.full()
+	}
+	return names
+}
+
+func (a *Authz) full() string {
+	if a.Wildcard {
+		kind, value, _ := strings.Cut(a.Name, ":")
+		return kind + ":*." + value
+	}
+	return a.Name
+}
+
+// Methods are the challenges that are offered for the name: a wildcard is shown in the DNS alone (section 8.4 and RFC 8738, section 7).
+func (a *Authz) Methods() []string {
+	switch {
+	case a.Wildcard:
+		return []string{acme.DNS01}
+	case strings.HasPrefix(a.Name, "ip:"):
+		return []string{acme.HTTP01, acme.TLSALPN01}
+	}
+	return []string{acme.HTTP01, acme.DNS01, acme.TLSALPN01}
+}
+
+const orderColumns = `SELECT id, account, device, evidence, profile, state, authz, csr, problem, serial, cert, replaces, created, expires FROM acme_order`
+
+func scanOrder(r db.Row) (o Order, err error) {
+	var id, account, dev []byte
+	var evidence, problem string
+	var state int64
+	if err := r.Scan(&id, &account, &dev, &evidence, &o.Profile, &state, &o.authz, &o.csr, &problem, &o.Serial, &o.cert, &o.Replaces, &o.Created, &o.Expires); err != nil {
+		return o, err
+	}
+	copy(o.ID[:], id)
+	copy(o.Account[:], account)
+	copy(o.Device[:], dev)
+	o.Evidence, o.State = ca.Evidence(evidence), OrderState(state)
+	err = json.Unmarshal([]byte(o.authz), &o.Authz)
+	if err == nil && problem != "" {
+		err = json.Unmarshal([]byte(problem), &o.Problem)
+	}
+	if err != nil {
+		return o, fmt.Errorf("reading the order %s: %w", o.ID, err)
+	}
+	return o, nil
+}
+
+func (s *Service) load(ctx context.Context, id ID) (o Order, err error) {
+	found := false
+	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		return tx.Each(ctx, func(r db.Row) (err error) {
+			found = true
+			o, err = scanOrder(r)
+			return err
+		}, orderColumns+` WHERE id = $1`, id[:])
+	})
+	if err == nil && !found {
+		err = noOrder()
+	}
+	return o, err
+}
+
+func noOrder() error {
+	return refuse(errs.NotFound, Malformed, "there is no such order of this account")
+}
+
+// Order returns an order of the account. Another account's is NotFound, as one that does not exist. An order that waited for a person goes on here
+// when that person has decided.
+func (s *Service) Order(ctx context.Context, a *Account, id ID) (Order, error) {
+	o, err := s.load(ctx, id)
+	if err == nil && o.Account != a.ID {
+		err = noOrder()
+	}
+	if err != nil {
+		return Order{}, err
+	}
+	if o.State == Awaiting {
+		return s.issue(ctx, o, o.csr)
+	}
+	return o, nil
+}
+
+// byAccount is the method of names that an account need not show, since the profile trusts it.
+const byAccount = "account"
+
+// Wanted is what an account orders.
+type Wanted struct {
+	Identifiers []acme.Identifier
+	Profile     string // "" = the device's own
+	Replaces    string // RFC 9773, section 5
+	Source      netip.Addr
+}
+
+// NewOrder takes an order. What is wrong with its names is a Rejected.
+func (s *Service) NewOrder(ctx context.Context, a *Account, w Wanted) (Order, error) {
+	authz, err := parseIdentifiers(w.Identifiers)
+	if err != nil {
+		return Order{}, err
+	}
+	now := s.Now().Unix()
+	o := Order{Account: a.ID, Device: a.Device, Evidence: ca.EvidenceAccount, State: Open, Authz: authz, Replaces: w.Replaces, Created: now, Expires: now + int64(orderLife/time.Second)}
+	rand.Read(o.ID[:])
+	d, err := s.deviceOf(ctx, a, &o)
+	if err != nil {
+		return Order{}, err
+	}
+	profile, err := s.profileOf(&d, w.Profile, o.Evidence)
+	if err != nil {
+		return Order{}, err
+	}
+	o.Profile = profile.Name
+	if err := s.permitted(&d, profile, &o); err != nil {
+		return Order{}, err
+	}
+	if o.Replaces, err = s.replaced(ctx, &d, w.Replaces); err != nil {
+		return Order{}, err
+	}
+	trusted := a.Bound() && profile.TrustAccount
+	for i := range o.Authz {
+		o.Authz[i].Status = acme.StatusPending
+		if trusted {
+			o.Authz[i].Status, o.Authz[i].Method, o.Authz[i].At = acme.StatusValid, byAccount, now
+		}
+		var token [20]byte
+		rand.Read(token[:])
+		o.Authz[i].Token = base64.RawURLEncoding.EncodeToString(token[:])
+	}
+	return o, s.insertOrder(ctx, &o)
+}
+
+// parseIdentifiers turns identifiers into authorizations. Doubled ones are one.
+func parseIdentifiers(list []acme.Identifier) (authz []Authz, err error) {
+	if len(list) == 0 || len(list) > maxNames {
+		return nil, refuse(errs.Invalid, Malformed, "an order is for 1 to %d identifiers", maxNames)
+	}
+	bad := &Rejected{}
+	for _, id := range list {
+		a, t, detail := parseIdentifier(id)
+		if t != "" {
+			bad.Names = append(bad.Names, RejectedName{Kind: id.Type, Value: id.Value, Type: t, Detail: detail})
+			continue
+		}
+		if !slices.ContainsFunc(authz, func(b Authz) bool { return b.full() == a.full() }) {
+			authz = append(authz, a)
+		}
+	}
+	if len(bad.Names) > 0 {
+		return nil, errs.Wrap(errs.Invalid, bad, "some identifiers cannot be ordered: %s", bad.Names[0].Detail)
+	}
+	return authz, nil
+}
+
+// parseIdentifier returns what is wrong as the kind of problem and a text.
+func parseIdentifier(id acme.Identifier) (a Authz, t Type, detail string) {
+	switch id.Type {
+	case acme.KindDNS:
+		value, wildcard := strings.CutPrefix(strings.ToLower(id.Value), "*.")
+		names, err := der.AltNames{DNS: []string{value}}.Normalise()
+		if err != nil || len(names.DNS) != 1 || strings.Contains(value, "*") {
+			return a, Malformed, fmt.Sprintf("%q is not a DNS name of letters, digits and hyphens, with at most a wildcard in front", id.Value)
+		}
+		return Authz{Name: "dns:" + names.DNS[0], Wildcard: wildcard}, "", ""
+	case acme.KindIP:
+		ip, err := netip.ParseAddr(id.Value)
+		if err != nil || ip.Zone() != "" || ip.Is4In6() || ip.String() != id.Value {
+			return a, Malformed, fmt.Sprintf("%q is not an address in its canonical form (RFC 5952)", id.Value)
+		}
+		return Authz{Name: "ip:" + ip.String()}, "", ""
+	}
+	return a, UnsupportedIdentifier, fmt.Sprintf("identifiers of the type %q are not supported; use dns or ip", id.Type)
+}
+
+// deviceOf returns the device that the order is for: that of a bound account, else the one that is called like one of the names.
+func (s *Service) deviceOf(ctx context.Context, a *Account, o *Order) (device.Device, error) {
+	if a.Bound() {
+		d, err := s.Devices.Load(ctx, a.Device)
+		if errs.Is(err, errs.NotFound) {
+			err = refuse(errs.Denied, Unauthorized, "the device of this account is no longer known; ask its operator")
+		}
+		if err == nil && !d.State.Active() {
+			err = refuse(errs.Denied, Unauthorized, "%s", errs.Public(device.StateRefusal(d.State)))
+		}
+		return d, err
+	}
+	o.Evidence = ca.EvidenceDomain
+	for _, z := range o.Authz {
+		_, name, _ := strings.Cut(z.full(), ":")
+		id, _ := s.Devices.IDOf(name)
+		d, err := s.Devices.Load(ctx, id)
+		switch {
+		case errs.Is(err, errs.NotFound):
+			continue
+		case err != nil:
+			return d, err
+		case d.State.Active():
+			o.Device = d.ID
+			return d, nil
+		}
+	}
+	return device.Device{}, s.rejectAll(o, "is not the name of a device that may order: have one registered under this name, or use an account that is bound to a device")
+}
+
+func (s *Service) rejectAll(o *Order, why string) error {
+	bad := &Rejected{}
+	for _, z := range o.Authz {
+		kind, value, _ := strings.Cut(z.full(), ":")
+		bad.Names = append(bad.Names, RejectedName{Kind: kind, Value: value, Type: RejectedIdentifier, Detail: fmt.Sprintf("%q %s", value, why)})
+	}
+	return errs.Wrap(errs.Denied, bad, "the order is refused: %s", bad.Names[0].Detail)
+}
+
+// profileOf returns the profile that the order names, which the device may have and which accepts the evidence.
+func (s *Service) profileOf(d *device.Device, name string, e ca.Evidence) (*ca.Profile, error) {
+	if name == "" {
+		name = d.Profile
+	}
+	p, err := s.CA.Profile(name)
+	switch {
+	case err != nil || !p.For(d.Profile):
+		return nil, refuse(errs.Invalid, InvalidProfile, "there is no profile %q for this device", name)
+	case !p.Accepts(e):
+		return nil, refuse(errs.Denied, InvalidProfile, "the profile %s does not accept authentication by %s", p.Name, e)
+	}
+	return p, nil
+}
+
+// permitted refuses names that the profile would not give the device.
+func (s *Service) permitted(d *device.Device, p *ca.Profile, o *Order) error {
+	names := o.Names()
+	if s.Enrol.NamesOf(d, p, names) == nil {
+		return nil
+	}
+	bad := &Rejected{}
+	for _, name := range names {
+		kind, value, _ := strings.Cut(name, ":")
+		if err := s.Enrol.NamesOf(d, p, []string{name}); err != nil {
+			bad.Names = append(bad.Names, RejectedName{Kind: kind, Value: value, Type: RejectedIdentifier, Detail: errs.Public(err)})
+		}
+	}
+	if len(bad.Names) == 0 { // each may be had, but not all
+		return refuse(errs.Denied, RejectedIdentifier, "%s", errs.Public(s.Enrol.NamesOf(d, p, names)))
+	}
+	return errs.Wrap(errs.Denied, bad, "some identifiers are refused: %s", bad.Names[0].Detail)
+}
+
+// replaced checks which certificate the order says to replace. One that is not known is passed over: clients name those of other authorities,
+// too, and one that was replaced before is accepted, since some clients cannot go on otherwise.
+func (s *Service) replaced(ctx context.Context, d *device.Device, text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	id, err := acme.ParseCertID(text)
+	if err != nil {
+		return "", refuse(errs.Invalid, Malformed, "replaces: %v", err)
+	}
+	c, err := s.certificate(ctx, id)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		return "", nil
+	case err != nil:
+		return "", err
+	case c.Device != d.ID:
+		return "", refuse(errs.Denied, Unauthorized, "replaces: this certificate is another account's")
+	}
+	return text, nil
+}
+
+func (s *Service) insertOrder(ctx context.Context, o *Order) error {
+	text, err := json.Marshal(o.Authz)
+	if err != nil {
+		return err
+	}
+	o.authz = string(text)
+	if s.orders.Load() >= maxOrders {
+		return errs.WithRetry(refuse(errs.Limited, RateLimited, "too many orders are kept here; ask again later"), time.Hour)
+	}
+	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		now := s.Now().Unix()
+		var open int
+		if _, err := tx.Get(ctx, []any{&open}, `SELECT count(*) FROM (SELECT 1 AS one FROM acme_order WHERE account = $1 AND expires > $2 AND state IN (1, 2) LIMIT $3) AS o`,
+			o.Account[:], now, int64(maxAccountNew)); err != nil {
+			return err
+		}
+		if open >= maxAccountNew {
+			return errs.WithRetry(refuse(errs.Limited, RateLimited, "this account has %d orders that are not finished; finish some", maxAccountNew), time.Hour)
+		}
+		if _, err := tx.Exec(ctx, `UPDATE acme_account SET used = $2 WHERE id = $1 AND used < $3`, o.Account[:], now, now-86400); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO acme_order (id, account, device, evidence, profile, state, authz, csr, problem, serial, cert, replaces, created, expires)
+			VALUES ($1, $2, $3, $4, $5, 1, $6, $7, '', $7, $7, $8, $9, $10)`,
+			o.ID[:], o.Account[:], o.Device[:], string(o.Evidence), o.Profile, o.authz, []byte{}, o.Replaces, o.Created, o.Expires)
+		if err != nil {
+			return err
+		}
+		tx.OnCommit(func() { s.orders.Add(1) })
+		if o.Authz[0].Method != byAccount {
+			return nil
+		}
+		marks := make([]string, len(o.Authz))
+		for n := range o.Authz {
+			marks[n] = o.mark(n)
+		}
+		return s.Audit.Append(ctx, tx, audit.Entry{At: now, Action: "acme.validate", Actor: access.Device(o.Device.String(), protocol).String(), Object: o.ID.String(), Device: o.Device.String(),
+			Detail: map[string]string{"method": byAccount, "mark": strings.Join(marks, " ")}})
+	})
+	return err
+}
+
+// Orders returns the account's orders that are not finished, newest last, at most 1,000.
+func (s *Service) Orders(ctx context.Context, a *Account) (ids []ID, err error) {
+	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		ids = ids[:0]
+		return tx.Each(ctx, func(r db.Row) error {
+			var raw []byte
+			err := r.Scan(&raw)
+			var id ID
+			copy(id[:], raw)
+			ids = append(ids, id)
+			return err
+		}, `SELECT id FROM acme_order WHERE account = $1 AND expires > $2 AND state IN (1, 2) ORDER BY expires, id LIMIT 1000`, a.ID[:], s.Now().Unix())
+	})
+	return ids, err
+}
+
+// OrdersOf returns orders for people, those of an account that are still kept, oldest first. It needs device.read.
+func (s *Service) OrdersOf(ctx context.Context, actor access.Actor, account ID, limit int) (page []Order, err error) {
+	if err := s.Access.Require(ctx, actor, access.DeviceRead, "acme orders"); err != nil {
+		return nil, err
+	}
+	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		page = page[:0]
+		return tx.Each(ctx, func(r db.Row) error {
+			o, err := scanOrder(r)
+			page = append(page, o)
+			return err
+		}, orderColumns+` WHERE account = $1 ORDER BY expires, id LIMIT $2`, account[:], int64(min(max(limit, 1), 1000)))
+	})
+	return page, err
+}
+
+// Finalize has the certificate of an order made (section 7.4). A request that is not what was ordered is BadCSR and leaves the order ready. The
+// same request again gets the same certificate.
+func (s *Service) Finalize(ctx context.Context, a *Account, id ID, csr []byte) (Order, error) {
+	o, err := s.Order(ctx, a, id)
+	if err != nil {
+		return Order{}, err
+	}
+	if o.State == Issued && o.fits(ctx, s, csr) {
+		return o, nil
+	}
+	if status := o.Status(s.Now().Unix()); status != acme.StatusReady {
+		return Order{}, refuse(errs.Denied, OrderNotReady, "the order is %s, not ready", status)
+	}
+	if err := o.check(csr, a.Key); err != nil {
+		return Order{}, err
+	}
+	return s.issue(ctx, o, csr)
+}
+
+// fits reports whether csr is for the key of the certificate that the order led to: then the client has lost the answer.
+func (o *Order) fits(ctx context.Context, s *Service, csr []byte) bool {
+	r, err := der.ParseRequest(csr)
+	if err != nil {
+		return false
+	}
+	c, err := s.CA.Known(ctx, o.Serial)
+	return err == nil && c.SPKIHash == r.HashSPKI()
+}
+
+// check compares a request with the order: the same names, no others, and a key that is not the account's (section 11.1).
+func (o *Order) check(csr []byte, account *acme.Key) error {
+	r, err := der.ParseRequest(csr)
+	if err != nil {
+		return refuse(errs.Invalid, BadCSR, "the certification request is not acceptable: %v", err)
+	}
+	if key, err := acme.NewKey(r.PublicKey); err == nil && key.Thumbprint == account.Thumbprint {
+		return refuse(errs.Invalid, BadCSR, "the request is for the account's own key: make another one")
+	}
+	if len(r.Names.URI)+len(r.Names.Email)+len(r.Names.Other) > 0 {
+		return refuse(errs.Invalid, BadCSR, "the request asks for names that an order cannot be for: leave them out")
+	}
+	asked := map[string]bool{}
+	for _, n := range r.Names.DNS {
+		asked["dns:"+strings.ToLower(n)] = true
+	}
+	for _, ip := range r.Names.IP {
+		asked["ip:"+ip.Unmap().String()] = true
+	}
+	for _, attribute := range r.Subject {
+		if attribute.Type != der.OIDCommonName {
+			continue
+		}
+		value := strings.ToLower(attribute.Value)
+		if ip, err := netip.ParseAddr(value); err == nil {
+			asked["ip:"+ip.Unmap().String()] = true
+		} else {
+			asked["dns:"+value] = true
+		}
+	}
+	names := o.Names()
+	for _, name := range names {
+		if !asked[name] {
+			return refuse(errs.Invalid, BadCSR, "the request lacks the ordered name %q", name)
+		}
+		delete(asked, name)
+	}
+	for name := range asked {
+		return refuse(errs.Invalid, BadCSR, "the request asks for %q, which was not ordered", name)
+	}
+	return nil
+}
+
+// issue asks the registration authority, with this slice's word on who asks.
+func (s *Service) issue(ctx context.Context, o Order, csr []byte) (Order, error) {
+	answer, err := s.Enrol.Submit(ctx, enrol.Request{Protocol: protocol, Op: enrol.Enrol, Profile: o.Profile, CSR: csr,
+		Proven: &enrol.Proven{Device: o.Device, Evidence: o.Evidence, Names: o.Names(), SPKI: o.spki(), Once: o.ID[:], Take: o.take}})
+	switch {
+	case errs.Is(err, errs.Conflict): // another request was faster, or the order is no longer what it was
+		now, err2 := s.load(ctx, o.ID)
+		if err2 == nil && now.State == Issued && now.fits(ctx, s, csr) {
+			return now, nil
+		}
+		return Order{}, errors.Join(refuse(errs.Denied, OrderNotReady, "the order was finished or changed by another request"), err2)
+	case err != nil && o.State == Awaiting && (errs.Is(err, errs.Denied) || errs.Is(err, errs.Invalid)):
+		return s.fail(ctx, o, err)
+	case err != nil:
+		return Order{}, s.whyNot(ctx, &o, err)
+	case answer.Pending > 0:
+		return s.await(ctx, o, csr)
+	}
+	return s.load(ctx, o.ID)
+}
+
+// spki is the digest of the key that was attested, if one was.
+func (o *Order) spki() []byte {
+	for _, a := range o.Authz {
+		if len(a.SPKI) > 0 {
+			return a.SPKI
+		}
+	}
+	return nil
+}
+
+// take makes the order valid in the transaction that records its certificate, if nothing was changed about it since it was read, and its account
+// may still order.
+func (o *Order) take(c *ca.Certificate) (take, back *db.Stmt) {
+	kept := []byte{}
+	if ca.KeptAs(c.Serial[:]) != ca.Full {
+		kept = c.DER
+	}
+	return &db.Stmt{SQL: `UPDATE acme_order SET state = 3, serial = $2, cert = $3, csr = $4 WHERE id = $1 AND state = $5 AND authz = $6
+ AND EXISTS (SELECT 1 FROM acme_account WHERE acme_account.id = acme_order.account AND acme_account.state = 1)`,
+			Args: []any{o.ID[:], c.Serial[:], kept, []byte{}, int64(o.State), o.authz}},
+		&db.Stmt{SQL: `UPDATE acme_order SET state = $2, serial = $3, cert = $3, csr = $4 WHERE id = $1 AND state = 3`, Args: []any{o.ID[:], int64(o.State), []byte{}, octets(o.csr)}}
+}
+
+func octets(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// whyNot gives the registration authority's refusal the name that ACME has for it.
+func (s *Service) whyNot(ctx context.Context, o *Order, err error) error {
+	switch errs.KindOf(err) {
+	case errs.Limited:
+		retry, _ := errs.RetryAfter(err)
+		return errs.WithRetry(refuse(errs.Limited, RateLimited, "%s", errs.Public(err)), max(retry, time.Second))
+	case errs.Denied, errs.Invalid:
+		t := BadCSR
+		if d, loadErr := s.Devices.Load(ctx, o.Device); errors.Is(err, enrol.ErrUnauthenticated) || loadErr == nil && !d.State.Active() {
+			t = Unauthorized
+		}
+		return recorded{refuse(errs.KindOf(err), t, "%s", errs.Public(err))}
+	}
+	return err
+}
+
+// recorded is a refusal that the registration authority has put into the record already.
+type recorded struct{ error }
+
+func (r recorded) Unwrap() error { return r.error }
+
+// IsRecorded reports whether a refusal stands in the record already.
+func IsRecorded(err error) bool { return errors.As(err, new(recorded)) }
+
+// await keeps the request of an order for which a person must decide.
+func (s *Service) await(ctx context.Context, o Order, csr []byte) (Order, error) {
+	if o.State == Awaiting {
+		return o, nil
+	}
+	err := s.change(ctx, &o, `state = 2, csr = $4`, octets(csr))
+	o.State, o.csr = Awaiting, csr
+	return o, err
+}
+
+// fail ends an order that waited for a person, who refused it.
+func (s *Service) fail(ctx context.Context, o Order, why error) (Order, error) {
+	o.Problem = &acme.Problem{Type: acme.ErrorPrefix + string(Unauthorized), Detail: errs.Public(why)}
+	text, err := json.Marshal(o.Problem)
+	if err != nil {
+		return o, err
+	}
+	err = s.change(ctx, &o, `state = 4, problem = $4`, string(text))
+	o.State = Failed
+	return o, err
+}
+
+// change sets a column of an order that is still as it was read.
+func (s *Service) change(ctx context.Context, o *Order, set string, value any) error {
+	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE acme_order SET `+set+` WHERE id = $1 AND state = $2 AND authz = $3`, o.ID[:], int64(o.State), o.authz, value)
+		if err == nil && n != 1 {
+			err = refuse(errs.Conflict, Malformed, "the order was changed meanwhile; ask for it again")
+		}
+		return err
+	})
+}
+
+// Chain is a certificate with those above it, in DER; Others are other ways up from the same certificate.
+type Chain struct {
+	Certificates [][]byte
+	Others       [][][]byte
+}
+
+// Certificate returns the certificate of a valid order with its chain but for the root, and a chain for each root that vouches for that one
+// (section 7.4.2).
+func (s *Service) Certificate(ctx context.Context, a *Account, id ID) (Chain, error) {
+	o, err := s.load(ctx, id)
+	if err == nil && o.Account != a.ID {
+		err = noOrder()
+	}
+	if err != nil {
+		return Chain{}, err
+	}
+	if o.State != Issued {
+		return Chain{}, refuse(errs.Denied, OrderNotReady, "the order has no certificate yet")
+	}
+	leaf, issuer := o.cert, ca.IssuerID{}
+	c, err := s.CA.Known(ctx, o.Serial)
+	if err != nil {
+		return Chain{}, err
+	}
+	if issuer = c.Issuer; len(leaf) == 0 {
+		leaf = c.DER
+	}
+	if len(leaf) == 0 {
+		return Chain{}, errs.New(errs.NotFound, "the certificate is no longer kept")
+	}
+	return s.chains(leaf, issuer)
+}
+
+func (s *Service) chains(leaf []byte, id ca.IssuerID) (Chain, error) {
+	i, err := s.CA.IssuerByID(id)
+	if err != nil {
+		return Chain{}, err
+	}
+	out := Chain{Certificates: [][]byte{leaf}}
+	for ; i.Parent() != nil; i = i.Parent() {
+		out.Certificates = append(out.Certificates, i.Certificate().Raw)
+	}
+	for _, cross := range s.CA.Crosses() {
+		if cross.Subject.ID() == i.ID() {
+			out.Others = append(out.Others, append(slices.Clone(out.Certificates), cross.Cert.Raw))
+		}
+	}
+	return out, nil
+}
+
+// certificate returns what is known about a certificate of ours by its identifier for renewal information.
+func (s *Service) certificate(ctx context.Context, id acme.CertID) (*ca.Certificate, error) {
+	unknown := refuse(errs.NotFound, Malformed, "there is no such certificate here")
+	serial := id.Number()
+	if len(serial) != len(ca.Certificate{}.Serial) {
+		return nil, unknown
+	}
+	c, err := s.CA.Known(ctx, serial)
+	if errs.Is(err, errs.NotFound) {
+		return nil, unknown
+	}
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.CA.IssuerByID(c.Issuer)
+	if err != nil || !bytes.Equal(i.Certificate().SubjectKeyId, id.Authority) {
+		return nil, unknown
+	}
+	return c, nil
+}

@@ -1,0 +1,32 @@
+package device
+
+import (
+	"context"
+	"strconv"
+
+	"mooring/internal/base/db"
+)
+
+const spendToken = `UPDATE device SET token_used = $5, updated = $5 WHERE cell = $1 AND id = $2 AND state IN (1, 2) AND policy = $3
+ AND token = $4 AND token_used = 0 AND token_until > $5`
+
+// SpendTokenTx uses up the token with this hash for something else than a certificate, such as an account that stands for the device from then on.
+// The error is that of TokenMatches, or says that the device may not enrol, or that it was changed meanwhile (Conflict). detail belongs into the
+// entry about what it was used for, which names the device: from it Checker knows that the token is spent.
+func (r *Registry) SpendTokenTx(ctx context.Context, tx *db.Tx, id ID, hash []byte, now int64) (detail map[string]string, err error) {
+	d, err := r.loadTx(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.TokenMatches(hash, now); err != nil {
+		return nil, err
+	}
+	if !d.State.Active() {
+		return nil, StateRefusal(d.State)
+	}
+	n, err := tx.Exec(ctx, spendToken, int64(d.Cell), id[:], d.Policy, hash, now)
+	if err := changed(n, err); err != nil {
+		return nil, err
+	}
+	return map[string]string{"token_at": strconv.FormatInt(now, 10), "policy": strconv.FormatInt(d.Policy, 10)}, nil
+}
