@@ -109,6 +109,7 @@ func pack(cell uint8, first []byte, entries []entry) *raw {
 	var state, profile, group, tags, slot, issuer, key dictionary
 	var counts, spread []uint16
 	var seen, ends []int64
+	b.part[partIDs] = make([]byte, 0, len(entries)*len(ID{}))
 	for i := range entries {
 		e := &entries[i]
 		b.part[partIDs] = append(b.part[partIDs], e.id[:]...)

@@ -168,6 +168,10 @@ type dictionary struct {
 }
 
 func (d *dictionary) add(text string) {
+	if n := len(d.codes); n > 0 && d.texts[d.codes[n-1]] == text {
+		d.codes = append(d.codes, d.codes[n-1])
+		return
+	}
 	code, known := d.index[text]
 	if !known {
 		if d.index == nil {

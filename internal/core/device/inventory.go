@@ -44,11 +44,12 @@ type news struct {
 const (
 	notesMost   = 1 << 16 // devices noted between two flushes: 10 MB
 	notesEarly  = notesMost / 4
-	notesAtOnce = 500 // notes that a listing flushes before it looks
+	notesAtOnce = 100 // notes that a listing flushes before it looks; they cost it as much as the search does
 	flushEvery  = time.Second
 	flushShare  = 50 // rest at least so many times as long as the flush before took
 	flushRest   = time.Minute
 	flushCells  = 16 // cells in one transaction, so that none holds others up
+	flushBlocks = 16 // blocks in memory
 	beatEvery   = 60 // seconds between two signs of life
 	deadAfter   = 5 * beatEvery
 )
@@ -110,6 +111,13 @@ func (v *inventory) saw(ids []ID, at map[ID]int64) {
 	for _, id := range ids {
 		v.add(id, news{seen: at[id]})
 	}
+}
+
+// lose has the registry read anew.
+func (v *inventory) lose() {
+	v.mu.Lock()
+	v.lost = true
+	v.mu.Unlock()
 }
 
 // take empties the notes.
@@ -284,112 +292,155 @@ func (v *inventory) putBack(ids []ID, notes map[ID]news) {
 	}
 }
 
+// touched is a block that notes are about, and the devices of these notes.
+type touched struct {
+	*raw
+	ids []ID
+}
+
 // flushPart writes the notes about ids, which are sorted by cell.
 func (r *Registry) flushPart(ctx context.Context, tx *db.Tx, ids []ID, cells map[ID]uint8, notes map[ID]news) error {
 	if _, err := tx.Exec(ctx, lockInventory); err != nil {
 		return err
 	}
-	for len(ids) > 0 {
-		n, cell := 1, cells[ids[0]]
-		for n < len(ids) && cells[ids[n]] == cell {
-			n++
-		}
-		blocks, err := readCell(ctx, tx, cell)
-		if err != nil {
+	blocks, err := findBlocks(ctx, tx, ids, cells)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(blocks, flushBlocks) {
+		if err := r.flushSome(ctx, tx, some, notes); err != nil {
 			return err
 		}
-		if len(blocks) > 0 { // else the walk has not come here yet, and will find the devices as they are
-			if err := r.flushCell(ctx, tx, blocks, ids[:n], notes); err != nil {
-				return err
-			}
-		}
-		ids = ids[n:]
 	}
 	return nil
 }
 
-const selectCell = `SELECT kind, first, data FROM inventory WHERE cell = $1 ORDER BY kind, first`
+// selectFirsts finds out where the blocks of flushCells cells begin.
+func selectFirsts() string {
+	return `SELECT cell, first FROM inventory WHERE kind = 2 AND cell IN (` + placeholders(1, flushCells) + `) ORDER BY cell, first`
+}
 
-// readCell returns the blocks of a cell in order.
-func readCell(ctx context.Context, tx *db.Tx, cell uint8) ([]*raw, error) {
-	var blocks []*raw
-	at := map[string]*raw{}
-	err := tx.Each(ctx, func(row db.Row) error {
-		var kind int64
-		var first, data []byte
-		if err := row.Scan(&kind, &first, &data); err != nil {
-			return err
+// findBlocks returns the blocks that ids belong to. Where there is none, the walk has not come yet, and will find the devices as they are.
+func findBlocks(ctx context.Context, tx *db.Tx, ids []ID, cells map[ID]uint8) (blocks []touched, err error) {
+	args := make([]any, flushCells)
+	for i := range args {
+		args[i] = int64(cells[ids[0]]/flushCells*flushCells + uint8(i))
+	}
+	var all []*raw
+	err = tx.Each(ctx, func(row db.Row) error {
+		b := new(raw)
+		all = append(all, b)
+		return row.Scan(&b.cell, &b.first)
+	}, selectFirsts(), args...)
+	for k, b := range all {
+		n := 0
+		for n < len(ids) && cells[ids[n]] < b.cell {
+			n++
 		}
-		b := at[string(first)]
-		if b == nil {
-			b = &raw{cell: cell, first: first}
-			at[string(first)], blocks = b, append(blocks, b)
+		ids, n = ids[n:], 0
+		last := k+1 == len(all) || all[k+1].cell != b.cell
+		for n < len(ids) && cells[ids[n]] == b.cell && (last || !all[k+1].after(ids[n][:])) {
+			n++
 		}
-		return b.add(kind, data)
-	}, selectCell, int64(cell))
+		if n > 0 {
+			blocks = append(blocks, touched{b, ids[:n]})
+		}
+		ids = ids[n:]
+	}
 	return blocks, err
 }
 
-// flushCell applies the notes about ids, in order, to the blocks of their cell.
-func (r *Registry) flushCell(ctx context.Context, tx *db.Tx, blocks []*raw, ids []ID, notes map[ID]news) error {
-	for k, b := range blocks {
-		n := len(ids)
-		if k+1 < len(blocks) {
-			for n = 0; n < len(ids) && blocks[k+1].after(ids[n][:]); n++ {
+const selectBlocks = `SELECT i.cell, i.first, i.kind, i.data FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, first)
+ JOIN inventory i ON i.cell = t.cell AND i.first = t.first ORDER BY i.cell, i.first, i.kind`
+
+// readBlocks reads all rows of blocks, which are sorted.
+func readBlocks(ctx context.Context, tx *db.Tx, blocks []touched) error {
+	if !tx.Arrays() {
+		for _, b := range blocks {
+			if err := tx.Each(ctx, b.scan, selectBlock, int64(b.cell), b.first); err != nil {
+				return err
 			}
 		}
-		if n == 0 {
-			continue
-		}
-		entries, err := b.unpack()
-		if errors.Is(err, errDamaged) {
-			// The walk writes it anew from the registry.
-			r.inv.mu.Lock()
-			r.inv.lost = true
-			r.inv.mu.Unlock()
-			err, ids = nil, ids[n:]
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if entries, err = r.applyNotes(ctx, tx, entries, ids[:n], notes); err != nil {
-			return err
-		}
-		if err := writeBlock(ctx, tx, b, entries); err != nil {
-			return err
-		}
-		ids = ids[n:]
+		return nil
 	}
-	return nil
+	cells, firsts := make([]int16, len(blocks)), make([][]byte, len(blocks))
+	for i, b := range blocks {
+		cells[i], firsts[i] = int16(b.cell), b.first
+	}
+	at := 0
+	return tx.Each(ctx, func(row db.Row) error {
+		var cell uint8
+		var kind int64
+		var first, data []byte
+		if err := row.Scan(&cell, &first, &kind, &data); err != nil {
+			return err
+		}
+		for at < len(blocks)-1 && (blocks[at].cell != cell || !bytes.Equal(blocks[at].first, first)) {
+			at++
+		}
+		return blocks[at].add(kind, data)
+	}, selectBlocks, cells, firsts)
+}
+
+// flushSome applies the notes about some blocks.
+func (r *Registry) flushSome(ctx context.Context, tx *db.Tx, blocks []touched, notes map[ID]news) error {
+	if err := readBlocks(ctx, tx, blocks); err != nil {
+		return err
+	}
+	entries := make([][]entry, len(blocks))
+	var stale []ID
+	for k, b := range blocks {
+		var err error
+		if entries[k], err = b.unpack(); errors.Is(err, errDamaged) {
+			r.inv.lose() // the walk writes it anew from the registry
+			blocks[k].ids = nil
+			continue
+		} else if err != nil {
+			return err
+		}
+		for _, id := range b.ids {
+			if _, known := find(entries[k], id); !known || notes[id].reload {
+				stale = append(stale, id)
+			}
+		}
+	}
+	devices, err := r.readDevices(ctx, tx, stale)
+	if err != nil {
+		return err
+	}
+	live := make(map[ID]*Device, len(devices))
+	for i := range devices {
+		live[devices[i].ID] = &devices[i]
+	}
+	var stmts []*db.Stmt
+	for k, b := range blocks {
+		if len(b.ids) > 0 {
+			stmts = append(stmts, blockStmts(b.raw, applyNotes(entries[k], b.ids, notes, live))...)
+		}
+	}
+	return tx.Send(ctx, stmts...)
 }
 
 // applyNotes brings entries to what the notes say, or, where those do not suffice, to what the registry says.
-func (r *Registry) applyNotes(ctx context.Context, tx *db.Tx, entries []entry, ids []ID, notes map[ID]news) ([]entry, error) {
-	var stale []ID
+func applyNotes(entries []entry, ids []ID, notes map[ID]news, live map[ID]*Device) []entry {
 	for _, id := range ids {
-		i, known := find(entries, id)
-		n := notes[id]
-		if !known || n.reload {
-			stale = append(stale, id)
+		at, known := find(entries, id)
+		if known && !notes[id].reload {
+			entries[at].apply(notes[id])
 			continue
 		}
-		entries[i].apply(n)
-	}
-	live, err := r.readDevices(ctx, tx, stale)
-	if err != nil {
-		return nil, err
-	}
-	for i := range live {
-		e := entryOf(&live[i])
-		e.seen = max(e.seen, notes[e.id].seen)
-		if at, known := find(entries, e.id); known {
+		d := live[id]
+		if d == nil {
+			continue
+		}
+		e := entryOf(d)
+		if e.seen = max(e.seen, notes[id].seen); known {
 			entries[at] = e
 		} else {
 			entries = slices.Insert(entries, at, e)
 		}
 	}
-	return entries, nil
+	return entries
 }
 
 // apply changes e by what a note says beside "reload".
@@ -416,9 +467,8 @@ const (
 	deleteRow = `DELETE FROM inventory WHERE cell = $1 AND kind = $2 AND first = $3`
 )
 
-// writeBlock writes the rows of old that became others with entries. What has grown too large becomes several blocks.
-func writeBlock(ctx context.Context, tx *db.Tx, old *raw, entries []entry) error {
-	var stmts []*db.Stmt
+// blockStmts write the rows of old that become others with entries. What has grown too large becomes several blocks.
+func blockStmts(old *raw, entries []entry) (stmts []*db.Stmt) {
 	for first, was := old.first, old; ; was = new(raw) {
 		n := len(entries)
 		if n > blockMost {
@@ -438,7 +488,7 @@ func writeBlock(ctx context.Context, tx *db.Tx, old *raw, entries []entry) error
 			}
 		}
 		if entries = entries[n:]; len(entries) == 0 {
-			return tx.Send(ctx, stmts...)
+			return stmts
 		}
 		first = slices.Clone(entries[0].id[:])
 	}

@@ -119,9 +119,7 @@ func (r *Registry) damage(err error) error {
 	if !errors.Is(err, errDamaged) {
 		return err
 	}
-	r.inv.mu.Lock()
-	r.inv.lost = true
-	r.inv.mu.Unlock()
+	r.inv.lose()
 	return errs.Wrap(errs.Unavailable, err, "the inventory is damaged and is being made anew; ask again in a minute")
 }
 

@@ -64,7 +64,7 @@ func (c *crowd) write(t *testing.T, w *world) {
 			first := []byte{}
 			for blocks := 1 + c.dice.IntN(4); ; blocks-- {
 				n := len(entries) / blocks
-				if err := writeBlock(ctx, tx, &raw{cell: cell, first: first}, entries[:n]); err != nil {
+				if err := tx.Send(ctx, blockStmts(&raw{cell: cell, first: first}, entries[:n])...); err != nil {
 					return err
 				}
 				if entries = entries[n:]; len(entries) == 0 {

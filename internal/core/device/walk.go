@@ -173,11 +173,11 @@ func (r *Registry) writeAnew(ctx context.Context, stale []rework, epoch int64) e
 		}
 		for _, p := range stale {
 			if p.rest != nil {
-				if err := writeBlock(ctx, tx, &raw{cell: p.old.cell, first: p.rest}, nil); err != nil {
+				if err := tx.Send(ctx, blockStmts(&raw{cell: p.old.cell, first: p.rest}, nil)...); err != nil {
 					return err
 				}
 			}
-			if err := writeBlock(ctx, tx, p.old, p.entries); err != nil {
+			if err := tx.Send(ctx, blockStmts(p.old, p.entries)...); err != nil {
 				return err
 			}
 		}
