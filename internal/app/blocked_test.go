@@ -1,12 +1,15 @@
 package app_test
 
 import (
+	"context"
 	"crypto"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
@@ -91,7 +94,7 @@ func TestACompromisedKeyIsCertifiedNeverAgain(t *testing.T) {
 	}
 }
 
-// TestACompromisedKeyOnTwoNodes reports a key on one node and tries it on the other: refused within a second.
+// TestACompromisedKeyOnTwoNodes reports a key on one node and tries it on the other: refused at once, whether that has heard of it or not.
 func TestACompromisedKeyOnTwoNodes(t *testing.T) {
 	near := apptest.Start(t, nil)
 	far := near.Second(t)
@@ -100,6 +103,7 @@ func TestACompromisedKeyOnTwoNodes(t *testing.T) {
 	must(t, err)
 	_, err = near.Revoke.Certificate(t.Context(), apptest.Operator(), serial, revoke.KeyCompromise)
 	must(t, err)
+	wantBlocked(t, far, d, k, "on the other node")
 	spki, err := der.EncodePublicKey(k.Public())
 	must(t, err)
 	hash := der.HashSPKI(spki)
@@ -108,5 +112,71 @@ func TestACompromisedKeyOnTwoNodes(t *testing.T) {
 			t.Fatal("the other node does not know the key after a minute")
 		}
 	}
-	wantBlocked(t, far, d, k, "on the other node")
+	wantBlocked(t, far, d, k, "on the other node later")
+}
+
+// TestAKeyIsReportedWhileItIsCertified has a report commit at the latest moment at which the transaction that records a certificate for the same key
+// cannot see it: the certificate stays here and is revoked. On SQLite, where one transaction waits for the other, it is the report that comes first.
+func TestAKeyIsReportedWhileItIsCertified(t *testing.T) {
+	p := apptest.Start(t, nil)
+	ctx := t.Context()
+	k := apptest.Key(t)
+	spki, err := der.EncodePublicKey(k.Public())
+	must(t, err)
+	hash := der.HashSPKI(spki)
+	d := p.Add(t, device.Spec{Name: "other", Profile: "device"})
+	token := p.Token(t, d.ID)
+	ask := enrol.Request{Protocol: "est", Op: enrol.Enrol, Basic: true, User: d.Name, Secret: token, CSR: apptest.CSR(t, k, der.RequestSpec{})}
+	answered := make(chan error, 1)
+	began := false
+	must(t, p.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO blocked_key (cell, spki, at, serial) VALUES ($1, $2, $3, $4)`, int64(hash[0]), hash[:], p.Clock.Now().Unix(), []byte{1}); err != nil {
+			return err
+		}
+		if !p.DB.Arrays() {
+			return nil
+		}
+		if _, err := tx.Exec(ctx, `UPDATE device SET updated = updated WHERE cell = $1 AND id = $2`, int64(d.Cell), d.ID[:]); err != nil {
+			return err
+		}
+		if !began {
+			began = true
+			go func() { _, err := p.Enrol.Submit(t.Context(), ask); answered <- err }()
+		}
+		for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) { // until it waits for the device's row
+			waiting := int64(0)
+			if _, err := tx.Get(ctx, []any{&waiting}, `SELECT COUNT(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid))`); err != nil || waiting > 0 {
+				return err
+			}
+			if time.Now().After(end) {
+				return errors.New("the enrolment does not come to wait for the device")
+			}
+		}
+	}))
+	if !began {
+		_, err := p.Enrol.Submit(ctx, ask)
+		answered <- err
+	}
+	if err := <-answered; !errs.Is(err, errs.Denied) || errs.Public(err) != "this key was reported as compromised: make a new one" {
+		t.Errorf("the answer is %v, want Denied", err)
+	}
+	for _, slot := range p.Load(t, d.ID).Slots {
+		if _, revoked, err := p.Revoke.Status(ctx, slot.Serial); err != nil || !revoked {
+			t.Errorf("the certificate %x, which stayed here, is revoked: %v, %v", slot.Serial, revoked, err)
+		}
+	}
+	slots := p.Load(t, d.ID).Slots
+	if began != (len(slots) == 1) {
+		t.Errorf("%d certificates were recorded", len(slots))
+	}
+	// The report had no revocation of its own: the record is to verify.
+	must(t, p.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if len(slots) == 0 {
+			_, err := tx.Exec(ctx, `DELETE FROM blocked_key WHERE serial = $1`, []byte{1})
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE blocked_key SET serial = $1, at = (SELECT at FROM revoked WHERE serial = $1) WHERE serial = $2`, slots[0].Serial, []byte{1})
+		return err
+	}))
 }

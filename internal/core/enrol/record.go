@@ -95,6 +95,9 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error,
 	if err := take(ctx, tx, batch, refused); err != nil {
 		return nil, fmt.Errorf("taking what may be had once: %w", err)
 	}
+	if err := s.refuseBlocked(ctx, tx, batch, refused); err != nil {
+		return nil, err
+	}
 	var kept, passing []int // places in the batch
 	for k, i := range batch {
 		switch {

@@ -189,7 +189,7 @@ func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 		return errs.Wrap(errs.Invalid, ErrPossession, "the certification request's signature does not verify under its own key")
 	}
 	if s.Revoke.KeyBlocked(sub.csr.HashSPKI()) { // whoever brings it: others have it too
-		return errs.New(errs.Denied, "this key was reported as compromised: make a new one")
+		return errBlocked
 	}
 	return nil
 }
@@ -345,6 +345,7 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 		if sub.identity.expired != 0 {
 			s.counts.rescued.Add(1)
 		}
+		err = s.withhold(ctx, cert)
 	}
 	return cert, err
 }

@@ -15,12 +15,14 @@ import (
 
 // A key that was reported as compromised stays so, whoever brings it: who has it could ask for a certificate as well as the device. Each
 // process keeps the hashes of all such keys, 32 octets each, so that an enrolment asks memory alone: it reads them when it starts, adds what it
-// commits itself before the revocation returns, and what others commit when it reads their entries.
+// commits itself before the revocation returns, and what others commit when it reads their entries. What memory does not know yet the database
+// tells: in the transaction that records a certificate, and, where others may commit at the same time, once more before it is released.
 
 // blocked is the set of these hashes.
 type blocked struct {
-	mu   sync.RWMutex
-	keys map[[32]byte]struct{} // guarded by mu
+	mu        sync.RWMutex
+	keys      map[[32]byte]struct{} // guarded by mu
+	committed *db.Lookup[[32]byte, bool]
 }
 
 func (b *blocked) add(keys ...[32]byte) {
@@ -40,6 +42,49 @@ func (s *Service) KeyBlocked(hash [32]byte) bool {
 	defer s.blocked.mu.RUnlock()
 	_, is := s.blocked.keys[hash]
 	return is
+}
+
+// BlockedTx returns which of the keys are blocked in the state of the database that tx sees: also those that another node blocked a moment ago.
+func (s *Service) BlockedTx(ctx context.Context, tx *db.Tx, hashes [][32]byte) (map[[32]byte]bool, error) {
+	found := map[[32]byte]bool{}
+	each := func(row db.Row) error {
+		var spki []byte
+		err := row.Scan(&spki)
+		if err == nil && len(spki) == 32 {
+			found[[32]byte(spki)] = true
+		}
+		return err
+	}
+	var stmts []*db.Stmt
+	if tx.Arrays() {
+		cells, spkis := make([]int16, len(hashes)), make([][]byte, len(hashes))
+		for i := range hashes {
+			cells[i], spkis[i] = int16(hashes[i][0]), hashes[i][:]
+		}
+		stmts = append(stmts, &db.Stmt{SQL: selectBlockedArray, Args: []any{cells, spkis}, Each: each})
+	} else {
+		for i := range hashes {
+			stmts = append(stmts, &db.Stmt{SQL: selectBlocked, Args: []any{int64(hashes[i][0]), hashes[i][:]}, Each: each})
+		}
+	}
+	if err := tx.Send(ctx, stmts...); err != nil {
+		return nil, fmt.Errorf("reading which keys are blocked: %w", err)
+	}
+	return found, nil
+}
+
+const (
+	selectBlocked      = `SELECT spki FROM blocked_key WHERE cell = $1 AND spki = $2`
+	selectBlockedArray = `SELECT b.spki FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, spki) JOIN blocked_key b ON b.cell = t.cell AND b.spki = t.spki`
+)
+
+// BlockedNow is KeyBlocked by what is committed when it is called, on whatever node.
+func (s *Service) BlockedNow(ctx context.Context, hash [32]byte) (bool, error) {
+	if s.KeyBlocked(hash) {
+		return true, nil
+	}
+	_, is, err := s.blocked.committed.Get(ctx, hash)
+	return is, err
 }
 
 // blocks reports whether the change blocks the key. Of some certificates that have no row the key is not known.

@@ -119,8 +119,10 @@ func New(d Deps) *Service {
 		d.Refresh = 12 * time.Hour
 	}
 	d.OCSP.setDefaults()
-	return &Service{Deps: d, scopes: map[scopeKey]*scope{}, signing: make(chan struct{}, maxSigning),
+	s := &Service{Deps: d, scopes: map[scopeKey]*scope{}, signing: make(chan struct{}, maxSigning),
 		answers: answers{limit: d.OCSP.Cache / answerShards}, liveRate: bucket{rate: float64(d.OCSP.Live)}}
+	s.blocked.committed = db.NewLookup(d.DB, s.BlockedTx)
+	return s
 }
 
 // Metrics are counts since the start of this process.

@@ -1,0 +1,60 @@
+package enrol
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/revoke"
+)
+
+// A key can be reported as compromised while somebody else asks for a certificate with it. Memory may not know it yet, so the transaction that
+// records the certificate asks the database. Where transactions run one after the other, which is so on SQLite, that is all. On PostgreSQL the
+// report may be committed between that look and the commit; to have one wait for the other would take a row that all lock. So what was
+// recorded is looked at once more before it is released: a certificate for a key that was reported before leaves in no case.
+
+// errBlocked is the refusal of a key that was reported as compromised.
+var errBlocked = errs.New(errs.Denied, "this key was reported as compromised: make a new one")
+
+// refuseBlocked refuses what is for keys that are blocked by now.
+func (s *Service) refuseBlocked(ctx context.Context, tx *db.Tx, batch []*item, refused []error) error {
+	hashes := make([][32]byte, len(batch))
+	for k, i := range batch {
+		hashes[k] = i.cert.SPKIHash
+	}
+	blocked, err := s.Revoke.BlockedTx(ctx, tx, hashes)
+	if err != nil {
+		return err
+	}
+	for k := range batch {
+		if refused[k] == nil && blocked[hashes[k]] {
+			refused[k] = recordedError{errBlocked}
+		}
+	}
+	return nil
+}
+
+// withhold returns nil when a recorded certificate may be released. One for a key that was reported meanwhile is revoked instead.
+func (s *Service) withhold(ctx context.Context, c *ca.Certificate) error {
+	if !s.DB.Arrays() {
+		return nil
+	}
+	blocked, err := s.Revoke.BlockedNow(ctx, c.SPKIHash)
+	if err != nil {
+		return fmt.Errorf("looking whether the key was reported as compromised meanwhile: %w", err)
+	}
+	if !blocked {
+		return nil
+	}
+	if ca.KeptAs(c.Serial[:]) != ca.Ephemeral { // those end by themselves
+		if _, err := s.Revoke.Certificate(context.WithoutCancel(ctx), access.System("enrol"), c.Serial[:], revoke.KeyCompromise); err != nil {
+			s.Log.LogAttrs(ctx, slog.LevelError, "a certificate for a key that was reported as compromised was recorded and not released, but could not be revoked",
+				slog.String("serial", fmt.Sprintf("%x", c.Serial)), slog.Any("cause", err))
+		}
+	}
+	return errBlocked
+}
