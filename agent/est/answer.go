@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"mooring/agent/coap"
 	wire "mooring/wire/est"
 )
 
@@ -53,7 +54,7 @@ func unanswered(err error) error {
 	switch {
 	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"):
 		return err
-	case op != nil, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.DeadlineExceeded):
+	case op != nil, errors.Is(err, coap.ErrNoAnswer), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.DeadlineExceeded):
 		return &UnreachableError{err}
 	}
 	return err

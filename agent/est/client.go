@@ -17,6 +17,8 @@
 // A server is believed by its certificate only: Config.Roots, or at the first contact a root of known fingerprint (Pin).
 // Answers other than success are *PendingError and *RefusedError, and tell when to come again.
 //
+// A server whose URL begins with "coaps" is spoken to by EST over CoAP and DTLS (RFC 9148), which takes a client certificate for everything.
+//
 // The package stores nothing, retries nothing and makes no keys; package agent does. It does not do Full CMC, HTTP proxies
 // (Config.Dial can), redirects to another origin, or certificate-less TLS.
 package est
@@ -45,7 +47,7 @@ const (
 
 // Config says which server a client speaks to and why it believes it.
 type Config struct {
-	// Server is the origin of the server: "https://host" or "https://host:port". A path is kept in front of
+	// Server is the origin of the server: "https://host" or "https://host:port", or with "coaps" for EST over CoAP (RFC 9148). A path is kept in front of
 	// "/.well-known/est/", which the standard does not know but some gateways have.
 	Server string
 	// Label selects among the server's certification services (RFC 7030, section 3.2.2); often empty.
@@ -101,7 +103,11 @@ func newClient(config Config) (*Client, error) {
 		return nil, err
 	}
 	port := base.Port()
-	if port == "" {
+	switch {
+	case port != "":
+	case base.Scheme == schemeCoAP:
+		port = "5684" // RFC 7252, section 6.2
+	default:
 		port = "443"
 	}
 	if config.Dial == nil {
@@ -116,8 +122,8 @@ func baseURL(server, label string) (*url.URL, error) {
 	if err != nil || u.Hostname() == "" {
 		return nil, fmt.Errorf("server %q is not a URL such as https://est.example.test", server)
 	}
-	if u.Scheme != "https" {
-		return nil, fmt.Errorf("server %q must begin with https://, since enrolment needs TLS", server)
+	if u.Scheme != "https" && u.Scheme != schemeCoAP {
+		return nil, fmt.Errorf("server %q must begin with https://, since enrolment needs TLS, or with coaps:// for EST over CoAP", server)
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("server URL of host %s must have no user, query or fragment", u.Host)

@@ -20,12 +20,18 @@ import (
 // errClosed says that the server closed the connection after an earlier answer, so a new request needs a new one.
 var errClosed = errors.New("the server closed the connection")
 
-// Session is one TLS connection to the server. It is used by one goroutine.
+// connection is what a session needs to know of what carries it: a *tls.Conn, or an association of CoAP.
+type connection interface {
+	ConnectionState() tls.ConnectionState
+	Close() error
+}
+
+// Session is one TLS connection to the server, or one DTLS association. It is used by one goroutine.
 type Session struct {
 	client     *Client
 	credential Credential
 	config     *tls.Config
-	conn       *tls.Conn
+	conn       connection
 	http       *http.Client
 	report     string // the roots that are trusted, for the server's information
 }
@@ -41,6 +47,14 @@ func (c *Client) Connect(ctx context.Context, credential Credential) (*Session, 
 
 // connect makes the connection and an HTTP client that can use this connection and no other.
 func (s *Session) connect(ctx context.Context) error {
+	if s.client.base.Scheme == schemeCoAP {
+		conn, err := s.client.dialCoAP(ctx, s.config, s.credential)
+		if err != nil {
+			return err
+		}
+		s.conn, s.http = conn, &http.Client{Transport: conn}
+		return nil
+	}
 	conn, err := s.client.dial(ctx, s.config)
 	if err != nil {
 		return err
@@ -81,6 +95,9 @@ func (s *Session) reconnect(ctx context.Context) error {
 
 // Binding returns the values that tie a request to the present connection (RFC 7030, section 3.5; RFC 9266).
 func (s *Session) Binding() wire.ChannelBinding {
+	if over, ok := s.conn.(*overCoAP); ok {
+		return over.binding()
+	}
 	state := s.conn.ConnectionState()
 	if state.Version == tls.VersionTLS12 {
 		return wire.ChannelBinding{TLSUnique: state.TLSUnique}

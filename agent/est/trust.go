@@ -86,6 +86,9 @@ func Pin(ctx context.Context, config Config, fingerprint [sha256.Size]byte) (*x5
 	if err != nil {
 		return nil, err
 	}
+	if client.base.Scheme == schemeCoAP {
+		return nil, errors.New("EST over CoAP answers nobody without a certificate, so that a fingerprint cannot be looked up by it; give the root certificate itself (--ca)")
+	}
 	s := &Session{client: client, config: client.tlsConfig(Credential{})}
 	s.config.InsecureSkipVerify = true // the chain is checked below, when the root is known
 	if err := s.connect(ctx); err != nil {

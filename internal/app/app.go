@@ -93,8 +93,9 @@ type Platform struct {
 type surface struct {
 	name     string
 	gate     *gate.Gate
-	handler  http.Handler
+	handler  http.Handler // nil where sessions is set
 	counters *web.Counters
+	sessions func(context.Context, *gate.Session) // of a DTLS listener
 }
 
 // Addresses says where a platform can be reached.
@@ -104,6 +105,7 @@ type Addresses struct {
 	Status string `json:"status"`         // base URL of revocation lists and status answers
 	SCEP   string `json:"scep,omitempty"` // base URL of the SCEP listener, "" when there is none
 	ACME   string `json:"acme,omitempty"` // base URL of the ACME listener, "" when there is none
+	CoAPS  string `json:"coaps,omitempty"` // base URL of EST over CoAP, "" when there is none
 	Socket string `json:"socket"`         // path of the Unix socket
 }
 
@@ -391,7 +393,7 @@ func (p *Platform) bind(ctx context.Context) error {
 		}
 		p.surfaces = append(p.surfaces, surface{name: s.name, gate: g, handler: watched, counters: counters})
 	}
-	return nil
+	return p.bindCoAPS(ctx)
 }
 
 // listeners is what the API tells about the process's listeners.
@@ -419,6 +421,8 @@ func (p *Platform) Addresses() Addresses {
 			a.Status = "http://" + at
 		case "scep":
 			a.SCEP = "http://" + at
+		case "coaps":
+			a.CoAPS = "coaps://" + at
 		case "socket":
 			a.Socket = at
 		}
@@ -458,7 +462,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	serving.Go(func() error { return p.authorities.run(serveCtx, p) })
 	serving.Go(func() error { return p.cutRevoked(serveCtx) })
 	for _, s := range p.surfaces {
-		serving.Go(func() error { return s.gate.Serve(serveCtx, s.handler) })
+		serving.Go(func() error { return s.serve(serveCtx) })
 	}
 	if ready != nil {
 		ready()

@@ -52,7 +52,7 @@ type Deps struct {
 type server struct {
 	Deps
 	anchors body.Anchors
-	posts map[est.Operation]enrol.Op
+	posts   map[est.Operation]enrol.Op
 }
 
 // New returns the handler for everything below /.well-known/est/.

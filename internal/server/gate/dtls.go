@@ -289,6 +289,8 @@ func (f *front) newSession(h *dtls.Hello, datagram []byte, from netip.AddrPort) 
 	s.packets.push(packet{append([]byte(nil), datagram...), endpoint{from}})
 	var err error
 	s.conn, err = piondtls.ServerWithOptions(s.packets, endpoint{from}, s.options()...)
+	// A second closer must wait: pion/dtls lets it pass while the first one is about to send its last word.
+	s.end = sync.OnceValue(func() error { return errors.Join(s.conn.Close(), s.packets.Close()) })
 	return s, err
 }
 
@@ -302,6 +304,7 @@ type Session struct {
 	cid      [cidOctets]byte
 	packets  *packetConn
 	conn     *piondtls.Conn
+	end      func() error
 	leave    func()
 	peer     *Peer
 	idle     *time.Timer     // set before serving
@@ -432,9 +435,9 @@ func (s *Session) forget() {
 	s.leave()
 }
 
-// Close ends the association and tells the client so.
+// Close ends the association and tells the client so, once.
 func (s *Session) Close() error {
-	return errors.Join(s.conn.Close(), s.packets.Close())
+	return s.end()
 }
 
 // Peer returns who the client is.

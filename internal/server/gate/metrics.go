@@ -44,7 +44,8 @@ type Metrics struct {
 	Cut        int64  // connections ended because their client's certificate was revoked
 	Refused    map[string]uint64
 
-	// Of DTLS listeners.
+	// DTLS says that the listener is one of DTLS; the others have no such counts.
+	DTLS    bool
 	Cookies uint64 // hellos that were answered with a cookie, for which nothing was remembered
 	Idle    uint64 // associations ended because nothing came for long
 	Moved   uint64 // associations whose client changed its address and answered from there
@@ -54,7 +55,7 @@ type Metrics struct {
 // "handshake_slow", "handshake_failed", "unknown_user", "requests", and "stray_datagram", which belongs to no association or finds no room.
 func (g *Gate) Metrics() Metrics {
 	m := Metrics{Open: g.guard.connections(), Accepted: g.counts.accepted.Load(), Handshakes: g.counts.handshakes.Load(), Resumed: g.counts.resumed.Load(), Cut: g.counts.cut.Load(),
-		Cookies: g.counts.cookies.Load(), Idle: g.counts.idle.Load(), Moved: g.counts.moved.Load(), Refused: map[string]uint64{}}
+		DTLS: g.front != nil, Cookies: g.counts.cookies.Load(), Idle: g.counts.idle.Load(), Moved: g.counts.moved.Load(), Refused: map[string]uint64{}}
 	for r := admitted + 1; r < reasons; r++ {
 		m.Refused[r.String()] = g.counts.refused[r].Load()
 	}
