@@ -23,13 +23,18 @@ With --token it gets an enrolment token in the same step; it is shown once, with
 --token-out writes it into a new file that only you can read, and --token --quiet prints it and nothing else. With --birth the device
 is known by the certificate that its maker gave it, and needs no token.`
 
-const deviceImportHelp = `Registers the devices of a file, all or none: everything is checked first, and the mistakes are told with their lines.
+const deviceImportHelp = `Registers the devices of a file, all or none: everything is checked first, and the mistakes are told with their lines. A file
+without mistakes is kept by the server, and a job imports it, which goes on after a crash where it stood. The command shows its progress until
+the end; interrupting it does not stop the job. --detach returns as soon as the file is accepted: then "mooring job watch" shows the
+progress, and "mooring job pause" stops it for a while. A device that somebody else registers meanwhile stays as it is; its line is named
+at the end.
 
 CSV has a first line that names the columns; JSON Lines has one object a line. Columns or fields: name (required), group, profile,
-tags ("k=v;k=v" in CSV, an object in JSON), names ("dns:a.example;ip:192.0.2.1", an array in JSON), birth (SHA-256 of the birth
-certificate, hex). --profile and --group hold for rows that name none. FILE "-" is standard input.
+tags ("k=v;k=v" in CSV, an object in JSON), names ("dns:a.example;ip:192.0.2.1", an array in JSON), birth (the birth certificate in
+PEM or base64, or its SHA-256 in hex). --profile and --group hold for rows that name none. FILE "-" is standard input.
 
-With --tokens every device gets an enrolment token; the file, CSV with name and token, can be read by its owner only.`
+With --tokens every device gets an enrolment token; the file, CSV with name and token, can be read by its owner only. A token works when
+the job has come to its device.`
 
 const deviceChangeHelp = `Changes what is known of a device. What is not mentioned stays. --dns and its like add to the names for its certificates;
 --no-names takes all away first. --tag k=v sets a tag, --tag k= takes it away. New certificates follow the change; those it has
@@ -228,13 +233,16 @@ func (c *cli) deviceChange(ctx context.Context, s *client.Client, name string, n
 }
 
 // importFlags are what an import needs besides the file.
-type importFlags struct{ format, profile, group, tokens, life string }
+type importFlags struct {
+	format, profile, group, tokens, life string
+	detach                               bool
+}
 
 func (c *cli) deviceImportCommand() *cobra.Command {
 	var f importFlags
 	cmd := &cobra.Command{
 		Use: "import FILE", Short: "Register the devices of a file", Long: deviceImportHelp,
-		Example: "  mooring device import fleet.csv --profile device --tokens tokens.csv\n  zcat fleet.jsonl.gz | mooring device import - --format jsonl",
+		Example: "  mooring device import fleet.csv --profile device --tokens tokens.csv\n  mooring device import fleet.csv --detach\n  zcat fleet.jsonl.gz | mooring device import - --format jsonl",
 		Args:    needs("FILE"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
 			return c.deviceImport(ctx, s, args[0], f)
@@ -247,11 +255,13 @@ func (c *cli) deviceImportCommand() *cobra.Command {
 	flags.StringVar(&f.group, "group", "", "group of rows that name none")
 	flags.StringVar(&f.tokens, "tokens", "", "file to write an enrolment token for each device to; must not exist")
 	flags.StringVar(&f.life, "life", "", "how long the tokens can be used, such as 30d")
+	flags.BoolVar(&f.detach, "detach", false, "do not wait for the job that imports the file")
 	return cmd
 }
 
 func (c *cli) deviceImport(ctx context.Context, s *client.Client, path string, f importFlags) (err error) {
-	in := client.Import{R: c.in, Name: "stdin", Profile: f.profile, Group: f.group}
+	job := "" // once the file is accepted
+	in := client.Import{R: c.in, Name: "stdin", Profile: f.profile, Group: f.group, Detach: f.detach, Accepted: func(r v1.ImportReport) { job = r.Job }}
 	if in.Format, err = formatOf(path, f.format); err != nil {
 		return err
 	}
@@ -275,29 +285,56 @@ func (c *cli) deviceImport(ctx context.Context, s *client.Client, path string, f
 			return failure
 		}
 		in.Tokens = tokens
-		defer func() { err = keepTokens(ctx, tokens, err) }()
+		defer func() { err = keepTokens(ctx, tokens, job != "", err) }()
 	}
 	bar := c.progress("importing " + in.Name)
 	report, err := s.Import(ctx, in, bar.at)
 	bar.end()
+	var lost *client.TokensLost
+	if err != nil && job != "" && !errors.As(err, &lost) {
+		return goesOn(ctx, err, job)
+	}
 	if err != nil {
 		return withoutProfile(err, f.profile)
 	}
-	return c.show(report, func(w io.Writer) {
-		fact(w, "Registered", fmt.Sprint(report.Devices))
+	err = c.show(report, func(w io.Writer) {
+		if f.detach {
+			fact(w, "Accepted", fmt.Sprint(report.Rows))
+		} else {
+			fact(w, "Registered", fmt.Sprint(report.Devices))
+		}
+		fact(w, "Job", report.Job)
 		fact(w, "SHA-256 of the file", report.SHA256)
 		fact(w, "Tokens", f.tokens)
 	})
+	switch {
+	case err != nil:
+		return err
+	case f.detach:
+		c.advise("Follow it: mooring job watch %s", report.Job)
+	case report.Failed > 0:
+		return errs.New(errs.Conflict, "%d of %d devices were not added: mooring job show %s --results has all of them\n%s", report.Failed, report.Rows, report.Job, strings.Join(report.Problems, "\n"))
+	}
+	return nil
 }
 
-// keepTokens closes the file of an import's tokens, and removes it when it is of no use: nothing in it, or nothing stored.
-func keepTokens(ctx context.Context, tokens *os.File, failure error) error {
+// goesOn says what became of a file that was accepted, when its end was not seen.
+func goesOn(ctx context.Context, err error, job string) error {
+	var silent *client.Unreachable
+	if ctx.Err() != nil || errors.As(err, &silent) {
+		return errs.Wrap(errs.Unavailable, err, "the file was accepted, and job %s imports it all the same, after a crash as well: mooring job watch %s", job, job)
+	}
+	return err
+}
+
+// keepTokens closes the file of an import's tokens, and removes it when it is of no use: nothing in it, or nothing accepted.
+func keepTokens(ctx context.Context, tokens *os.File, accepted bool, failure error) error {
 	info, err := tokens.Stat()
 	if err = errors.Join(err, tokens.Close()); err != nil && failure == nil {
 		return errs.Wrap(errs.Unavailable, err, "the devices are registered, but %s cannot be written: give them new tokens", tokens.Name())
 	}
 	var unknown *client.Unreachable
-	open := errors.As(failure, &unknown) || ctx.Err() != nil // it may have been stored
+	open := accepted || errors.As(failure, &unknown) || ctx.Err() != nil // or it may have been
 	if failure != nil && (!open || info != nil && info.Size() == 0) {
 		_ = os.Remove(tokens.Name()) // the tokens are void
 	}

@@ -68,6 +68,7 @@ type Platform struct {
 	Keys     *key.Store
 	Custody  *key.Meter // the keys of CAs, wherever they are
 	Devices  *device.Registry
+	Importer *device.Importer
 	Profiles *ca.Profiles
 	CA       *ca.Authority
 	Revoke   *revoke.Service
@@ -248,8 +249,9 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	if err := p.buildACME(ctx); err != nil {
 		return err
 	}
+	p.Importer = device.NewImporter(p.Devices, p.Jobs)
 	p.Export = export.New(export.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now})
-	for _, w := range append(p.Bulk.Workers(), p.Bundle.Worker()) {
+	for _, w := range append(p.Bulk.Workers(), p.Bundle.Worker(), p.Importer.Worker()) {
 		p.Jobs.Register(w)
 	}
 	return nil
@@ -359,7 +361,7 @@ func (p *Platform) bind(ctx context.Context) error {
 	}
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
 	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol,
-		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Export: p.Export, Undo: p.Config.Jobs.Undo,
+		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)
 	for _, s := range []struct {

@@ -162,15 +162,9 @@ func (d *Device) setBirth(der []byte) error {
 		}
 		return nil
 	}
-	if len(der) > maxBirth {
-		return errs.New(errs.Invalid, "birth: a certificate of %d octets, at most %d are allowed", len(der), maxBirth)
-	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := checkBirth(der)
 	if err != nil {
-		return errs.Wrap(errs.Invalid, err, "birth: not an X.509 certificate in DER")
-	}
-	if cert.BasicConstraintsValid && cert.IsCA {
-		return errs.New(errs.Invalid, "birth: this is the certificate of a CA, with which no device can enrol: give the certificate that the CA issued to the device")
+		return err
 	}
 	fingerprint := sha256.Sum256(der)
 	if own >= 0 {
@@ -181,6 +175,21 @@ func (d *Device) setBirth(der []byte) error {
 	d.Slots = append(d.Slots, Slot{Name: SlotBirth, NotAfter: cert.NotAfter.Unix(), SPKI: spki[:], Fingerprint: fingerprint[:]})
 	slices.SortFunc(d.Slots, func(a, b Slot) int { return strings.Compare(a.Name, b.Name) })
 	return nil
+}
+
+// checkBirth reads the certificate that another authority issued to a device.
+func checkBirth(der []byte) (*x509.Certificate, error) {
+	if len(der) > maxBirth {
+		return nil, errs.New(errs.Invalid, "birth: a certificate of %d octets, at most %d are allowed", len(der), maxBirth)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, errs.Wrap(errs.Invalid, err, "birth: not an X.509 certificate in DER")
+	}
+	if cert.BasicConstraintsValid && cert.IsCA {
+		return nil, errs.New(errs.Invalid, "birth: this is the certificate of a CA, with which no device can enrol: give the certificate that the CA issued to the device")
+	}
+	return cert, nil
 }
 
 // setBirth brings the rows of the birth certificate from what old says to what d says.

@@ -43,8 +43,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{now: time.Unix(1_800_000_000, 0)}
-	w.db = dbtest.Open(t, audit.Schema(), Schema())
+	return worldOn(t, dbtest.Open(t, audit.Schema(), Schema()))
+}
+
+func worldOn(t testing.TB, d *db.DB) *world {
+	t.Helper()
+	w := &world{now: time.Unix(1_800_000_000, 0), db: d}
 	clock := func() time.Time { return w.now }
 	skey, vkey, err := note.GenerateKey(rand.Reader, "test.example/log")
 	if err != nil {

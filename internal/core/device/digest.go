@@ -98,6 +98,9 @@ func (r *Registry) tokenMark(hash, salt []byte) mark {
 type record struct {
 	name, names, group, tags, profile string
 	birth                             []byte // SHA-256 of a foreign birth certificate, or empty
+	// What an import knows besides when it was given the certificate itself, as slot has it; the digest does not cover it.
+	birthUntil int64
+	birthSPKI  []byte
 }
 
 func joinNames(names []string) string { return strings.Join(names, "\n") }

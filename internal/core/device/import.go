@@ -17,6 +17,7 @@ import (
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
 )
 
 // Source is a file of devices to be imported.
@@ -28,7 +29,7 @@ import (
 //	profile  default: Source.Profile
 //	tags     csv: "k=v;k=v", jsonl: an object of strings
 //	names    csv: "dns:a.example;ip:192.0.2.1", jsonl: an array of strings
-//	birth    SHA-256 of the birth certificate in hexadecimal digits
+//	birth    SHA-256 of the birth certificate in hexadecimal digits, or the certificate in PEM or as DER in base64
 //	id       only checked: it must be the id that the name has here
 //
 // A byte order mark and CRLF are tolerated; a row has at most 64 KiB.
@@ -48,7 +49,8 @@ type Source struct {
 // ImportReport says what an import did or found.
 type ImportReport struct {
 	Devices  int64    // added
-	SHA256   [32]byte // of the octets that were read
+	Octets   int64    // that were read
+	SHA256   [32]byte // of these
 	Problems []string // the first things that are wrong, as "devices.csv:17: column profile: …"
 	Wrong    int64    // how many things are wrong
 }
@@ -58,18 +60,36 @@ const (
 	importMost    = 4_000_000 // rows of one file: the place of each is kept in memory
 	problemsMost  = 20
 	importChunk   = 2000 // rows a statement (PostgreSQL) and an audit entry row
+	importStep    = 4000 // rows a step of a job
 	lookupChunk   = 256  // keys a look-up
 	progressEvery = 1000 // rows
 )
 
-// Import adds the devices of a file, all or none, also across a crash: everything is checked before anything is written, and it is written in
-// one transaction. The error for a file with mistakes has kind Invalid and lists the first twenty with their lines; nothing is stored then.
-// On SQLite other writers wait until the transaction ends, about ten seconds per million devices. A context that ends stops the import.
+// Import adds the devices of a file, all or none, at once: everything is checked before anything is written, and it is written in one transaction.
+// It is for whoever has the database to himself, such as a new installation that is filled: on SQLite other writers wait until the transaction ends,
+// about ten seconds per million devices. Importer does the same as a job. The error for a file with mistakes has kind Invalid and lists the first
+// twenty with their lines; nothing is stored then. A context that ends stops the import.
 //
 // progress, when set, is called now and then with how much is done of total; total is 0 until the size of the work is known.
 func (r *Registry) Import(ctx context.Context, actor access.Actor, src Source, progress func(done, total int64)) (ImportReport, error) {
-	if err := r.access.Require(ctx, actor, access.DeviceWrite, "device"); err != nil {
+	s, err := r.newImport(ctx, actor, src, progress)
+	if err != nil {
 		return ImportReport{}, err
+	}
+	defer s.spool.close()
+	if err := s.check(ctx); err != nil {
+		return s.report(0), err
+	}
+	if err := s.store(ctx); err != nil {
+		return s.report(0), err
+	}
+	return s.report(int64(len(s.spool.places))), nil
+}
+
+// newImport returns an import that has yet to read anything. Its spool is to be closed.
+func (r *Registry) newImport(ctx context.Context, actor access.Actor, src Source, progress func(done, total int64)) (*importing, error) {
+	if err := r.access.Require(ctx, actor, access.DeviceWrite, "device"); err != nil {
+		return nil, err
 	}
 	s := &importing{r: r, src: src, actor: actor, sum: sha256.New(), salt: []byte{}, profiles: map[string]profileFacts{}, progress: progress, at: r.now().Unix()}
 	if s.progress == nil {
@@ -77,18 +97,15 @@ func (r *Registry) Import(ctx context.Context, actor access.Actor, src Source, p
 	}
 	if src.Tokens != nil {
 		if err := r.access.Require(ctx, actor, access.DeviceToken, "device"); err != nil {
-			return ImportReport{}, err
+			return nil, err
 		}
 		if err := s.prepareTokens(); err != nil {
-			return ImportReport{}, err
+			return nil, err
 		}
 	}
 	var err error
-	if s.spool, err = newSpool(); err != nil {
-		return ImportReport{}, err
-	}
-	defer s.spool.close()
-	return s.run(ctx)
+	s.spool, err = newSpool()
+	return s, err
 }
 
 // importing is one import under way.
@@ -114,18 +131,19 @@ type profileFacts struct {
 	grants bool
 }
 
-func (s *importing) run(ctx context.Context) (ImportReport, error) {
-	steps := []func(context.Context) error{s.readAll, s.findDoubles, s.findKnown, s.judge, s.handOutTokens, s.store}
+// check reads and judges everything, and hands out the tokens, before anything is stored.
+func (s *importing) check(ctx context.Context) error {
+	steps := []func(context.Context) error{s.readAll, s.findDoubles, s.findKnown, s.judge, s.handOutTokens}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
-			return s.report(0), err
+			return err
 		}
 	}
-	return s.report(int64(len(s.spool.places))), nil
+	return nil
 }
 
 func (s *importing) report(devices int64) ImportReport {
-	p := ImportReport{Devices: devices, Problems: s.problems.lines(s.src.Name), Wrong: s.problems.total}
+	p := ImportReport{Devices: devices, Octets: s.read, Problems: s.problems.lines(s.src.Name), Wrong: s.problems.total}
 	s.sum.Sum(p.SHA256[:0])
 	return p
 }
@@ -183,7 +201,7 @@ func (s *importing) readRow(rows rowReader) error {
 	if err != nil {
 		return err
 	}
-	c, err := s.check(row)
+	c, err := s.parse(row)
 	if err != nil {
 		s.problems.add(row.line, "column "+errs.Public(err))
 		return nil
@@ -223,7 +241,7 @@ func (s *importing) findKnown(ctx context.Context) error {
 	err := s.r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		found = problems{}
 		places := s.spool.places
-		err := lookup(ctx, tx, `SELECT id FROM device WHERE cell = $1 AND id`, len(places),
+		err := lookup(ctx, tx, selectKnown, len(places),
 			func(i int) (uint8, []byte) { return places[i].cell, places[i].id[:] },
 			func(i int) error {
 				c, _, err := s.spool.at(places[i].off)
@@ -234,7 +252,7 @@ func (s *importing) findKnown(ctx context.Context) error {
 			return err
 		}
 		births := s.spool.births
-		return lookup(ctx, tx, `SELECT fingerprint FROM birth WHERE cell = $1 AND fingerprint`, len(births),
+		return lookup(ctx, tx, selectKnownBirth, len(births),
 			func(i int) (uint8, []byte) { return births[i].fingerprint[0], births[i].fingerprint[:] },
 			func(i int) error {
 				found.add(int(births[i].line), "column birth: another device is known by this certificate")
@@ -299,13 +317,22 @@ func (s *importing) handOutTokens(context.Context) error {
 // store writes everything in one transaction.
 func (s *importing) store(ctx context.Context) error {
 	err := s.r.db.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		w := importWriter{importing: s, tx: tx, byRow: !tx.Arrays()}
+		w := importWriter{r: s.r, tx: tx, actor: s.actor.String(), at: s.at, salt: s.salt, until: s.until}
 		done := int64(0)
+		rows := make([]importRow, 0, importChunk)
 		for chunk := range slices.Chunk(s.spool.places, importChunk) {
 			if err := s.givenUp(ctx); err != nil {
 				return err
 			}
-			if err := w.devices(ctx, chunk); err != nil {
+			rows = rows[:0]
+			for _, p := range chunk {
+				row, err := s.spool.row(p)
+				if err != nil {
+					return err
+				}
+				rows = append(rows, row)
+			}
+			if err := w.devices(ctx, rows); err != nil {
 				return err
 			}
 			done += int64(len(chunk))
@@ -316,7 +343,7 @@ func (s *importing) store(ctx context.Context) error {
 				return err
 			}
 		}
-		return w.summary(ctx)
+		return s.r.audit.Append(ctx, tx, s.summary())
 	})
 	if db.IsConflict(err) {
 		return errs.Wrap(errs.Conflict, err, "%s: the registry changed during the import and nothing was stored: import it again", s.src.Name)
@@ -324,8 +351,10 @@ func (s *importing) store(ctx context.Context) error {
 	return err
 }
 
-func (s *importing) summaryDetail() map[string]string {
-	return map[string]string{"rows": strconv.Itoa(len(s.spool.places)), "sha256": hex.EncodeToString(s.sum.Sum(nil)), "tokens": strconv.FormatBool(s.tokens())}
+// summary is the entry about the file as a whole.
+func (s *importing) summary() audit.Entry {
+	return audit.Entry{At: s.at, Action: "device.import", Actor: s.actor.String(), Detail: map[string]string{
+		"rows": strconv.Itoa(len(s.spool.places)), "sha256": hex.EncodeToString(s.sum.Sum(nil)), "tokens": strconv.FormatBool(s.tokens())}}
 }
 
 // problems keeps the first wrong lines of a file, by line.

@@ -113,7 +113,7 @@ func TestImportProblems(t *testing.T) {
 		{"open quote", "csv", "name,profile\n\"a,sensor\n" + strings.Repeat("b,sensor\n", 20_000), "f:2: the row has more than 65536 octets; is a quotation mark missing?\n"},
 		{"tags", "csv", "name,profile,tags\na,sensor,x\nb,sensor,k=1;k=2\n", "f:2: column tags: \"x\": must be key=value, several separated by ;\nf:3: column tags: key \"k\": given twice\n"},
 		{"names", "csv", "name,profile,names\na,sensor,dns:-\n", "f:2: column names: \"dns:-\": must be a DNS name of letters, digits and hyphens, without a wildcard\n"},
-		{"birth", "csv", "name,profile,birth\na,sensor,00\n", "f:2: column birth: must be the SHA-256 of the certificate, 64 hexadecimal digits\n"},
+		{"birth", "csv", "name,profile,birth\na,sensor,00\n", "f:2: column birth: must be the SHA-256 of the certificate, 64 hexadecimal digits, or the certificate itself in PEM or base64\n"},
 		{"id", "csv", "name,profile,id\na,sensor,00\n", "f:2: column id: \"00\" is not the id of this name here\n"},
 		{"twice", "csv", "name,profile\na,sensor\nb,sensor\n\na,sensor\na,sensor\n", "f:5: column name: \"a\" stands in line 2 already\nf:6: column name: \"a\" stands in line 5 already\n"},
 		{"birth twice", "csv", "name,profile,birth\na,sensor," + hexDigest("0") + "\nb,sensor," + hexDigest("0") + "\n", "f:3: column birth: 00000000… stands in line 2 already\n"},

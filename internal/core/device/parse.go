@@ -3,9 +3,12 @@ package device
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -253,8 +256,8 @@ func jsonProblem(err error) string {
 	return "not a JSON object: " + strings.TrimPrefix(err.Error(), "json: ")
 }
 
-// check turns a row into what is stored. Its errors begin with the column.
-func (s *importing) check(row rawRow) (record, error) {
+// parse turns a row into what is stored. Its errors begin with the column.
+func (s *importing) parse(row rawRow) (record, error) {
 	if row.group == "" {
 		row.group = s.src.Group
 	}
@@ -284,13 +287,32 @@ func (s *importing) check(row rawRow) (record, error) {
 		s.granting = s.granting || s.r.owns(names)
 	}
 	s.granting = s.granting || s.r.own["dns:"+strings.ToLower(c.name)]
-	if row.birth != "" {
-		var err error
-		if c.birth, err = hex.DecodeString(row.birth); err != nil || len(c.birth) != 32 {
-			return c, errs.New(errs.Invalid, "birth: must be the SHA-256 of the certificate, 64 hexadecimal digits")
+	return c, c.setBirth(row.birth)
+}
+
+// setBirth takes the SHA-256 of a birth certificate, or the certificate itself, in PEM or as DER in base64.
+func (c *record) setBirth(text string) (err error) {
+	if text == "" {
+		return nil
+	}
+	if len(text) == 2*sha256.Size {
+		if c.birth, err = hex.DecodeString(text); err == nil {
+			return nil
 		}
 	}
-	return c, nil
+	var raw []byte
+	if block, rest := pem.Decode([]byte(text)); block != nil && block.Type == "CERTIFICATE" && len(bytes.TrimSpace(rest)) == 0 {
+		raw = block.Bytes
+	} else if raw, err = base64.StdEncoding.DecodeString(text); err != nil || len(text) < 100 {
+		return errs.New(errs.Invalid, "birth: must be the SHA-256 of the certificate, 64 hexadecimal digits, or the certificate itself in PEM or base64")
+	}
+	cert, err := checkBirth(raw)
+	if err != nil {
+		return err
+	}
+	print, spki := sha256.Sum256(raw), sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	c.birth, c.birthSPKI, c.birthUntil = print[:], spki[:], cert.NotAfter.Unix()
+	return nil
 }
 
 // checkProfile asks once for each profile of the file.

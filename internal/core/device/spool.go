@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -55,12 +56,7 @@ func (s *spool) close() {
 }
 
 func (s *spool) add(c *record, line int, id ID, cell uint8) error {
-	b := s.buf[:0]
-	b = append(b, 0, 0, 0, 0)
-	for _, field := range [...]string{c.name, c.names, c.group, c.tags, c.profile, string(c.birth)} {
-		b = binary.AppendUvarint(b, uint64(len(field)))
-		b = append(b, field...)
-	}
+	b := appendRecord(append(s.buf[:0], 0, 0, 0, 0), c)
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
 	s.buf = b
 	s.places = append(s.places, place{off: s.end, line: uint32(line), cell: cell, id: id})
@@ -109,17 +105,41 @@ func (s *spool) at(off int64) (record, int64, error) {
 		}
 		s.buf = b
 	}
-	var c record
-	rest := b[4:n]
-	birth := ""
-	for _, field := range [...]*string{&c.name, &c.names, &c.group, &c.tags, &c.profile, &birth} {
-		size, used := binary.Uvarint(rest)
-		if used <= 0 || size > uint64(len(rest)-used) {
-			return record{}, 0, fmt.Errorf("reading the temporary file of the import: it was damaged")
-		}
-		*field = string(rest[used : used+int(size)])
-		rest = rest[used+int(size):]
-	}
-	c.birth = []byte(birth)
-	return c, off + n, nil
+	c, err := readRecord(b[4:n])
+	return c, off + n, err
 }
+
+// row reads the record of a place.
+func (s *spool) row(p place) (importRow, error) {
+	c, _, err := s.at(p.off)
+	return importRow{p, c}, err
+}
+
+// appendRecord writes a record behind b, as readRecord reads it.
+func appendRecord(b []byte, c *record) []byte {
+	for _, field := range [...]string{c.name, c.names, c.group, c.tags, c.profile, string(c.birth), string(c.birthSPKI)} {
+		b = binary.AppendUvarint(b, uint64(len(field)))
+		b = append(b, field...)
+	}
+	return binary.AppendVarint(b, c.birthUntil)
+}
+
+func readRecord(b []byte) (c record, err error) {
+	var birth, spki string
+	for _, field := range [...]*string{&c.name, &c.names, &c.group, &c.tags, &c.profile, &birth, &spki} {
+		size, used := binary.Uvarint(b)
+		if used <= 0 || size > uint64(len(b)-used) {
+			return record{}, errDamagedRow
+		}
+		*field = string(b[used : used+int(size)])
+		b = b[used+int(size):]
+	}
+	c.birth, c.birthSPKI = []byte(birth), []byte(spki)
+	var used int
+	if c.birthUntil, used = binary.Varint(b); used != len(b) {
+		return record{}, errDamagedRow
+	}
+	return c, nil
+}
+
+var errDamagedRow = errors.New("a row of an import was damaged where it was kept")

@@ -9,6 +9,12 @@ import (
 	"mooring/internal/core/audit"
 )
 
+// What lookup finds: each ends before the comparison of the key.
+const (
+	selectKnown      = `SELECT id FROM device WHERE cell = $1 AND id`
+	selectKnownBirth = `SELECT fingerprint FROM birth WHERE cell = $1 AND fingerprint`
+)
+
 // lookup calls hit(i) for each of n sorted keys (cell, key) whose row text finds. text ends before the comparison of the key.
 func lookup(ctx context.Context, tx *db.Tx, text string, n int, key func(int) (uint8, []byte), hit func(int) error) error {
 	if tx.Arrays() {
@@ -79,112 +85,122 @@ const (
  FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $10::bytea[])
  AS t(cell, id, name, names, grp, tags, profile, token)`
 	importSlots = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
- SELECT t.cell, t.device, 'birth', $5, $5, 0, $5, $5, 0, t.grp, t.fingerprint
- FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[]) AS t(cell, device, grp, fingerprint)`
+ SELECT t.cell, t.device, 'birth', $5, $5, t.not_after, t.spki, $5, 0, t.grp, t.fingerprint
+ FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[], $6::bigint[], $7::bytea[]) AS t(cell, device, grp, fingerprint, not_after, spki)`
 	importBirths = `INSERT INTO birth (cell, fingerprint, device_cell, device)
  SELECT t.cell, t.fingerprint, t.device_cell, t.device
  FROM unnest($1::smallint[], $2::bytea[], $3::smallint[], $4::bytea[]) AS t(cell, fingerprint, device_cell, device)`
 )
 
-// importWriter writes chunks of an import in the order of the tables.
-type importWriter struct {
-	*importing
-	tx    *db.Tx
-	byRow bool
+// importRow is a row of an import on its way into the tables.
+type importRow struct {
+	place
+	record
 }
 
-// devices writes the devices at places, their birth slots and their audit entries.
-func (w *importWriter) devices(ctx context.Context, places []place) error {
-	records := make([]record, len(places))
-	tokens := make([][]byte, len(places))
-	entries := make([]audit.Entry, len(places))
-	for i, p := range places {
-		var err error
-		if records[i], _, err = w.spool.at(p.off); err != nil {
-			return err
-		}
+// importWriter writes rows of an import in the order of the tables.
+type importWriter struct {
+	r     *Registry
+	tx    *db.Tx
+	actor string
+	at    int64
+	salt  []byte // of the token of each device; empty = no tokens
+	until int64
+}
+
+// devices writes devices, their birth slots and their audit entries.
+func (w *importWriter) devices(ctx context.Context, rows []importRow) error {
+	tokens := make([][]byte, len(rows))
+	entries := make([]audit.Entry, len(rows))
+	for i := range rows {
+		c := &rows[i]
 		tokens[i] = []byte{}
 		detail := map[string]string{"policy": "1"}
-		if w.tokens() {
-			hash := sha256.Sum256(w.r.tokenSecret(p.id, w.salt))
+		if len(w.salt) > 0 {
+			hash := sha256.Sum256(w.r.tokenSecret(c.id, w.salt))
 			tokens[i] = hash[:]
 			detail = w.r.tokenDetail(1, hash[:], w.salt, w.until)
 		}
-		detail["row"] = w.r.rowMarkOf(p.id, Registered, records[i]).String()
-		entries[i] = audit.Entry{At: w.at, Action: "device.add", Actor: w.actor.String(), Device: p.id.String(), Detail: detail}
+		detail["row"] = w.r.rowMarkOf(c.id, Registered, c.record).String()
+		entries[i] = audit.Entry{At: w.at, Action: "device.add", Actor: w.actor, Device: c.id.String(), Detail: detail}
 	}
 	write := w.deviceArrays
-	if w.byRow {
+	if !w.tx.Arrays() {
 		write = w.deviceRows
 	}
-	if err := write(ctx, places, records, tokens); err != nil {
+	if err := write(ctx, rows, tokens); err != nil {
 		return err
 	}
 	w.tx.OnCommit(func() {
-		for i := range places {
-			w.r.inv.touch(places[i].id)
+		for i := range rows {
+			w.r.inv.touch(rows[i].id)
 		}
 	})
 	return w.r.audit.Append(ctx, w.tx, entries...)
 }
 
-func (w *importWriter) deviceRows(ctx context.Context, places []place, records []record, tokens [][]byte) error {
+func (w *importWriter) deviceRows(ctx context.Context, rows []importRow, tokens [][]byte) error {
 	none := []byte{}
-	for i := range places {
-		p, c := &places[i], &records[i]
-		cell := int64(p.cell)
-		if _, err := w.tx.Exec(ctx, insertDevice, cell, p.id[:], c.name, c.names, c.group, c.tags, c.profile, tokens[i], w.until, w.at, w.salt); err != nil {
+	for i := range rows {
+		c := &rows[i]
+		cell := int64(c.cell)
+		if _, err := w.tx.Exec(ctx, insertDevice, cell, c.id[:], c.name, c.names, c.group, c.tags, c.profile, tokens[i], w.until, w.at, w.salt); err != nil {
 			return err
 		}
 		if len(c.birth) == 0 {
 			continue
 		}
-		if _, err := w.tx.Exec(ctx, upsertBirthSlot, cell, p.id[:], none, int64(0), none, c.group, c.birth); err != nil {
+		if _, err := w.tx.Exec(ctx, upsertBirthSlot, cell, c.id[:], none, c.birthUntil, octets(c.birthSPKI), c.group, c.birth); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *importWriter) deviceArrays(ctx context.Context, places []place, records []record, tokens [][]byte) error {
-	n := len(places)
+func (w *importWriter) deviceArrays(ctx context.Context, rows []importRow, tokens [][]byte) error {
+	n := len(rows)
 	cells, ids := make([]int16, n), make([][]byte, n)
 	var text [5][]string // name, names, grp, tags, profile
 	for i := range text {
 		text[i] = make([]string, n)
 	}
 	var born struct {
-		cells       []int16
-		ids, prints [][]byte
-		groups      []string
+		cells              []int16
+		ids, prints, spkis [][]byte
+		groups             []string
+		ends               []int64
 	}
-	for i := range places {
-		p, c := &places[i], &records[i]
-		cells[i], ids[i] = int16(p.cell), p.id[:]
+	for i := range rows {
+		c := &rows[i]
+		cells[i], ids[i] = int16(c.cell), c.id[:]
 		for j, s := range [...]string{c.name, c.names, c.group, c.tags, c.profile} {
 			text[j][i] = s
 		}
 		if len(c.birth) > 0 {
-			born.cells, born.ids = append(born.cells, int16(p.cell)), append(born.ids, p.id[:])
+			born.cells, born.ids = append(born.cells, int16(c.cell)), append(born.ids, c.id[:])
 			born.prints, born.groups = append(born.prints, c.birth), append(born.groups, c.group)
+			born.ends, born.spkis = append(born.ends, c.birthUntil), append(born.spkis, octets(c.birthSPKI))
 		}
 	}
 	stmts := []*db.Stmt{{SQL: importDevices, Args: []any{cells, ids, text[0], text[1], text[2], text[3], text[4], w.until, w.at, tokens, w.salt}}}
 	if len(born.ids) > 0 {
-		stmts = append(stmts, &db.Stmt{SQL: importSlots, Args: []any{born.cells, born.ids, born.groups, born.prints, []byte{}}})
+		stmts = append(stmts, &db.Stmt{SQL: importSlots, Args: []any{born.cells, born.ids, born.groups, born.prints, []byte{}, born.ends, born.spkis}})
 	}
 	return w.tx.Send(ctx, stmts...)
 }
 
 // births writes the rows by which devices are found from their birth certificates.
 func (w *importWriter) births(ctx context.Context, births []birthPlace) error {
-	if w.byRow {
+	if !w.tx.Arrays() {
 		for i := range births {
 			b := &births[i]
 			if _, err := w.tx.Exec(ctx, insertBirth, int64(b.fingerprint[0]), b.fingerprint[:], int64(b.cell), b.id[:]); err != nil {
 				return err
 			}
 		}
+		return nil
+	}
+	if len(births) == 0 {
 		return nil
 	}
 	n := len(births)
@@ -195,9 +211,4 @@ func (w *importWriter) births(ctx context.Context, births []birthPlace) error {
 	}
 	_, err := w.tx.Exec(ctx, importBirths, cells, prints, deviceCells, ids)
 	return err
-}
-
-// summary writes the entry about the file as a whole.
-func (w *importWriter) summary(ctx context.Context) error {
-	return w.r.audit.Append(ctx, w.tx, audit.Entry{At: w.at, Action: "device.import", Actor: w.actor.String(), Detail: w.summaryDetail()})
 }

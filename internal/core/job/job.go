@@ -27,7 +27,7 @@
 // so that Checker names whatever is changed by other hands.
 //
 // The package deliberately knows no kind of job, keeps no files, and never works at two chunks of one job at the same time. After each
-// step it rests for half as long as the step took, so that requests keep their turn at the database.
+// step it rests for a quarter of the time that the step took, so that requests keep their turn at the database.
 package job
 
 import (

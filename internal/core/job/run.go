@@ -21,6 +21,9 @@ const (
 	// pollEvery is how often the runner looks for what others did: approvals, jobs made on other nodes, times that have come.
 	pollEvery  = time.Second
 	cleanEvery = time.Minute
+	// After a step a job rests for the restShare-th part of what the step took: whoever waits for the database has his turn when the step ends, and
+	// what is computed beside the database has the processor meanwhile.
+	restShare  = 4
 	restMost   = 500 * time.Millisecond
 	retryLeast = 2 * time.Second
 	retryMost  = time.Minute
@@ -100,7 +103,7 @@ func (r *runner) round(ctx context.Context) (busy bool, err error) {
 		delete(r.later, j.ID)
 		if worked {
 			busy = true
-			pause(ctx, min(max(r.Now().Sub(began), 0)/2, restMost))
+			pause(ctx, min(max(r.Now().Sub(began), 0)/restShare, restMost))
 		}
 	}
 	if !busy && r.Now().Sub(r.cleaned) >= cleanEvery {
@@ -417,7 +420,7 @@ func (b *Batch) Commit(ctx context.Context, fn func(ctx context.Context, tx *db.
 		}
 		j.Done, j.Skipped, j.Failed, j.Next, j.Note = j.Done+o.Done, j.Skipped+o.Skipped, j.Failed+failed, j.Next+1, ""
 		worked := r.since(b.began)
-		j.Busy += worked + min(worked/2, restMost)
+		j.Busy += worked + min(worked/restShare, restMost)
 		after = *j
 		after.turn++
 		return nil

@@ -59,6 +59,7 @@ type Deps struct {
 	Jobs      *job.Service
 	Bulk      *revoke.Bulk
 	Bundle    *enrol.Bundle
+	Importer  *device.Importer
 	Export    *export.Service
 	Now       func() time.Time
 	Log       *slog.Logger

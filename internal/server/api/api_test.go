@@ -118,11 +118,12 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	jobs := job.New(job.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Now: time.Now, Log: log})
 	bulk := revoke.NewBulk(revocation, jobs, 2)
 	bundle := enrol.NewBundle(registration, jobs)
-	for _, w := range append(bulk.Workers(), bundle.Worker()) {
+	importer := device.NewImporter(devices, jobs)
+	for _, w := range append(bulk.Workers(), bundle.Worker(), importer.Worker()) {
 		jobs.Register(w)
 	}
 	campaigns := campaign.New(campaign.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now, Log: log, AskAbove: 1000})
-	p.deps = api.Deps{Campaigns: campaigns, Approve: approvals, Jobs: jobs, Bulk: bulk, Bundle: bundle,
+	p.deps = api.Deps{Campaigns: campaigns, Approve: approvals, Jobs: jobs, Bulk: bulk, Bundle: bundle, Importer: importer,
 		Export: export.New(export.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now}), DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
 		Now: time.Now, Log: log, Version: v1.Version{Version: "test"},
 		Checkers: func() []audit.Checker {

@@ -47,13 +47,7 @@ func (s *server) revocationEvents(w http.ResponseWriter, r *http.Request, actor 
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	go func() { // a server that stops must not wait for those who watch
-		select {
-		case <-gate.Draining(r):
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	go cancelWhenDraining(ctx, r, cancel)
 	lift(http.NewResponseController(w))
 	e := &events{w: w, c: http.NewResponseController(w)}
 	err := s.Revoke.Watch(ctx, actor, from, e.tell)
@@ -61,6 +55,15 @@ func (s *server) revocationEvents(w http.ResponseWriter, r *http.Request, actor 
 		return e.begun(err)
 	}
 	return e.fail(err)
+}
+
+// cancelWhenDraining calls cancel when the listener is about to stop: a server that stops must not wait for those who watch. It returns when ctx ends.
+func cancelWhenDraining(ctx context.Context, r *http.Request, cancel context.CancelFunc) {
+	select {
+	case <-gate.Draining(r):
+		cancel()
+	case <-ctx.Done():
+	}
 }
 
 // events writes server-sent events (HTML Living Standard, section 9.2).

@@ -20,14 +20,20 @@ type Import struct {
 	Profile string // of rows that name none
 	Group   string // of rows that name none
 	// Tokens, when set, receives CSV "name,token" with a token for each device. It comes before anything is stored and is void when Import
-	// fails.
+	// fails before the file is accepted.
 	Tokens    io.Writer
 	TokenLife time.Duration // 0: a week
+	// Detach has Import return as soon as the file is accepted; the job in the report goes on.
+	Detach bool
+	// Accepted, when set, is told that the file is accepted, once.
+	Accepted func(v1.ImportReport)
 }
 
-// Import adds the devices of a file, all or none. progress, when set, is called now and then, from this goroutine. When lines are wrong the
-// error is an *Error whose Problems name them. When tokens cannot be written the
-// devices are registered and the error is a *TokensLost. Unreachable in the middle leaves open whether the import was stored: list the devices.
+// Import adds the devices of a file. progress, when set, is called now and then, from this goroutine. When lines are wrong the error is an *Error
+// whose Problems name them, and nothing is stored. Once the file is accepted all of it is imported, also when the connection ends: then
+// the error is Unreachable and the report names the job. When tokens cannot be written the error is a *TokensLost. Unreachable with a report that names no job
+// leaves open whether the file was accepted: list the jobs of the kind "import". Devices that others registered meanwhile are no error; the
+// report counts them as failed.
 func (c *Client) Import(ctx context.Context, f Import, progress func(done, total int64)) (v1.ImportReport, error) {
 	q := query{}
 	q.text("name", f.Name)
@@ -36,6 +42,9 @@ func (c *Client) Import(ctx context.Context, f Import, progress func(done, total
 	q.number("size", f.Size)
 	if f.Tokens != nil {
 		q.text("tokens", "true")
+	}
+	if f.Detach {
+		q.text("detach", "true")
 	}
 	if f.TokenLife != 0 {
 		q.text("token_life", f.TokenLife.String())
@@ -55,8 +64,16 @@ func (c *Client) Import(ctx context.Context, f Import, progress func(done, total
 		switch {
 		case line.Error != nil:
 			return true, &Error{Problem: line.Error.Problem, Problems: line.Error.Problems, Wrong: line.Error.Wrong}
+		case line.Accepted != nil:
+			report = *line.Accepted
+			if f.Accepted != nil {
+				f.Accepted(report)
+			}
 		case line.Report != nil:
 			report = *line.Report
+			if f.Accepted != nil && f.Detach {
+				f.Accepted(report)
+			}
 			return true, lost
 		case line.Tokens != "" && f.Tokens != nil && lost == nil:
 			if _, err := io.WriteString(f.Tokens, line.Tokens); err != nil {
@@ -70,12 +87,12 @@ func (c *Client) Import(ctx context.Context, f Import, progress func(done, total
 	return report, err
 }
 
-// TokensLost says that an import was stored but its tokens could not be written.
+// TokensLost says that an import was accepted but its tokens could not be written.
 type TokensLost struct{ Err error }
 
 // Error returns what is wrong and what to do next.
 func (e *TokensLost) Error() string {
-	return fmt.Sprintf("the devices are registered, but their tokens could not be written: %v\nGive them new tokens.", e.Err)
+	return fmt.Sprintf("the devices are registered or will be, but their tokens could not be written: %v\nGive them new tokens.", e.Err)
 }
 
 // Unwrap returns the cause.

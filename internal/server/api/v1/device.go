@@ -91,21 +91,27 @@ type DevicePage struct {
 }
 
 // ImportLine is one line of the answer to an import. Exactly one of its fields is set, and the last line has Report or Error: a stream that
-// ends without either was cut off, and whether the import was stored must be looked up.
+// ends without either was cut off. After a line with Accepted the import goes on all the same; before it, nothing was stored.
 type ImportLine struct {
 	Progress *Progress     `json:"progress,omitempty" doc:"So much is done"`
-	Tokens   string        `json:"tokens,omitempty" doc:"A piece of the CSV file name,token, in whole lines. It is void when the import then fails"`
-	Report   *ImportReport `json:"report,omitempty" doc:"It is stored"`
-	Error    *ImportError  `json:"error,omitempty" doc:"Nothing was stored"`
+	Tokens   string        `json:"tokens,omitempty" doc:"A piece of the CSV file name,token, in whole lines. It is void when no line with accepted follows"`
+	Accepted *ImportReport `json:"accepted,omitempty" doc:"Nothing is wrong with the file, and it is kept: the job imports it, whatever happens from now on"`
+	Report   *ImportReport `json:"report,omitempty" doc:"It has ended or, with detach, it was accepted"`
+	Error    *ImportError  `json:"error,omitempty" doc:"Nothing was stored or, after accepted, the job does not go on by itself"`
 }
 
 // ImportReport says what an import did.
 type ImportReport struct {
-	Devices int64  `json:"devices" doc:"How many were added" example:"1000000"`
-	SHA256  string `json:"sha256" doc:"Of the octets that were read"`
+	Devices  int64    `json:"devices" doc:"How many were added so far" example:"1000000"`
+	SHA256   string   `json:"sha256" doc:"Of the octets that were read"`
+	Job      string   `json:"job" doc:"The job that imports" example:"6f0cbd0d7f3a4a7c9a2d5f9e7f1a2b3c"`
+	State    string   `json:"state" doc:"Where the job stands" example:"done"`
+	Rows     int64    `json:"rows" doc:"Devices in the file" example:"1000000"`
+	Failed   int64    `json:"failed" doc:"How many were not added, since somebody registered them meanwhile" example:"0"`
+	Problems []string `json:"problems,omitempty" doc:"The first of these" example:"[\"devices.csv:17: a device of this name was registered meanwhile, and stays as it is\"]"`
 }
 
-// ImportError is why nothing was imported.
+// ImportError is why nothing was imported, or why a job does not go on.
 type ImportError struct {
 	Problem
 	Problems []string `json:"problems,omitempty" doc:"The first lines that are wrong" example:"[\"devices.csv:17: column profile: there is no profile \\\"devise\\\"\"]"`
