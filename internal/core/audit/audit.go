@@ -141,7 +141,7 @@ func (l *Log) Append(ctx context.Context, tx *db.Tx, entries ...Entry) error {
 // requests makes, some hundreds.
 func (l *Log) Stmt(tx *db.Tx, entries ...Entry) *db.Stmt {
 	stamp := l.stamp()
-	body := appendBody(make([]byte, 0, 256*len(entries)), stamp, entries)
+	body := appendCompact(make([]byte, 0, 64+160*len(entries)), stamp, entries)
 	id := tx.Batch()
 	tx.OnCommit(l.nudge)
 	b := batch{stream: id.Stream, seq: id.Seq, part: tx.Part(), ts: stamp, n: int64(len(entries))}

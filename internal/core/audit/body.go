@@ -6,34 +6,25 @@ import (
 	"mooring/internal/base/errs"
 )
 
-// bodyVersion is the first octet of every batch body: version 1 = the batch's stamp as a uvarint, then each entry as a uvarint length and
-// its canonical octets.
+// The first octet of every batch body is its version. Version 1, which is not written any more, is the batch's stamp as a uvarint, then each entry as
+// a uvarint length and its canonical octets. Version 2 is in compact.go.
 const bodyVersion = 1
 
-// appendBody writes the body of one batch. Entries that bear no time get that of the stamp, in microseconds.
-func appendBody(b []byte, stamp int64, entries []Entry) []byte {
-	b = append(b, bodyVersion)
-	b = binary.AppendUvarint(b, uint64(stamp))
-	var one []byte
-	for i := range entries {
-		e := entries[i]
-		if e.At == 0 {
-			e.At = stamp / microseconds
-		}
-		one = appendEntry(one[:0], &e)
-		b = binary.AppendUvarint(b, uint64(len(one)))
-		b = append(b, one...)
-	}
-	return b
-}
-
-// splitBody returns the encoded entries of a body that holds exactly n of them and bears stamp. They are parts of body, and not yet parsed.
+// splitBody returns the encoded entries of a body that holds exactly n of them and bears stamp. They are not yet parsed.
 func splitBody(body []byte, stamp, n int64) ([][]byte, error) {
-	if len(body) == 0 || body[0] != bodyVersion {
-		return nil, errs.New(errs.Invalid, "the batch does not start with format version %d", bodyVersion)
+	if len(body) == 0 || body[0] != bodyVersion && body[0] != compactVersion {
+		return nil, errs.New(errs.Invalid, "the batch does not start with format version %d or %d", bodyVersion, compactVersion)
 	}
 	if n < 1 || n > int64(len(body)) {
 		return nil, errs.New(errs.Invalid, "the batch cannot hold %d entries in %d octets", n, len(body))
+	}
+	if body[0] == compactVersion {
+		entries := make([][]byte, 0, n)
+		err := expandCompact(body, stamp, n, func(data []byte, _ *Entry) error { entries = append(entries, data); return nil })
+		if err != nil {
+			return nil, err
+		}
+		return entries, nil
 	}
 	own, rest, ok := cutUvarint(body[1:])
 	if !ok || own != uint64(stamp) {
@@ -52,6 +43,23 @@ func splitBody(body []byte, stamp, n int64) ([][]byte, error) {
 		return nil, errs.New(errs.Invalid, "the batch holds %d entries, its row says %d", len(entries), n)
 	}
 	return entries, nil
+}
+
+// eachEntry calls fn with the encoded entries of a body, as splitBody returns them, and with those that are parsed already.
+func eachEntry(body []byte, stamp, n int64, fn func(data []byte, e *Entry) error) error {
+	if len(body) > 0 && body[0] == compactVersion && n >= 1 && n <= int64(len(body)) {
+		return expandCompact(body, stamp, n, fn)
+	}
+	entries, err := splitBody(body, stamp, n)
+	if err != nil {
+		return err
+	}
+	for _, data := range entries {
+		if err := fn(data, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // cutUvarint reads a uvarint in its shortest form.

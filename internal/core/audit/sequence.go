@@ -259,17 +259,20 @@ func (r *round) fill(ctx context.Context, tx *db.Tx, macs *batchMAC, g *growth) 
 }
 
 func readContent(b batch, body []byte) (content, error) {
-	entries, err := splitBody(body, b.ts, b.n)
+	c := content{make([]tlog.Hash, 0, min(b.n, batchEntries)), make([]terms, 0, min(b.n, batchEntries))}
+	err := eachEntry(body, b.ts, b.n, func(data []byte, e *Entry) error {
+		if e == nil {
+			parsed, err := ParseEntry(data)
+			if err != nil {
+				return err
+			}
+			e = &parsed
+		}
+		c.leaves, c.terms = append(c.leaves, tlog.RecordHash(data)), append(c.terms, termsOf(e.Action, e.Device, e.Serial))
+		return nil
+	})
 	if err != nil {
 		return content{}, damaged("batch %s: %w", b, err)
-	}
-	c := content{make([]tlog.Hash, len(entries)), make([]terms, len(entries))}
-	for i, data := range entries {
-		e, err := ParseEntry(data)
-		if err != nil {
-			return content{}, damaged("batch %s: %w", b, err)
-		}
-		c.leaves[i], c.terms[i] = tlog.RecordHash(data), termsOf(e.Action, e.Device, e.Serial)
 	}
 	return c, nil
 }
