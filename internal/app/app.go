@@ -101,13 +101,13 @@ type surface struct {
 
 // Addresses says where a platform can be reached.
 type Addresses struct {
-	EST    string `json:"est"`            // base URL of the EST listener
-	API    string `json:"api"`            // base URL of the management API
-	Status string `json:"status"`         // base URL of revocation lists and status answers
-	SCEP   string `json:"scep,omitempty"` // base URL of the SCEP listener, "" when there is none
-	ACME   string `json:"acme,omitempty"` // base URL of the ACME listener, "" when there is none
+	EST    string `json:"est"`             // base URL of the EST listener
+	API    string `json:"api"`             // base URL of the management API
+	Status string `json:"status"`          // base URL of revocation lists and status answers
+	SCEP   string `json:"scep,omitempty"`  // base URL of the SCEP listener, "" when there is none
+	ACME   string `json:"acme,omitempty"`  // base URL of the ACME listener, "" when there is none
 	CoAPS  string `json:"coaps,omitempty"` // base URL of EST over CoAP, "" when there is none
-	Socket string `json:"socket"`         // path of the Unix socket
+	Socket string `json:"socket"`          // path of the Unix socket
 }
 
 // Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.

@@ -43,6 +43,7 @@ type Config struct {
 	Listen     Listen
 	PublicURLs PublicURLs
 	TLS        TLS
+	COAPS      COAPS
 	Limits     Limits
 	CRL        CRL
 	OCSP       OCSP
@@ -86,6 +87,7 @@ type Listen struct {
 	EST    string
 	API    string
 	Status string
+	COAPS  string // "": none
 	SCEP   string // "": not served
 	Socket string
 	ACME   string // "": there is no such listener
@@ -110,6 +112,13 @@ type TLS struct {
 // Anchor is a name under which the listeners present a certificate of a profile of its own, with no cross certificate, so that a client that
 // completes a handshake trusts the root of that certificate.
 type Anchor struct{ Name, Profile string }
+
+// COAPS holds what the listener of EST over CoAP has besides the limits of all.
+type COAPS struct {
+	MTU    int // octets of an IP packet
+	Node   int // stands in connection IDs
+	Memory int // octets of bodies in blocks
+}
 
 // Limits bounds what strangers can make the server hold or do, per listener.
 type Limits struct {

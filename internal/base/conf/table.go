@@ -21,6 +21,7 @@ func groups() map[string]string {
 		"listen":      "What is bound on this machine.",
 		"public_urls": "What devices are told, when that differs from what is bound.",
 		"tls":         "How connections are protected.",
+		"coaps":       "Enrolment over CoAP and DTLS, for constrained devices.",
 		"limits":      "What strangers can make each listener hold or do.",
 		"crl":         "Certificate revocation lists.",
 		"ocsp":        "Answers about single certificates.",
@@ -60,6 +61,7 @@ func (c *Config) table() []entry {
 		{"listen.status", "127.0.0.1:8080", "Revocation lists, status answers and CA certificates over plain HTTP; all of it is public and signed.", "0.0.0.0:80", address(&c.Listen.Status)},
 		{"listen.scep", "", "Enrolment by SCEP over plain HTTP, for devices that have nothing better, and only for profiles with scep; if absent, there is none.", "0.0.0.0:8090", addressOrNone(&c.Listen.SCEP)},
 		{"listen.acme", "", "Enrolment by ACME over HTTPS, for gateways, servers and devices; if absent, there is none.", "0.0.0.0:8444", addressOrNone(&c.Listen.ACME)},
+		{"listen.coaps", "", "Enrolment over CoAP and DTLS (EST-coaps), for constrained devices; UDP. If absent, there is none.", "0.0.0.0:5684", addressOrNone(&c.Listen.COAPS)},
 		{"listen.socket", "mooring.sock", "The Unix socket for commands on this machine.", "/run/mooring/mooring.sock", path(&c.Listen.Socket)},
 
 		{"public_urls.est", "", "Where devices reach the EST listener; the host must be one of names. If absent, the first of names with the port of listen.est.", "https://pki.example.com:8443", baseURL(&c.PublicURLs.EST, "https", c.ESTURL)},
@@ -70,6 +72,10 @@ func (c *Config) table() []entry {
 		{"tls.hybrid", "true", "Offer the key exchange X25519MLKEM768, which also withstands quantum computers; costs a quarter of the connections per second.", "false", truth(&c.TLS.Hybrid)},
 		{"tls.session_lifetime", "1h", "How long a client may resume a session at most; 0s means never.", "10m", duration(&c.TLS.SessionLifetime, 0, day)},
 		{"tls.anchors", "", "Names, each with a profile of its own, that show whether a client trusts the root of that profile's CA: to who asks for the name, no cross certificate is sent. See the rollover of roots.", "g2.pki.example.com=server-g2", anchors(&c.TLS.Anchors)},
+
+		{"coaps.mtu", "1280", "Octets of the largest IP packet that is sent; blocks of answers follow from it.", "576", whole(&c.COAPS.MTU, 256, 1500)},
+		{"coaps.node", "0", "The first two octets of connection IDs, so that a balancer in front of several nodes can send a device that has moved to the one that knows it.", "3", whole(&c.COAPS.Node, 0, 65535)},
+		{"coaps.memory", "33554432", "Octets of requests and answers in blocks that are held for all devices together.", "134217728", whole(&c.COAPS.Memory, 1<<16, 1<<40)},
 
 		{"limits.connections", "8192", "Open connections.", "20000", whole(&l.Connections, 1, 1<<20)},
 		{"limits.connections_per_address", "256", "Open connections from one IPv4 address or IPv6 /64 network.", "1000", whole(&l.AddressConns, 1, 1<<20)},

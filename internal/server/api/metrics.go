@@ -118,6 +118,11 @@ func (k sink) surface(f Surface) {
 	k.count("handshakes_total", "Finished TLS handshakes.", float64(m.Handshakes), "surface", f.Name)
 	k.count("handshakes_resumed_total", "TLS handshakes that resumed a session.", float64(m.Resumed), "surface", f.Name)
 	k.count("connections_cut_total", "Connections ended because their client's certificate was revoked.", float64(m.Cut), "surface", f.Name)
+	if m.DTLS {
+		k.count("cookies_total", "DTLS hellos that were answered with a cookie, for which nothing was remembered.", float64(m.Cookies), "surface", f.Name)
+		k.count("associations_idle_total", "DTLS associations ended because nothing came for long.", float64(m.Idle), "surface", f.Name)
+		k.count("associations_moved_total", "DTLS associations whose client changed its address and answered from there.", float64(m.Moved), "surface", f.Name)
+	}
 	for reason, n := range m.Refused {
 		k.count("refused_total", "Connections and requests that were turned away, by limit.", float64(n), "surface", f.Name, "reason", reason)
 	}
