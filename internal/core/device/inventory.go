@@ -44,7 +44,7 @@ type news struct {
 const (
 	notesMost   = 1 << 16 // devices noted between two flushes: 10 MB
 	notesEarly  = notesMost / 4
-	notesAtOnce = 100 // notes that a listing flushes before it looks; they cost it as much as the search does
+	notesAtOnce = 32 // notes that a listing flushes before it looks; they cost it as much as the search does
 	flushEvery  = time.Second
 	flushShare  = 50 // rest at least so many times as long as the flush before took
 	flushRest   = time.Minute
@@ -264,9 +264,10 @@ func (r *Registry) flushInventory(ctx context.Context) error {
 	slices.SortFunc(ids, func(a, b ID) int {
 		return cmp.Or(int(cells[a])-int(cells[b]), bytes.Compare(a[:], b[:]))
 	})
+	few := len(ids) <= notesAtOnce // somebody may be waiting: one transaction is as quick as sixteen
 	for len(ids) > 0 {
 		n := 1
-		for n < min(len(ids), blockStep) && cells[ids[n]]/flushCells == cells[ids[0]]/flushCells {
+		for n < min(len(ids), blockStep) && (few || cells[ids[n]]/flushCells == cells[ids[0]]/flushCells) {
 			n++
 		}
 		part := ids[:n]
@@ -315,16 +316,21 @@ func (r *Registry) flushPart(ctx context.Context, tx *db.Tx, ids []ID, cells map
 	return nil
 }
 
-// selectFirsts finds out where the blocks of flushCells cells begin.
+// selectFirsts finds out where the blocks of cells begin.
 func selectFirsts() string {
-	return `SELECT cell, first FROM inventory WHERE kind = 2 AND cell IN (` + placeholders(1, flushCells) + `) ORDER BY cell, first`
+	return `SELECT cell, first FROM inventory WHERE kind = 2 AND cell IN (` + placeholders(1, cellsMost) + `) ORDER BY cell, first`
 }
 
-// findBlocks returns the blocks that ids belong to. Where there is none, the walk has not come yet, and will find the devices as they are.
+// findBlocks returns the blocks that ids belong to, which are of few cells. Where there is none, the walk has not come yet, and will find the devices as they are.
 func findBlocks(ctx context.Context, tx *db.Tx, ids []ID, cells map[ID]uint8) (blocks []touched, err error) {
-	args := make([]any, flushCells)
-	for i := range args {
-		args[i] = int64(cells[ids[0]]/flushCells*flushCells + uint8(i))
+	args := make([]any, 0, cellsMost)
+	for i, id := range ids {
+		if i == 0 || cells[id] != cells[ids[i-1]] {
+			args = append(args, int64(cells[id]))
+		}
+	}
+	for len(args) < cellsMost {
+		args = append(args, args[0])
 	}
 	var all []*raw
 	err = tx.Each(ctx, func(row db.Row) error {

@@ -147,7 +147,7 @@ func TestInventoryAgreesWithTheRegistry(t *testing.T) {
 	w.filled(t)
 	w.must(t, func() error { return w.flushInventory(t.Context()) })
 	w.agrees(t, w.filters())
-	w.randomLife(t, 2, 80)
+	w.randomLife(t, 2, notesAtOnce)
 	w.agrees(t, w.filters()) // the listing has flushed the notes
 	w.randomLife(t, 3, 900)
 	w.must(t, func() error { return w.flushInventory(t.Context()) })
