@@ -39,6 +39,7 @@ import (
 	"mooring/internal/provider/pkcs11"
 	acmeserver "mooring/internal/server/acme"
 	"mooring/internal/server/api"
+	"mooring/internal/server/cmp"
 	"mooring/internal/server/est"
 	"mooring/internal/server/gate"
 	"mooring/internal/server/scep"
@@ -105,9 +106,10 @@ type Addresses struct {
 	API    string `json:"api"`             // base URL of the management API
 	Status string `json:"status"`          // base URL of revocation lists and status answers
 	SCEP   string `json:"scep,omitempty"`  // base URL of the SCEP listener, "" when there is none
-	ACME   string `json:"acme,omitempty"`  // base URL of the ACME listener, "" when there is none
 	CoAPS  string `json:"coaps,omitempty"` // base URL of EST over CoAP, "" when there is none
+	CMP    string `json:"cmp,omitempty"`   // base URL of the CMP listener, "" when there is none
 	Socket string `json:"socket"`          // path of the Unix socket
+	ACME   string `json:"acme,omitempty"`  // base URL of the ACME listener, "" when there is none
 }
 
 // Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.
@@ -373,6 +375,7 @@ func (p *Platform) bind(ctx context.Context) error {
 		{"est", c.Listen.EST, secure, web.Text, web.LimitBodies(devices, body)},
 		{"status", c.Listen.Status, nil, web.Text, web.LimitBodies(public, body)},
 		{"scep", c.Listen.SCEP, nil, web.Text, scep.New(scep.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Identity: p.authorities.identity, Now: p.now})},
+		{"cmp", c.Listen.CMP, nil, web.Text, web.LimitBodies(cmp.New(cmp.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Secret: p.Devices.TokenSecret, Identity: p.identity.signer, Now: p.now}), body)},
 		{"acme", c.Listen.ACME, secure, acmeserver.Refuse, web.LimitBodies(acmeserver.New(acmeserver.Deps{ACME: p.ACME, CA: p.CA, Base: c.ACMEURL(), Terms: c.ACME.Terms}), body)},
 		{"api", c.Listen.API, secure, web.Problem, manage}, // it bounds each body itself: imports are large
 		{"socket", c.SocketPath(), nil, web.Problem, manage},
@@ -423,6 +426,8 @@ func (p *Platform) Addresses() Addresses {
 			a.Status = "http://" + at
 		case "scep":
 			a.SCEP = "http://" + at
+		case "cmp":
+			a.CMP = "http://" + at
 		case "coaps":
 			a.CoAPS = "coaps://" + at
 		case "socket":
@@ -442,7 +447,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()
 	parts, coreCtx := errgroup.WithContext(core)
-	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.CA.Run, p.Revoke.Run, p.Enrol.Run, p.Jobs.Run, p.Campaigns.Run, p.ACME.Run} {
+	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.CA.Run, p.Revoke.Run, p.Enrol.Run, p.Enrol.WatchConfirmations, p.Jobs.Run, p.Campaigns.Run, p.ACME.Run} {
 		parts.Go(func() error { return run(coreCtx) })
 	}
 	serving, serveCtx := errgroup.WithContext(ctx)

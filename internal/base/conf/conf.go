@@ -87,8 +87,9 @@ type Listen struct {
 	EST    string
 	API    string
 	Status string
-	COAPS  string // "": none
 	SCEP   string // "": not served
+	CMP    string // "": not served
+	COAPS  string // "": none
 	Socket string
 	ACME   string // "": there is no such listener
 }

@@ -60,8 +60,9 @@ func (c *Config) table() []entry {
 		{"listen.api", "127.0.0.1:9443", "The management API over HTTPS, for operators with a certificate.", "10.0.0.5:9443", address(&c.Listen.API)},
 		{"listen.status", "127.0.0.1:8080", "Revocation lists, status answers and CA certificates over plain HTTP; all of it is public and signed.", "0.0.0.0:80", address(&c.Listen.Status)},
 		{"listen.scep", "", "Enrolment by SCEP over plain HTTP, for devices that have nothing better, and only for profiles with scep; if absent, there is none.", "0.0.0.0:8090", addressOrNone(&c.Listen.SCEP)},
-		{"listen.acme", "", "Enrolment by ACME over HTTPS, for gateways, servers and devices; if absent, there is none.", "0.0.0.0:8444", addressOrNone(&c.Listen.ACME)},
 		{"listen.coaps", "", "Enrolment over CoAP and DTLS (EST-coaps), for constrained devices; UDP. If absent, there is none.", "0.0.0.0:5684", addressOrNone(&c.Listen.COAPS)},
+		{"listen.cmp", "", "Enrolment by CMP over plain HTTP; its messages are protected themselves. If absent, there is none.", "0.0.0.0:8081", addressOrNone(&c.Listen.CMP)},
+		{"listen.acme", "", "Enrolment by ACME over HTTPS, for gateways, servers and devices; if absent, there is none.", "0.0.0.0:8444", addressOrNone(&c.Listen.ACME)},
 		{"listen.socket", "mooring.sock", "The Unix socket for commands on this machine.", "/run/mooring/mooring.sock", path(&c.Listen.Socket)},
 
 		{"public_urls.est", "", "Where devices reach the EST listener; the host must be one of names. If absent, the first of names with the port of listen.est.", "https://pki.example.com:8443", baseURL(&c.PublicURLs.EST, "https", c.ESTURL)},
