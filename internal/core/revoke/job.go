@@ -369,6 +369,9 @@ func (b *Bulk) changeable(ctx context.Context, certs []*ca.Certificate, to Reaso
 // readManyTx reads the rows of certificates in one round trip; of nil none.
 func readManyTx(ctx context.Context, tx *db.Tx, certs []*ca.Certificate) ([]Revocation, error) {
 	rows := make([]Revocation, len(certs))
+	if tx.Arrays() {
+		return rows, readArrayTx(ctx, tx, certs, rows)
+	}
 	stmts := make([]*db.Stmt, 0, len(certs))
 	for i, c := range certs {
 		if c == nil {
@@ -381,6 +384,41 @@ func readManyTx(ctx context.Context, tx *db.Tx, certs []*ca.Certificate) ([]Revo
 		return nil, fmt.Errorf("reading revocations: %w", err)
 	}
 	return rows, nil
+}
+
+const selectRevokedArray = `SELECT serial, ` + revokedColumns + ` FROM unnest($1::smallint[], $2::bytea[]) AS t(of_cell, of_serial)
+ JOIN revoked ON cell = of_cell AND serial = of_serial`
+
+// readArrayTx reads the rows into rows by one statement: PostgreSQL takes longer to begin one than to find a row.
+func readArrayTx(ctx context.Context, tx *db.Tx, certs []*ca.Certificate, rows []Revocation) error {
+	var cells []int16
+	var serials [][]byte
+	place := make(map[[16]byte][]int, len(certs))
+	for i, c := range certs {
+		if c == nil {
+			continue
+		}
+		rows[i].Serial = c.Serial[:]
+		if place[c.Serial] == nil {
+			cells, serials = append(cells, int16(c.Cell)), append(serials, c.Serial[:])
+		}
+		place[c.Serial] = append(place[c.Serial], i)
+	}
+	err := tx.Each(ctx, func(row db.Row) error {
+		var r Revocation
+		if err := r.scan(row, &r.Serial); err != nil {
+			return err
+		}
+		for _, i := range place[[16]byte(r.Serial)] {
+			r.Serial = rows[i].Serial
+			rows[i] = r
+		}
+		return nil
+	}, selectRevokedArray, cells, serials)
+	if err != nil {
+		return fmt.Errorf("reading revocations: %w", err)
+	}
+	return nil
 }
 
 // StandingTx returns, for each certificate, how it is revoked or on hold in the state of the database that tx sees; nil where it is not.

@@ -247,10 +247,17 @@ func (m *many) write(ctx context.Context, actor access.Actor) error {
 			entries = append(entries, m.list[i].entry(actor))
 		}
 	}
+	n := int64(len(writes))
+	if m.tx.Arrays() && n > 1 {
+		writes = []*db.Stmt{writeArray(writes)}
+	}
 	if err := m.tx.Send(ctx, writes...); err != nil {
 		return fmt.Errorf("writing revocations: %w", err)
 	}
-	if slices.ContainsFunc(writes, func(s *db.Stmt) bool { return s.N == 0 }) {
+	for _, s := range writes {
+		n -= s.N
+	}
+	if n != 0 {
 		return errOvertaken
 	}
 	if err := m.blockTx(ctx, m.tx, m.list); err != nil {
@@ -260,6 +267,40 @@ func (m *many) write(ctx context.Context, actor access.Actor) error {
 	m.countOnCommit(m.tx, list)
 	m.tx.OnCommit(func() { m.changed(list) })
 	return m.Audit.Append(ctx, m.tx, entries...)
+}
+
+const writeRevokedArray = `INSERT INTO revoked (cell, serial, ` + revokedColumns + `) SELECT * FROM
+ unnest($1::smallint[], $2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[], $9::bigint[], $10::bigint[], $11::bigint[])` + writeConflict
+
+// writeArray makes one statement of those of writeStmt.
+func writeArray(writes []*db.Stmt) *db.Stmt {
+	columns := make([][]any, len(writes[0].Args))
+	for _, s := range writes {
+		for i, v := range s.Args {
+			columns[i] = append(columns[i], v)
+		}
+	}
+	out := &db.Stmt{SQL: writeRevokedArray}
+	for _, c := range columns {
+		out.Args = append(out.Args, array(c))
+	}
+	return out
+}
+
+// array gives values of one type that type again.
+func array(values []any) any {
+	if _, number := values[0].(int64); !number {
+		return typed[[]byte](values)
+	}
+	return typed[int64](values)
+}
+
+func typed[T any](values []any) []T {
+	list := make([]T, len(values))
+	for i, v := range values {
+		list[i] = v.(T)
+	}
+	return list
 }
 
 // stepMove moves some hundred devices, and does to their certificates what goes with it, in the transaction that moves the job on.

@@ -319,7 +319,9 @@ func numberTx(ctx context.Context, tx *db.Tx, list []outcome) error {
 	return nil
 }
 
-const writeRevoked = `INSERT INTO revoked (cell, serial, ` + revokedColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+const writeRevoked = `INSERT INTO revoked (cell, serial, ` + revokedColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)` + writeConflict
+
+const writeConflict = `
  ON CONFLICT (cell, serial) DO UPDATE SET at = excluded.at, reason = excluded.reason, origin = excluded.origin, turn = excluded.turn,
  change = excluded.change WHERE revoked.turn = excluded.turn - 1`
 
