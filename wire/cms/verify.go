@@ -58,16 +58,16 @@ type scheme struct {
 	hashOID, oid asn1.ObjectIdentifier
 }
 
-// schemes is the table of what we sign and verify. RSA is listed once more under the identifier that names the key
-// only, which is what other implementations send; the first match is what we send.
+// schemes is the table of what we sign and verify; the first match is what we send. RSA is listed under two identifiers (RFC 5754, section 3.2), first the one that
+// names the key only: other implementations send it, and some, such as strongSwan 5.9, read no other.
 func schemes() []scheme {
 	return []scheme{
-		{familyRSA, crypto.SHA256, oidSHA256, oidSHA256RSA},
-		{familyRSA, crypto.SHA384, oidSHA384, oidSHA384RSA},
-		{familyRSA, crypto.SHA512, oidSHA512, oidSHA512RSA},
 		{familyRSA, crypto.SHA256, oidSHA256, oidRSA},
 		{familyRSA, crypto.SHA384, oidSHA384, oidRSA},
 		{familyRSA, crypto.SHA512, oidSHA512, oidRSA},
+		{familyRSA, crypto.SHA256, oidSHA256, oidSHA256RSA},
+		{familyRSA, crypto.SHA384, oidSHA384, oidSHA384RSA},
+		{familyRSA, crypto.SHA512, oidSHA512, oidSHA512RSA},
 		{familyECDSA, crypto.SHA256, oidSHA256, oidECDSASHA256},
 		{familyECDSA, crypto.SHA384, oidSHA384, oidECDSASHA384},
 		{familyECDSA, crypto.SHA512, oidSHA512, oidECDSASHA512},

@@ -138,9 +138,10 @@ func (c *call) prepare() (err error) {
 	return err
 }
 
-// capabilities answers RFC 8894, section 3.5.2. Older clients take a missing SCEPStandard to mean that the rest must be listed.
+// capabilities answers RFC 8894, section 3.5.2. Older clients take a missing SCEPStandard to mean that the rest must be listed, and strongSwan 5.9 looks for SHA-384
+// when it is to sign with SHA-256.
 func (c *call) capabilities() string {
-	list := []string{"AES", "POSTPKIOperation", "Renewal", "SHA-256", "SHA-512", "SCEPStandard"}
+	list := []string{"AES", "POSTPKIOperation", "Renewal", "SHA-256", "SHA-384", "SHA-512", "SCEPStandard"}
 	if c.next() != nil {
 		list = append(list, "GetNextCACert")
 	}

@@ -297,7 +297,7 @@ func TestAcceptance(t *testing.T) {
 	t.Run("GetCACaps", func(t *testing.T) {
 		c := &client{p: p, path: "/scep/printer"}
 		status, mediaType, body := c.fetch(t, "operation=GetCACaps&message=0")
-		if status != 200 || mediaType != "text/plain" || string(body) != "AES\nPOSTPKIOperation\nRenewal\nSHA-256\nSHA-512\nSCEPStandard\n" {
+		if status != 200 || mediaType != "text/plain" || string(body) != "AES\nPOSTPKIOperation\nRenewal\nSHA-256\nSHA-384\nSHA-512\nSCEPStandard\n" {
 			t.Errorf("got %d, %s, %q", status, mediaType, body)
 		}
 	})
