@@ -27,10 +27,11 @@ func weekly() apptest.Profile {
 	return apptest.Variant("device", "weekly", "validity: 7d", "renew_before: 2d", "renew_spread: 1d", "retention: 30d")
 }
 
+// kept counts the certificates that are in a table, but for the platform's own: it renews that when a test moves the clock.
 func kept(t *testing.T, p *apptest.Platform, table string) (n int) {
 	t.Helper()
 	err := p.DB.View(t.Context(), func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Get(ctx, []any{&n}, `SELECT COUNT(*) FROM `+table)
+		_, err := tx.Get(ctx, []any{&n}, `SELECT COUNT(*) FROM `+table+` WHERE device NOT IN (SELECT id FROM device WHERE name = 'mooring')`)
 		return err
 	})
 	if err != nil {

@@ -58,11 +58,11 @@ func submit(t *testing.T, p *apptest.Platform, r enrol.Request) *ca.Certificate 
 	return a.Certificate
 }
 
-// rows counts what is stored about certificates.
+// rows counts what is stored about certificates, but for the platform's own: it renews that when a test moves the clock.
 func rows(t *testing.T, p *apptest.Platform) (n struct{ Certs, Slots, Requests int }) {
 	t.Helper()
 	err := p.DB.View(t.Context(), func(ctx context.Context, tx *db.Tx) error {
-		for text, into := range map[string]*int{`SELECT COUNT(*) FROM cert`: &n.Certs, `SELECT COUNT(*) FROM slot WHERE serial <> $1`: &n.Slots, `SELECT COUNT(*) FROM request`: &n.Requests} {
+		for text, into := range map[string]*int{`SELECT COUNT(*) FROM cert WHERE device NOT IN (SELECT id FROM device WHERE name = 'mooring')`: &n.Certs, `SELECT COUNT(*) FROM slot WHERE serial <> $1`: &n.Slots, `SELECT COUNT(*) FROM request`: &n.Requests} {
 			var args []any
 			if strings.Contains(text, "$1") {
 				args = append(args, []byte{})

@@ -33,11 +33,12 @@ func admin() access.Actor {
 
 // metered is a database and a key store on which several nodes can run.
 type metered struct {
-	url  string
-	dir  string
-	now  atomic.Int64
-	log  *audit.Log // of the first node
-	wait time.Duration
+	url      string
+	dir      string
+	unlocked *key.Store
+	now      atomic.Int64
+	log      *audit.Log // of the first node
+	wait     time.Duration
 }
 
 // node is one process.
@@ -48,8 +49,8 @@ type node struct {
 
 func newMetered(t *testing.T) *metered {
 	t.Helper()
-	_, dir := create(t)
-	m := &metered{dir: dir}
+	unlocked, dir := keytest.Store(t)
+	m := &metered{dir: dir, unlocked: unlocked}
 	m.now.Store(1_800_000_000)
 	if os.Getenv("MOORING_TEST_DB") != "" {
 		m.url = dbtest.URL(t)
@@ -60,7 +61,7 @@ func newMetered(t *testing.T) *metered {
 // run starts a node. On SQLite there is one database, so that all nodes of a test share the one that d is.
 func (m *metered) run(t *testing.T, d *db.DB) *node {
 	t.Helper()
-	store, err := key.Open(m.dir, unlock, key.Options{})
+	store, err := m.unlocked.Reopen(m.dir)
 	if err != nil {
 		t.Fatal(err)
 	}

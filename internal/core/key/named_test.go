@@ -14,11 +14,12 @@ import (
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/key"
+	"mooring/internal/core/key/keytest"
 )
 
 // The platform's own key is made once, whoever asks first, and after a restart decrypts what was encrypted for it before.
 func TestOwnKey(t *testing.T) {
-	s, dir := create(t)
+	s, dir := keytest.Store(t)
 	var wait sync.WaitGroup
 	keys := make([]*key.Own, 4)
 	for i := range keys {
@@ -40,7 +41,7 @@ func TestOwnKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err = key.Open(dir, unlock, key.Options{}); err != nil {
+	if s, err = s.Reopen(dir); err != nil {
 		t.Fatal(err)
 	}
 	again, err := s.Own(t.Context(), "scep", key.RSA2048)
@@ -77,7 +78,7 @@ func TestOwnKey(t *testing.T) {
 }
 
 func TestOwnKeyDamaged(t *testing.T) {
-	s, dir := create(t)
+	s, dir := keytest.Store(t)
 	if _, err := s.Own(t.Context(), "scep", key.P256); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 
 var unlock = []byte("correct horse battery")
 
+// create makes a store with a master key of its own, which takes long: keytest.Store is for tests of other things.
 func create(t *testing.T) (*key.Store, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "keys")
@@ -33,7 +34,7 @@ func create(t *testing.T) (*key.Store, string) {
 }
 
 func TestStoreKeepsTheContract(t *testing.T) {
-	s, _ := create(t)
+	s, _ := keytest.Store(t)
 	keytest.Test(t, s, key.P256, key.P384, key.Ed25519, key.RSA2048, key.MLDSA44, key.MLDSA65)
 }
 
@@ -123,7 +124,7 @@ func TestReopen(t *testing.T) {
 }
 
 func TestRacingCallersGetOneSecret(t *testing.T) {
-	s, _ := create(t)
+	s, _ := keytest.Store(t)
 	var wg sync.WaitGroup
 	got := make([][]byte, 16)
 	for i := range got {
@@ -248,7 +249,7 @@ func TestWrongPassphraseIsToldApart(t *testing.T) {
 }
 
 func TestRenamedFilesAreRefused(t *testing.T) {
-	s, dir := create(t)
+	s, dir := keytest.Store(t)
 	a, _, err := s.Generate(t.Context(), key.P256, "a")
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +267,7 @@ func TestRenamedFilesAreRefused(t *testing.T) {
 }
 
 func TestNothingPrintsAKey(t *testing.T) {
-	s, _ := create(t)
+	s, _ := keytest.Store(t)
 	id, _, err := s.Generate(t.Context(), key.P256, "issuing")
 	if err != nil {
 		t.Fatal(err)
