@@ -91,7 +91,7 @@ func (c *cli) caHierarchyCommands() []*cobra.Command {
 			return c.crossesPrint([]v1.Cross{made})
 		}),
 	}, {
-		Use: "crosses", Short: "List which roots vouch for each other", Long: "Lists the cross certificates that are valid now.",
+		Use: "crosses", Short: "List which roots vouch for each other", Long: "Lists the cross certificates that have not ended. \"mooring cert revoke SERIAL\" takes one back: it is then on the list of the root that made\nit, and neither announced nor sent along any more.",
 		Example: "  mooring ca crosses",
 		Args:    needs(),
 		RunE: c.online(func(ctx context.Context, s *client.Client, _ []string) error {
@@ -294,9 +294,13 @@ func (c *cli) caCrossCommand() *cobra.Command {
 
 func (c *cli) crossesPrint(all []v1.Cross) error {
 	err := c.show(v1.CrossList{Crosses: all}, func(w io.Writer) {
-		row(w, "ROOT", "VOUCHED FOR BY", "SERIAL", "UNTIL")
+		row(w, "ROOT", "VOUCHED FOR BY", "SERIAL", "UNTIL", "")
 		for _, x := range all {
-			row(w, x.Subject, x.Issuer, x.Serial, minute(x.NotAfter))
+			state := ""
+			if x.Revoked {
+				state = "revoked"
+			}
+			row(w, x.Subject, x.Issuer, x.Serial, minute(x.NotAfter), state)
 		}
 	})
 	for _, x := range all {

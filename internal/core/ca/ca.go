@@ -97,6 +97,7 @@ type Authority struct {
 	issued    atomic.Uint64
 	months    *db.Monthly
 	barred    atomic.Pointer[map[IssuerID]bool] // replaced under mu, never changed
+	crossBars atomic.Pointer[map[string]bool]   // of cross certificates, by their DER; as barred
 
 	mu      sync.RWMutex // guards the maps; what they hold never changes
 	byID    map[IssuerID]*Issuer

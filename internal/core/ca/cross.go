@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -15,6 +16,7 @@ import (
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ceremony/minutes"
+	"mooring/wire/der"
 )
 
 // Cross is a certificate by which one root vouches for another (RFC 4210, section 4.4).
@@ -88,10 +90,10 @@ func (a *Authority) vouch(ctx context.Context, by, of *Issuer) (*Cross, error) {
 	return &Cross{of, by, cert, now}, nil
 }
 
-// crossOf returns the certificate, valid now, by which one root vouches for another, or nil.
+// crossOf returns the certificate, valid now and not revoked, by which one root vouches for another, or nil.
 func (a *Authority) crossOf(subject, issuer IssuerID, now int64) *Cross {
 	for _, c := range a.crosses() {
-		if c.Subject.id == subject && c.Issuer.id == issuer && c.valid(now) {
+		if c.Subject.id == subject && c.Issuer.id == issuer && c.valid(now) && !a.CrossBarred(c) {
 			return c
 		}
 	}
@@ -231,8 +233,13 @@ func (a *Authority) crosses() []*Cross {
 	return a.crossed
 }
 
-// Crosses returns the cross certificates that are valid now.
+// Crosses returns the cross certificates that are valid now and neither revoked nor on hold: those that are announced and sent along.
 func (a *Authority) Crosses() []*Cross {
+	return slices.DeleteFunc(a.AllCrosses(), a.CrossBarred)
+}
+
+// AllCrosses returns the cross certificates that have not ended.
+func (a *Authority) AllCrosses() []*Cross {
 	now := a.deps.Now().Unix()
 	var valid []*Cross
 	for _, c := range a.crosses() {
@@ -241,6 +248,66 @@ func (a *Authority) Crosses() []*Cross {
 		}
 	}
 	return valid
+}
+
+// BarCross says whether a cross certificate is revoked or on hold. Package revoke tells it, as it does of CAs, see Bar.
+func (a *Authority) BarCross(c *Cross, barred bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := map[string]bool{}
+	if was := a.crossBars.Load(); was != nil {
+		next = maps.Clone(*was)
+	}
+	delete(next, string(c.Cert.Raw))
+	if barred {
+		next[string(c.Cert.Raw)] = true
+	}
+	a.crossBars.Store(&next)
+}
+
+// CrossBarred reports whether the certificate is revoked or on hold.
+func (a *Authority) CrossBarred(c *Cross) bool {
+	barred := a.crossBars.Load()
+	return barred != nil && (*barred)[string(c.Cert.Raw)]
+}
+
+// CrossOf returns the cross certificate with the serial number, with or without the zeros of CrossSerial before it, or nil.
+func (a *Authority) CrossOf(serial []byte) *Cross {
+	for _, c := range a.crosses() {
+		if bytes.Equal(c.Cert.SerialNumber.Bytes(), ShownSerial(serial)) {
+			return c
+		}
+	}
+	return nil
+}
+
+// CrossSerial returns how the serial number of a cross certificate that was made here, 8 octets, stands among those of all other certificates,
+// which have 16: with zeros before it, which no other one begins with. Else ok is false.
+func CrossSerial(serial []byte) (among [16]byte, ok bool) {
+	serial = ShownSerial(serial)
+	if len(serial) != crossSerial || serial[0]&0xf8 != 0x40 {
+		return among, false
+	}
+	copy(among[len(among)-crossSerial:], serial)
+	return among, true
+}
+
+// ShownSerial takes these zeros away, so that the serial number is as the certificate has it.
+func ShownSerial(serial []byte) []byte {
+	if len(serial) == 16 && serial[0] == 0 {
+		return bytes.TrimLeft(serial, "\x00")
+	}
+	return serial
+}
+
+// Certificate returns the certificate in the form of all others; nil when its serial number is not one of those that are made here.
+func (c *Cross) Certificate() *Certificate {
+	serial, ok := CrossSerial(c.Cert.SerialNumber.Bytes())
+	if !ok {
+		return nil
+	}
+	return &Certificate{Serial: serial, Issuer: c.Issuer.id, NotBefore: c.Cert.NotBefore.Unix(), NotAfter: c.Cert.NotAfter.Unix(),
+		SPKIHash: der.HashSPKI(c.Cert.RawSubjectPublicKeyInfo), DER: c.Cert.Raw}
 }
 
 // Ladder returns the certificates, in DER, that the holder of a certificate by i sends along, so that whoever trusts i's root or one that vouches

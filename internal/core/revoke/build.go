@@ -40,6 +40,7 @@ func (a *addition) add(row db.Row) (err error) {
 	if err := row.Scan(&serial, &at, (*uint8)(&reason), &turn); err != nil {
 		return err
 	}
+	serial = ca.ShownSerial(serial)
 	if turn > 1 && a.again {
 		a.lifted = append(a.lifted, serial)
 	}

@@ -15,6 +15,10 @@ import (
 
 // known returns what is known about a certificate: a device's, or that of a CA below one whose key is here, which it takes ca.manage to change.
 func (s *Service) known(ctx context.Context, actor access.Actor, serial []byte) (*ca.Issuer, *ca.Certificate, error) {
+	if x := s.CA.CrossOf(serial); x != nil {
+		c, err := s.knownCross(ctx, actor, x)
+		return nil, c, err
+	}
 	i, c := s.CA.CertificateOf(serial)
 	if i == nil {
 		c, err := s.CA.Known(ctx, serial)
@@ -58,6 +62,20 @@ func (s *Service) Load(ctx context.Context) error {
 				s.CA.Bar(i.ID(), true)
 			}
 		}
+		for _, x := range s.CA.AllCrosses() {
+			c := x.Certificate()
+			if x.Issuer.Offline() {
+				parents[x.Issuer.ID()] = x.Issuer
+			}
+			if c == nil || x.Issuer.Offline() {
+				continue
+			}
+			r, err := readTx(ctx, tx, c.Cell, c.Serial[:])
+			if err != nil {
+				return err
+			}
+			s.CA.BarCross(x, r.standing())
+		}
 		return nil
 	})
 	if err != nil {
@@ -90,7 +108,52 @@ func (s *Service) barListed(ctx context.Context, above ca.IssuerID) error {
 			s.bar(ctx, i, listed[i.Certificate().SerialNumber.String()])
 		}
 	}
+	for _, x := range s.CA.AllCrosses() {
+		if x.Issuer.ID() == above {
+			s.barCross(ctx, x, listed[x.Cert.SerialNumber.String()])
+		}
+	}
 	return nil
+}
+
+// knownCross returns a cross certificate if actor may revoke it here.
+func (s *Service) knownCross(ctx context.Context, actor access.Actor, x *ca.Cross) (*ca.Certificate, error) {
+	if err := s.Access.Require(ctx, actor, access.CAManage, "ca "+x.Subject.Name()); err != nil {
+		return nil, err
+	}
+	c := x.Certificate()
+	switch {
+	case x.Issuer.Offline():
+		return nil, errs.New(errs.Conflict, "the cross certificate was made by %q, whose key is not here: revoke it there, by mooring ca root revoke and crl, and import the list", x.Issuer.Name())
+	case c == nil:
+		return nil, errs.New(errs.Conflict, "the serial number of this cross certificate is not one of those that are made here")
+	case x.Issuer.Shards() > 0:
+		return nil, errs.New(errs.Conflict, "the lists of %q are divided by serial numbers that cross certificates do not have: replace the root", x.Issuer.Name())
+	}
+	return c, nil
+}
+
+// rowOf returns where the row of a revocation is: cell and serial number. For a number that cannot have one ok is false.
+func rowOf(serial []byte) (cell uint8, key []byte, ok bool) {
+	if among, cross := ca.CrossSerial(serial); cross {
+		return 0, among[:], true
+	}
+	cell, _, err := ca.Locate(serial)
+	return cell, serial, err == nil
+}
+
+// isCross reports whether the serial number is that of a cross certificate by the CA.
+func (s *Service) isCross(issuer ca.IssuerID, serial []byte) bool {
+	x := s.CA.CrossOf(serial)
+	return x != nil && x.Issuer.ID() == issuer
+}
+
+// barCross tells the authority about a cross certificate, and the log when it is new.
+func (s *Service) barCross(ctx context.Context, x *ca.Cross, revoked bool) {
+	if s.CA.CrossBarred(x) != revoked {
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "a cross certificate was revoked, put on hold, or released", slog.String("ca", x.Subject.Name()), slog.String("by", x.Issuer.Name()), slog.Bool("usable", !revoked))
+		s.CA.BarCross(x, revoked)
+	}
 }
 
 // bar tells the authority about a CA, and the log when it is new.
@@ -104,10 +167,17 @@ func (s *Service) bar(ctx context.Context, i *ca.Issuer, revoked bool) {
 // barAsRecorded does what the row of a CA's revocation says now, if the serial number is a CA's; the entry that led here may be older.
 func (s *Service) barAsRecorded(ctx context.Context, serial []byte) {
 	i, _ := s.CA.CertificateOf(serial)
-	if i == nil {
+	x := s.CA.CrossOf(serial)
+	if i == nil && x == nil {
 		return
 	}
 	_, standing, err := s.Status(ctx, serial)
+	if x != nil {
+		if err == nil {
+			s.barCross(ctx, x, standing)
+		}
+		return
+	}
 	if err != nil {
 		s.Log.LogAttrs(ctx, slog.LevelWarn, "whether a CA is revoked cannot be read", slog.String("ca", i.Name()), slog.Any("cause", err))
 		return

@@ -14,7 +14,6 @@ import (
 
 	"mooring/internal/base/db"
 	"mooring/internal/core/audit"
-	"mooring/internal/core/ca"
 )
 
 // Checker compares the tables of this package with the replayed audit record. Every revocation, hold and release must be a row that says the
@@ -117,7 +116,11 @@ func revocationOf(e *audit.Entry) (Revocation, error) {
 	d := details{of: e.Detail}
 	r := Revocation{Serial: make([]byte, 16), Shard: d.number("shard"), At: d.number("at"), NotAfter: d.number("not_after"),
 		ByDevice: d.number("origin") == 1, turn: d.number("turn"), change: d.number("change")}
-	d.octets(e.Serial, r.Serial)
+	into := r.Serial
+	if n := len(e.Serial) / 2; n < len(into) { // a cross certificate's, which has zeros before it in the row
+		into = into[len(into)-n:]
+	}
+	d.octets(e.Serial, into)
 	d.octets(e.Device, r.Device[:])
 	d.octets(e.Detail["issuer"], r.Issuer[:])
 	if r.Reason = released; e.Action != "cert.release" {
@@ -247,13 +250,13 @@ func (c *checker) compareRevoked(row db.Row) error {
 	}
 	want.met = true
 	c.revoked[string(serial)] = want
-	at, _, err := ca.Locate(serial)
+	at, _, ours := rowOf(serial)
 	differs := func(column string, differ bool) {
 		if differ {
 			c.find("certificate %x: the column %s of its revocation differs from entry %d", serial, column, want.index)
 		}
 	}
-	differs("cell", err != nil || at != cell)
+	differs("cell", !ours || at != cell)
 	differs("issuer", have.Issuer != want.Issuer)
 	differs("crl_shard", have.Shard != want.Shard)
 	differs("at", have.At != want.At)

@@ -125,7 +125,7 @@ func (s *Service) readDelta(ctx context.Context, sc *scope, full, d *list) (entr
 				return err
 			}
 			// A hold that was lifted is told as removeFromCRL, also when the base does not have it: a later full list may have been read.
-			entries, err = der.AppendCRLEntry(entries, serial, min(at, full.thisUpdate), int(reason))
+			entries, err = der.AppendCRLEntry(entries, ca.ShownSerial(serial), min(at, full.thisUpdate), int(reason))
 			return err
 		}, selectNew, sc.key.issuer[:], sc.key.shard, full.regularCovers, full.covers)
 	})

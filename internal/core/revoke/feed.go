@@ -56,7 +56,7 @@ func eventOf(e *audit.Indexed) (Event, error) {
 
 // event describes the change that made r.
 func (r *Revocation) event(spki string) Event {
-	ev := Event{Cursor: -1, Kind: Revoked, Serial: r.Serial, Issuer: r.Issuer, Device: r.Device, Key: spki, Reason: r.Reason, At: r.At, shard: r.Shard, change: r.change}
+	ev := Event{Cursor: -1, Kind: Revoked, Serial: ca.ShownSerial(r.Serial), Issuer: r.Issuer, Device: r.Device, Key: spki, Reason: r.Reason, At: r.At, shard: r.Shard, change: r.change}
 	switch r.Reason {
 	case CertificateHold:
 		ev.Kind = Held
@@ -249,7 +249,7 @@ func (s *Service) changed(list []outcome) {
 	events := make([]Event, 0, len(list))
 	for i := range list {
 		if o := &list[i]; o.changed {
-			s.own.add(o.Serial, o.change)
+			s.own.add(ca.ShownSerial(o.Serial), o.change)
 			s.duties.add(o.scope(), o.change, s.Now())
 			events = append(events, o.event(hex.EncodeToString(o.spki[:])))
 		}

@@ -128,7 +128,7 @@ func (s *Service) notice(ctx context.Context, e *audit.Indexed, changed map[ca.I
 			if ev.Device == (device.ID{}) {
 				s.barAsRecorded(ctx, ev.Serial)
 			}
-			if !s.own.take(ev.Serial, ev.change) {
+			if !s.own.take(ev.Serial, ev.change) && len(ev.Serial) == serialLength {
 				changed[ev.Issuer] = append(changed[ev.Issuer], ev.Serial)
 			}
 			s.duties.add(scopeKey{ev.Issuer, ev.shard}, ev.change, s.Now())

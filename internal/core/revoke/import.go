@@ -69,7 +69,7 @@ func (s *Service) saysLess(ctx context.Context, sc *scope, next *x509.Revocation
 			certs[i.Certificate().SerialNumber.String()] = i.Certificate()
 		}
 	}
-	for _, c := range s.CA.Crosses() {
+	for _, c := range s.CA.AllCrosses() {
 		if c.Issuer.ID() == sc.key.issuer {
 			certs[c.Cert.SerialNumber.String()] = c.Cert
 		}

@@ -171,12 +171,12 @@ func (s *Service) statusTx(ctx context.Context, tx *db.Tx, r *responder, id ocsp
 	if err != nil {
 		return single, err
 	}
-	if found = found && issuer == r.issuer.ID() || s.responders.isCA(r.issuer.ID(), id.Serial); found {
+	if found = found && issuer == r.issuer.ID() || s.responders.isCA(r.issuer.ID(), id.Serial) || s.isCross(r.issuer.ID(), id.Serial); found {
 		single.Status, single.NextUpdate = ocsp.Good, now+int64(s.Deps.OCSP.Validity/time.Second)
 	}
 	var was Revocation
-	if cell, _, err := ca.Locate(id.Serial); err == nil {
-		if was, err = readTx(ctx, tx, cell, id.Serial); err != nil {
+	if cell, serial, ok := rowOf(id.Serial); ok {
+		if was, err = readTx(ctx, tx, cell, serial); err != nil {
 			return single, err
 		}
 	}
@@ -273,6 +273,9 @@ func (s *Service) renewAnswers(ctx context.Context, issuer ca.IssuerID, serials 
 func (s *Service) renewAnswersOf(ctx context.Context, changed []Revocation) {
 	byIssuer := map[ca.IssuerID][][]byte{}
 	for i := range changed {
+		if len(ca.ShownSerial(changed[i].Serial)) != serialLength { // a cross certificate's: those are not kept
+			continue
+		}
 		byIssuer[changed[i].Issuer] = append(byIssuer[changed[i].Issuer], changed[i].Serial)
 	}
 	for issuer, serials := range byIssuer {

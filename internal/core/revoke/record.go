@@ -37,7 +37,7 @@ type Result struct {
 // returns the first result; only a hold can become final, and then keeps its time (X.509). A serial number that was never issued is NotFound.
 //
 // The certificate of a CA that another CA here has signed is revoked in the same way, by whoever has ca.manage as well. From then on nothing
-// is issued below it and nobody is believed whose certificate it issued.
+// is issued below it and nobody is believed whose certificate it issued. So is a cross certificate, which is then not announced any more.
 //
 // For KeyCompromise the other certificates of the same public key that the device has and that have not expired are revoked in the same
 // transaction: a renewal may have kept the key.
@@ -106,9 +106,13 @@ func (s *Service) carryOut(ctx context.Context, actor access.Actor, of *ca.Issue
 	if of != nil {
 		s.bar(ctx, of, r.standing())
 	}
+	if x := s.CA.CrossOf(serial); x != nil {
+		s.barCross(ctx, x, r.standing())
+	}
 	s.renewAnswersOf(ctx, changed)
 	r.Listed = s.makeVisible(ctx, changed)
 	r.Successor = s.successor(ctx, &r.Revocation)
+	r.Serial = ca.ShownSerial(r.Serial)
 	return r, nil
 }
 
@@ -360,7 +364,7 @@ func (r *outcome) entry(actor access.Actor) audit.Entry {
 		action = "cert.release"
 	}
 	n := func(i int64) string { return strconv.FormatInt(i, 10) }
-	e := audit.Entry{Action: action, Actor: actor.String(), Device: r.Device.String(), Serial: hex.EncodeToString(r.Serial), Detail: map[string]string{
+	e := audit.Entry{Action: action, Actor: actor.String(), Device: r.Device.String(), Serial: hex.EncodeToString(ca.ShownSerial(r.Serial)), Detail: map[string]string{
 		"issuer": r.Issuer.String(), "shard": n(r.Shard), "at": n(r.At), "reason": r.Reason.String(), "not_after": n(r.NotAfter),
 		"origin": n(r.origin()), "turn": n(r.turn), "change": n(r.change), "spki": hex.EncodeToString(r.spki[:])}}
 	if r.blocks() {

@@ -193,12 +193,12 @@ func readTx(ctx context.Context, tx *db.Tx, cell uint8, serial []byte) (Revocati
 // Status returns the revocation of the certificate with this serial number, and whether it is revoked or on hold. It asks nobody for
 // permission: the answer is public. A serial number that is not one of ours is not revoked.
 func (s *Service) Status(ctx context.Context, serial []byte) (Revocation, bool, error) {
-	cell, _, err := ca.Locate(serial)
-	if err != nil {
+	cell, serial, ok := rowOf(serial)
+	if !ok {
 		return Revocation{}, false, nil
 	}
 	var r Revocation
-	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
 		r, err = readTx(ctx, tx, cell, serial)
 		return err
 	})

@@ -117,7 +117,11 @@ func (s *server) listCrosses(ctx context.Context, actor access.Actor, _ *none) (
 	if err := s.Access.Require(ctx, actor, access.CARead, "ca"); err != nil {
 		return v1.CrossList{}, err
 	}
-	return v1.CrossList{Crosses: each(s.CA.Crosses(), shownCross)}, nil
+	return v1.CrossList{Crosses: each(s.CA.AllCrosses(), func(x *ca.Cross) v1.Cross {
+		shown := shownCross(x)
+		shown.Revoked = s.CA.CrossBarred(x)
+		return shown
+	})}, nil
 }
 
 type crossInput struct{ Body v1.NewCross }

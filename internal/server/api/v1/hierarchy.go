@@ -48,12 +48,13 @@ type Cross struct {
 	NotBefore time.Time `json:"not_before" doc:"First second of validity"`
 	NotAfter  time.Time `json:"not_after" doc:"Last second of validity"`
 	Shadowed  bool      `json:"shadowed,omitempty" doc:"It is not shorter than the self-signed certificate of the same root, so that bundles list it after that: clients need that root as an anchor"`
+	Revoked   bool      `json:"revoked,omitempty" doc:"It is revoked or on hold, and not announced any more"`
 	PEM       string    `json:"pem" doc:"The certificate"`
 }
 
 // CrossList holds cross certificates.
 type CrossList struct {
-	Crosses []Cross `json:"crosses" doc:"Those that are valid now, the oldest first"`
+	Crosses []Cross `json:"crosses" doc:"Those that have not ended, the oldest first"`
 }
 
 // NewCross asks two roots to vouch for each other.
