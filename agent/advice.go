@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"mooring/agent/est"
@@ -104,6 +105,9 @@ func (a *Agent) Ask(ctx context.Context) error {
 }
 
 func (a *Agent) ask(ctx context.Context, identity *Identity) (wire.Advice, error) {
+	if a.byCMP() { // which has no such question
+		return wire.Advice{}, &est.RefusedError{Status: http.StatusNotFound, Reason: "CMP servers give no advice"}
+	}
 	roots, err := a.folder.trusted()
 	if err != nil {
 		return wire.Advice{}, err

@@ -146,6 +146,10 @@ func (a *Agent) alone(ctx context.Context, do func() error) (*Identity, error) {
 func (a *Agent) believe(ctx context.Context, first First) error {
 	roots := first.Roots
 	switch {
+	case a.byCMP() && first.Fingerprint != nil:
+		return errors.New("by CMP the server is believed by the token, or by its root: give no fingerprint")
+	case a.byCMP() && roots == nil && first.Token != "": // the secret proves the server too
+		return nil
 	case first.Fingerprint != nil && roots != nil:
 		return errors.New("give the roots of the server or a fingerprint, not both")
 	case first.Fingerprint != nil:
@@ -199,6 +203,9 @@ func (a *Agent) enrol(ctx context.Context, c credential) error {
 
 // order gets a certificate and puts it into use; old is the identity to be renewed, or nil.
 func (a *Agent) order(ctx context.Context, roots []*x509.Certificate, proof est.Credential, old *Identity) error {
+	if a.byCMP() {
+		return a.orderByCMP(ctx, roots, proof, old)
+	}
 	client, err := a.client(roots)
 	if err != nil {
 		return err
@@ -212,6 +219,11 @@ func (a *Agent) order(ctx context.Context, roots []*x509.Certificate, proof est.
 	if err != nil {
 		return err
 	}
+	return a.received(ctx, cert, chain, old)
+}
+
+// received puts a certificate into use and says so.
+func (a *Agent) received(ctx context.Context, cert *x509.Certificate, chain []*x509.Certificate, old *Identity) error {
 	if err := a.install(cert, chain); err != nil {
 		return err
 	}

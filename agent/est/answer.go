@@ -47,6 +47,9 @@ func (e *UnreachableError) Error() string { return e.err.Error() }
 // Unwrap gives the cause.
 func (e *UnreachableError) Unwrap() error { return e.err }
 
+// Unanswered makes err an UnreachableError if it came from the network and not from what the other side said, for clients of other protocols.
+func Unanswered(err error) error { return unanswered(err) }
+
 // unanswered makes err an UnreachableError if it came from the network and not from what the other side said. A TLS alert is
 // something that it said, though crypto/tls puts it into a net.OpError.
 func unanswered(err error) error {
