@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -23,10 +24,12 @@ import (
 const auditProveHelp = `Writes a proof that the entry INDEX stands in the record: a file that anybody can check, without this server and without seeing
 any other entry, who has the record's public key ("mooring audit key").
 
-The file has the form c2sp.org/tlog-proof; the entry itself is in its line "extra".`
+The file has the form c2sp.org/tlog-proof; the entry itself is in its line "extra". When the entry has left by policy (retention.audit),
+its hash is proven, and the line says so.`
 
 const auditCheckHelp = `Checks a proof that "mooring audit prove" wrote. It needs no server and no installation, only the record's public key: --log-key is
-that key itself or a file that holds it. It prints the entry that is proven.`
+that key itself or a file that holds it. It prints the entry that is proven. Of an entry that had left the record when the proof was made,
+only its hash is proven; with --entry FILE it is seen whether that is the hash of an entry that was kept elsewhere.`
 
 func (c *cli) auditProveCommand() *cobra.Command {
 	var out string
@@ -50,6 +53,9 @@ func (c *cli) auditProveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if p.Left != nil {
+				fmt.Fprintf(c.err, "Entry %d left the record by policy on %s: only its hash is proven.\n", p.Index, minute(*p.Left))
+			}
 			return c.write(out, file, 0o644)
 		}),
 	}
@@ -63,7 +69,29 @@ func withEntry(p v1.Proof) ([]byte, error) {
 	if !ok {
 		return nil, errs.New(errs.Internal, "the server sent a proof of one line")
 	}
-	return []byte(head + "\n" + extra + base64.StdEncoding.EncodeToString([]byte(p.Entry)) + "\n" + rest), nil
+	held := []byte(p.Entry)
+	if p.Left != nil {
+		var err error
+		if held, err = json.Marshal(leftEntry{p.Left.Format(time.RFC3339), p.Leaf}); err != nil {
+			return nil, fmt.Errorf("writing the proof: %w", err)
+		}
+	}
+	return []byte(head + "\n" + extra + base64.StdEncoding.EncodeToString(held) + "\n" + rest), nil
+}
+
+// leftEntry stands in a proof in place of an entry that had left the record. No entry begins like it.
+type leftEntry struct {
+	Left string `json:"left"` // when that was decided
+	Leaf string `json:"leaf"` // the hash that is proven, base64
+}
+
+// leafOf returns what a proof holds in place of its entry, if it does.
+func leafOf(held []byte) (l leftEntry, leaf [32]byte, ok bool) {
+	if !bytes.HasPrefix(held, []byte(`{"left":`)) || json.Unmarshal(held, &l) != nil {
+		return l, leaf, false
+	}
+	hash, err := base64.StdEncoding.DecodeString(l.Leaf)
+	return l, leaf, err == nil && copy(leaf[:], hash) == len(leaf) && len(hash) == len(leaf)
 }
 
 const extra = "extra "
@@ -114,6 +142,16 @@ func (c *cli) auditCheck(path, key, entryPath string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if l, leaf, ok := leafOf(entry); ok && entryPath == "" {
+		if err := audit.CheckLeaf(proof, leaf, verifier); err != nil {
+			return errs.Wrap(errs.Invalid, err, "NOT PROVEN")
+		}
+		return c.show(map[string]any{"proven": true, "log": verifier.Name(), "leaf": l.Leaf, "left": l.Left}, func(w io.Writer) {
+			fmt.Fprintf(w, "PROVEN: an entry with this hash stands in the record %s\n", verifier.Name())
+			fact(w, "Hash", l.Leaf)
+			fact(w, "Left by policy", l.Left)
+		})
 	}
 	if err := audit.CheckProof(proof, entry, verifier); err != nil {
 		return errs.Wrap(errs.Invalid, err, "NOT PROVEN")

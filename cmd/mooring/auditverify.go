@@ -19,7 +19,8 @@ import (
 )
 
 const auditVerifyHelp = `Recomputes the whole record, from the first entry to the signed heads, and compares every table of the database with it: a row that
-was changed, added or taken away behind the record's back is named. The exit code is 1 if anything does not fit.
+was changed, added or taken away behind the record's back is named. The exit code is 1 if anything does not fit. Of entries that have
+left by policy (retention.audit) the hashes are verified; what they led to was kept with the record's own guarantees and is compared.
 
 --known FILE is a checkpoint that was kept elsewhere; the record must contain it. May be repeated.
 
@@ -96,7 +97,7 @@ func (c *cli) verifyOffline(ctx context.Context, database string, known []string
 	if err != nil {
 		return err
 	}
-	report := v1.VerifyReport{Sound: len(r.Findings) == 0, Entries: r.Entries, Pending: r.Pending, Root: r.Root.String(), Checkpoint: r.Checkpoint, More: r.More}
+	report := v1.VerifyReport{Sound: len(r.Findings) == 0, Entries: r.Entries, Pending: r.Pending, Root: r.Root.String(), Checkpoint: r.Checkpoint, More: r.More, Replayed: r.Replayed, Left: r.Dropped}
 	for _, f := range r.Findings {
 		report.Findings = append(report.Findings, v1.Finding{Table: f.Table, Index: f.Index, Action: f.Action, Batch: f.Batch, Text: f.String()})
 	}
@@ -112,6 +113,9 @@ func (c *cli) verified(r v1.VerifyReport) error {
 		fact(w, "Entries", fmt.Sprint(r.Entries))
 		fact(w, "Under a signature", fmt.Sprint(r.Checkpoint))
 		fact(w, "Written meanwhile, not verified", fmt.Sprint(r.Pending))
+		if r.Replayed > 0 {
+			fact(w, "Left by policy", fmt.Sprintf("%d entries: their hashes were verified, and the tables with what was kept at entry %d", r.Left, r.Replayed))
+		}
 		fact(w, "Root", r.Root)
 		for _, f := range r.Findings {
 			fact(w, "DAMAGE", f.Text)

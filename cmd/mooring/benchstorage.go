@@ -13,7 +13,7 @@ import (
 const benchStorageHelp = `Measures what is stored: a small fleet renews its one-day certificates again and again, once for each recording class (full, brief,
 ephemeral; see doc/life-models.md), by a clock that is moved. Printed is what was added since the first certificates, in octets on the disk
 with indexes: to the registry, which holds devices, slots and certificates, and to the audit record; after half of the renewals, after all
-of them, and after what is over has left.`
+of them, after what is over has left, and after the entries themselves have left the audit record (retention.audit).`
 
 func (c *cli) benchStorageCommand() *cobra.Command {
 	o := bench.StorageOptions{Devices: 100, Renewals: 200}

@@ -124,9 +124,23 @@ func withDeltas(c *conf.Config) {
 	c.CRL.Delta = true
 }
 
-// smallLife runs a platform through everything that leaves a row somewhere, stops it, and returns its directory.
+// smallLife runs a platform through everything that leaves a row somewhere, stops it, and returns its directory. The entries of its first days have left.
 func smallLife(t *testing.T) string {
-	p := apptest.Start(t, withDeltas, apptest.Variant("device", "approved", "approval: required"))
+	p := apptest.Start(t, func(c *conf.Config) { withDeltas(c); c.Retention.Audit = audit.MinKeep }, apptest.Variant("device", "approved", "approval: required"))
+	p.Enrolled(t, "old", "device")
+	p.Clock.Move(audit.MinKeep + 32*24*time.Hour)
+	if left, err := p.Audit.Drop(t.Context(), apptest.Operator()); err != nil || left.Entries == 0 {
+		t.Fatalf("%+v left, %v", left, err)
+	}
+	live(t, p)
+	p.Record(t)
+	dir := p.Config.Dir
+	p.Stop(t)
+	return dir
+}
+
+// live runs a platform through everything that leaves a row somewhere.
+func live(t *testing.T, p *apptest.Platform) {
 	ctx := t.Context()
 	born := p.Add(t, device.Spec{Name: "born", Names: []string{"dns:born.test"}, Group: "hall-1", Tags: map[string]string{"model": "m1"}, Profile: "device", Birth: p.OperatorCert(t).Certificate[0]})
 	p.Token(t, born.ID)
@@ -181,10 +195,6 @@ func smallLife(t *testing.T) string {
 		}
 	}
 	otherCAs(t, p)
-	p.Record(t)
-	dir := p.Config.Dir
-	p.Stop(t)
-	return dir
 }
 
 // tampered is an installation whose database is changed behind its back.

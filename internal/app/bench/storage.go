@@ -18,6 +18,7 @@ import (
 	"mooring/internal/app"
 	"mooring/internal/base/db"
 	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
@@ -36,7 +37,7 @@ type StorageOptions struct {
 type StorageLine struct {
 	Bench        string  `json:"bench"`
 	Case         string  `json:"case"` // recording class and engine
-	At           string  `json:"at"`   // "half", "end" or "after retention"
+	At           string  `json:"at"`   // "half", "end", "after retention" or "entries left"
 	N            int     `json:"n"`    // certificates issued so far, beyond the first one of each device
 	Registry     int64   `json:"registry_octets"`
 	Record       int64   `json:"record_octets"`
@@ -90,6 +91,7 @@ func storage(ctx context.Context, o StorageOptions, class ca.Record, print func(
 		return err
 	}
 	c.Log.Level = "warn"
+	c.Retention.Audit = audit.MinKeep
 	s := &store{o: o, class: class, actor: access.Actor{Kind: access.KindLocal, ID: "bench", Role: access.RoleAdmin}, print: print}
 	if kind(o.Database) == "postgres" {
 		url, drop, err := schema(ctx, o.Database)
@@ -198,7 +200,14 @@ func (s *store) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return s.report(ctx, "after retention", s.o.Renewals)
+	if err := s.report(ctx, "after retention", s.o.Renewals); err != nil {
+		return err
+	}
+	s.offset.Add(int64(audit.MinKeep + 32*24*time.Hour))
+	if _, err := s.Audit.Drop(ctx, s.actor); err != nil {
+		return err
+	}
+	return s.report(ctx, "entries left", s.o.Renewals)
 }
 
 // found registers the devices and gives each its first certificate.
@@ -285,8 +294,10 @@ func repeating(o *owner) ([]byte, error) {
 // sizes are octets on the disk, of tables with their indexes.
 type sizes struct{ registry, record, rows int64 }
 
-// The tables of the audit record; all others count as the registry.
-const recordTables = " audit_batch audit_pos audit_cursor audit_tile audit_filter tree checkpoint stream "
+// ofRecord reports whether a table is one of the audit record, of which PostgreSQL has some for each month; all others count as the registry.
+func ofRecord(table string) bool {
+	return strings.HasPrefix(table, "audit_") || table == "tree" || table == "checkpoint" || table == "stream"
+}
 
 const (
 	sqliteSizes   = `SELECT m.tbl_name, SUM(s.pgsize) FROM dbstat s JOIN sqlite_master m ON m.name = s.name GROUP BY m.tbl_name`
@@ -312,7 +323,7 @@ func (s *store) measure(ctx context.Context) (z sizes, err error) {
 			if err := row.Scan(&table, &octets); err != nil {
 				return err
 			}
-			if strings.Contains(recordTables, " "+table+" ") {
+			if ofRecord(table) {
 				z.record += octets
 			} else {
 				z.registry += octets

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -327,6 +328,9 @@ func TestWhatIsKeptIsGuarded(t *testing.T) {
 		"no snapshot": {`UPDATE audit_snapshot SET cell = 7`, `UPDATE audit_snapshot SET cell = 0`, "audit_snapshot"},
 	} {
 		exec2(t, k.Log, c.change)
+		if t.Failed() {
+			return
+		}
 		r := verify(t, k.Log, VerifyOptions{Checkers: k.checkers()})
 		if !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Table == c.table }) {
 			t.Errorf("%s: findings %v, want one in %s", name, r.Findings, c.table)
@@ -337,6 +341,36 @@ func TestWhatIsKeptIsGuarded(t *testing.T) {
 		}
 	}
 	k.whole(t)
+	block := rows(t, k.Log, "audit_filter", []string{"block", "data"})[0] // of which some entries have left
+	for at := range filterSize {
+		changed := bytes.Clone(block[1].([]byte))
+		changed[at] ^= 1 << (at % 8)
+		if at%97 > 0 {
+			continue
+		}
+		exec2(t, k.Log, `UPDATE audit_filter SET data = $1 WHERE block = $2`, changed, block[0])
+		if r := verify(t, k.Log, VerifyOptions{Checkers: k.checkers()}); len(r.Findings) != 1 || r.Findings[0].Table != "audit_filter" {
+			t.Errorf("a bit of octet %d of the first filter: findings %v", at, r.Findings)
+		}
+	}
+	exec2(t, k.Log, `UPDATE audit_filter SET data = $1 WHERE block = $2`, block[1], block[0])
+	k.laterCheckers(t)
+}
+
+// laterCheckers verifies with the checker of a slice that there was not yet when entries left, and without that of one that there was.
+func (k *keeper) laterCheckers(t *testing.T) {
+	t.Helper()
+	known := &tallyChecker{}
+	with := known.checker()
+	for name, checkers := range map[string][]Checker{"before": {{Name: "new"}, with}, "behind": {with, {Name: "new"}}} {
+		clear(known.seen)
+		if r := verify(t, k.Log, VerifyOptions{Checkers: checkers}); len(r.Findings) > 0 || len(known.seen) != 40 {
+			t.Errorf("with a new checker %s: findings %v, %d devices", name, r.Findings, len(known.seen))
+		}
+	}
+	if r := verify(t, k.Log, VerifyOptions{Checkers: []Checker{{Name: "new"}}}); len(r.Findings) != 1 || !strings.Contains(r.Findings[0].Text, `"tally"`) {
+		t.Errorf("without a checker: findings %v", r.Findings)
+	}
 }
 
 // TestLeavingTooEarlyIsNamed: the record says itself when bodies left, so that a platform that was told to keep too little is found out.

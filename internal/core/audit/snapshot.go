@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
 )
 
 // A snapshot is what all Checkers knew when the tree had so many entries. It is taken in a verification that found nothing, when bodies are about to
@@ -193,18 +194,32 @@ func (v *verification) loadAll(r *StateReader) error {
 	if format := r.Uint(); r.err == nil && format != snapshotFormat {
 		return fmt.Errorf("its format is %d, this program knows %d", format, snapshotFormat)
 	}
+	v.refilter(r.Text())
+	name := r.Text()
 	for _, c := range v.options.Checkers {
-		if name := r.Text(); r.err == nil && name != c.Name {
-			return fmt.Errorf("what package %q knew stands in place of what package %q knew", name, c.Name)
-		}
-		if r.err != nil {
-			return r.err
+		if c.Name != name || r.err != nil {
+			continue // of a slice that there was not yet, nothing had been recorded
 		}
 		if err := errors.Join(c.Load(r), r.err); err != nil {
 			return fmt.Errorf("%s: %w", c.Name, err)
 		}
+		name = r.Text()
 	}
-	return nil
+	if r.err == nil && name != "" {
+		return fmt.Errorf("it has what package %q knew, which this program does not have in this place", name)
+	}
+	return r.err
+}
+
+// refilter adds what the entries before the snapshot, of which none may be left, gave to the filter of the block that it stands in.
+func (v *verification) refilter(before string) {
+	if v.filter == nil || len(before) != filterSize {
+		return
+	}
+	for i := range v.filter {
+		v.filter[i] |= before[i]
+	}
+	v.partial = false
 }
 
 // checkSnapshot wants entries for the snapshot that was used and for the bodies that left.
@@ -239,12 +254,17 @@ type saving struct {
 func (s *saving) save(v *verification) error {
 	w := newStateWriter(s.store)
 	w.Uint(snapshotFormat)
+	w.Text(string(v.filter))
 	for _, c := range v.options.Checkers {
+		if c.Save == nil || c.Load == nil {
+			return errs.New(errs.Internal, "package %s cannot keep what it knows of the record", c.Name)
+		}
 		w.Text(c.Name)
 		if err := c.Save(v.ctx, v.tx, w); err != nil {
 			return fmt.Errorf("keeping what package %s knows: %w", c.Name, err)
 		}
 	}
+	w.Text("")
 	var err error
 	s.sum, err = w.end()
 	s.parts = w.parts.parts

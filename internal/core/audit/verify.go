@@ -20,10 +20,10 @@ import (
 // replayed up to some time ago only, and leave out what is gone there and no later entry can speak of.
 type Checker struct {
 	Name   string
-	Entry  func(index int64, e Entry) error           // called for every entry in order; an error becomes a finding at that entry
-	Finish func(ctx context.Context, tx *db.Tx) error // called at the end, in the transaction that everything was read in; each of joined errors becomes a finding
-	Save   func(ctx context.Context, tx *db.Tx, w *StateWriter) error
-	Load   func(r *StateReader) error // an error, or one that r has, becomes a finding
+	Entry  func(index int64, e Entry) error                           // called for every entry in order; an error becomes a finding at that entry
+	Finish func(ctx context.Context, tx *db.Tx) error                 // called at the end, in the transaction that everything was read in; each of joined errors becomes a finding
+	Save   func(ctx context.Context, tx *db.Tx, w *StateWriter) error // with Load, needed wherever entries may leave
+	Load   func(r *StateReader) error                                 // an error, or one that r has, becomes a finding
 }
 
 // VerifyOptions say what Verify does besides.

@@ -88,7 +88,12 @@ func (s *server) prove(ctx context.Context, actor access.Actor, in *proveInput) 
 	if err != nil {
 		return v1.Proof{}, err
 	}
-	return v1.Proof{Index: p.Index, Entry: string(p.Entry), Proof: string(p.Text())}, nil
+	out := v1.Proof{Index: p.Index, Entry: string(p.Entry), Leaf: p.Leaf.String(), Proof: string(p.Text())}
+	if p.Left != 0 {
+		left := moment(p.Left)
+		out.Left = &left
+	}
+	return out, nil
 }
 
 type verifyInput struct {
@@ -128,7 +133,7 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request, actor access.Act
 }
 
 func shownReport(r audit.Report) v1.VerifyReport {
-	return v1.VerifyReport{Sound: len(r.Findings) == 0, Entries: r.Entries, Pending: r.Pending, Root: r.Root.String(), Checkpoint: r.Checkpoint, More: r.More,
+	return v1.VerifyReport{Sound: len(r.Findings) == 0, Entries: r.Entries, Pending: r.Pending, Root: r.Root.String(), Checkpoint: r.Checkpoint, More: r.More, Replayed: r.Replayed, Left: r.Dropped,
 		Findings: each(r.Findings, func(f audit.Finding) v1.Finding {
 			return v1.Finding{Table: f.Table, Index: f.Index, Action: f.Action, Batch: f.Batch, Text: f.String()}
 		})}

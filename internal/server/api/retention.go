@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"time"
 
+	"mooring/internal/base/conf"
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/ca"
 	"mooring/internal/server/api/v1"
@@ -26,10 +28,26 @@ func (s *server) getRetention(ctx context.Context, actor access.Actor, _ *none) 
 		}
 		out.Last = append(out.Last, v1.Purge{At: moment(e.At), What: e.Object, Certificates: n, Whole: e.Detail["month"] == "whole", Index: e.Index})
 	}
-	return out, nil
+	record, err := s.Audit.RetentionState(ctx, actor)
+	if errs.Is(err, errs.Denied) {
+		return out, nil
+	}
+	out.Audit = &v1.RetentionAudit{Entries: record.Entries, Until: record.Left, From: record.From, Octets: record.Octets}
+	if record.Keep != 0 {
+		out.Audit.Keep = conf.FormatDuration(record.Keep)
+	}
+	if record.At != 0 {
+		at := moment(record.At)
+		out.Audit.At = &at
+	}
+	return out, err
 }
 
 func (s *server) runRetention(ctx context.Context, actor access.Actor, _ *none) (v1.RetentionRun, error) {
 	done, err := s.CA.Purge(ctx, actor)
-	return v1.RetentionRun{Certificates: done.Certificates, Months: done.Months}, err
+	if err != nil {
+		return v1.RetentionRun{}, err
+	}
+	left, err := s.Audit.Drop(ctx, actor)
+	return v1.RetentionRun{Certificates: done.Certificates, Months: done.Months, Entries: left.Entries, Until: left.Month}, err
 }

@@ -109,7 +109,7 @@ func routes() []route {
 
 		{get, "/v1/retention", "get-retention", access.CertRead, "Show what is kept for how long, and what left last", "", 0, answers((*server).getRetention)},
 		{post, "/v1/retention/run", "run-retention", access.CAManage, "Delete what is over now",
-			"Certificates that have expired and whose retention has passed; the server looks for them by itself, too.", 0, answers((*server).runRetention)},
+			"Certificates that have expired and whose retention has passed, and entries of the audit record (retention.audit), before which the whole record is verified; the server looks for them by itself, too.", 0, answers((*server).runRetention)},
 
 		{get, "/v1/requests", "list-requests", access.DeviceRead, "List requests that wait for a decision", "", 0, answers((*server).listRequests)},
 		{post, "/v1/requests/{device}/approve", "approve-request", access.EnrolApprove, "Approve a waiting request",

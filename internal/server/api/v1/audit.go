@@ -30,8 +30,11 @@ type Checkpoint struct {
 // Proof shows that an entry stands in the record, to somebody who has only the record's public key.
 type Proof struct {
 	Index int64  `json:"index" doc:"Its place in the record" example:"73894"`
-	Entry string `json:"entry" doc:"The entry, exactly the octets that were hashed"`
-	Proof string `json:"proof" doc:"The proof (c2sp.org/tlog-proof)"`
+	Entry string `json:"entry,omitempty" doc:"The entry, exactly the octets that were hashed; absent when it has left"`
+	Leaf  string `json:"leaf" doc:"The entry's hash, base64 (RFC 6962, section 2.1)"`
+	// Left is set when only the hash is left.
+	Left  *time.Time `json:"left,omitempty" doc:"When it was decided by policy (retention.audit) that the entry leaves; only its hash is proven then"`
+	Proof string     `json:"proof" doc:"The proof (c2sp.org/tlog-proof)"`
 }
 
 // Verify asks for everything to be recomputed and compared.
@@ -53,6 +56,8 @@ type VerifyReport struct {
 	Pending    int64     `json:"pending" doc:"Written meanwhile, and so not verified" example:"0"`
 	Root       string    `json:"root" doc:"The root as recomputed, base64"`
 	Checkpoint int64     `json:"checkpoint" doc:"Entries under the newest valid checkpoint" example:"73895"`
+	Replayed   int64     `json:"replayed,omitempty" doc:"The tables were compared with what was kept when the record had so many entries, and with all that follow; absent: with all entries" example:"73000"`
+	Left       int64     `json:"left,omitempty" doc:"Entries that have left (retention.audit), of which only the hashes were verified" example:"72990"`
 	Findings   []Finding `json:"findings,omitempty" doc:"What does not fit, at most 100"`
 	More       bool      `json:"more,omitempty" doc:"There were further findings"`
 }

@@ -9,6 +9,17 @@ type Retention struct {
 	Profiles []RetentionProfile `json:"profiles" doc:"By name"`
 	Months   []string           `json:"months,omitempty" doc:"Months of issue whose certificates have a place of their own; PostgreSQL only" example:"[\"2026-11\"]"`
 	Last     []Purge            `json:"last" doc:"What left last, newest first"`
+	Audit    *RetentionAudit    `json:"audit,omitempty" doc:"Of the audit record; absent for whoever may not read it"`
+}
+
+// RetentionAudit says how long entries of the audit record are kept, and what has left.
+type RetentionAudit struct {
+	Keep    string     `json:"keep,omitempty" doc:"For how long, by whole months (retention.audit); absent: for ever" example:"730d"`
+	Entries int64      `json:"entries" doc:"In the record, those that have left included" example:"73895"`
+	Until   string     `json:"until,omitempty" doc:"The month up to whose end entries have left; absent: none has" example:"2024-03"`
+	At      *time.Time `json:"at,omitempty" doc:"When that was decided"`
+	From    int64      `json:"from,omitempty" doc:"Verifications compare the tables with what was kept at this entry, and with all that follow" example:"72990"`
+	Octets  int64      `json:"octets,omitempty" doc:"Of what was kept there" example:"131072"`
 }
 
 // RetentionProfile is what a profile says.
@@ -31,4 +42,6 @@ type Purge struct {
 type RetentionRun struct {
 	Certificates int64    `json:"certificates" doc:"How many left" example:"10000"`
 	Months       []string `json:"months,omitempty" doc:"Months that left as a whole" example:"[\"2024-03\"]"`
+	Entries      int64    `json:"entries,omitempty" doc:"Entries of the audit record of which only the hashes are kept now" example:"72990"`
+	Until        string   `json:"until,omitempty" doc:"The month up to whose end entries of the audit record left in this pass" example:"2024-03"`
 }
