@@ -60,7 +60,7 @@ const (
 	importMost    = 4_000_000 // rows of one file: the place of each is kept in memory
 	problemsMost  = 20
 	importChunk   = 2000 // rows a statement (PostgreSQL) and an audit entry row
-	importStep    = 4000 // rows a step of a job
+	importStep    = 2000 // rows a step of a job
 	lookupChunk   = 256  // keys a look-up
 	progressEvery = 1000 // rows
 )
