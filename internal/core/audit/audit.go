@@ -75,6 +75,7 @@ type Log struct {
 	months   *db.Monthly
 	readied  atomic.Int64 // the last month that was found to have its place, and the next one too
 
+	words     numbering
 	retention Retention
 	lastStamp atomic.Int64
 
@@ -104,7 +105,7 @@ func New(d *db.DB, o Options) *Log {
 	if v := o.Verifier; v != nil && v.Name() != o.Origin || o.Signer != nil && (v == nil || o.Signer.Name() != o.Origin || o.Signer.KeyHash() != v.KeyHash()) {
 		panic("audit: New with a key that does not belong to the origin " + o.Origin)
 	}
-	l := &Log{db: d, origin: o.Origin, signer: o.Signer, verifier: o.Verifier, now: o.Now, log: o.Log, macs: newBatchMAC(o.BatchKey), months: newMonths(d), retention: o.Retention, work: make(chan struct{}, 1)}
+	l := &Log{db: d, origin: o.Origin, signer: o.Signer, verifier: o.Verifier, now: o.Now, log: o.Log, macs: newBatchMAC(o.BatchKey), words: numbered(), months: newMonths(d), retention: o.Retention, work: make(chan struct{}, 1)}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -141,7 +142,7 @@ func (l *Log) Append(ctx context.Context, tx *db.Tx, entries ...Entry) error {
 // requests makes, some hundreds.
 func (l *Log) Stmt(tx *db.Tx, entries ...Entry) *db.Stmt {
 	stamp := l.stamp()
-	body := appendCompact(make([]byte, 0, 64+160*len(entries)), stamp, entries)
+	body := l.words.appendCompact(make([]byte, 0, 64+160*len(entries)), stamp, entries)
 	id := tx.Batch()
 	tx.OnCommit(l.nudge)
 	b := batch{stream: id.Stream, seq: id.Seq, part: tx.Part(), ts: stamp, n: int64(len(entries))}

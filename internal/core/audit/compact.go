@@ -55,11 +55,11 @@ type dictionary struct {
 	lists []nameList
 }
 
-// numbers are the places of the fixed words.
-var numbers = numbered(words)
+// numbering has the places of the fixed words. Whoever writes bodies makes one, once.
+type numbering map[string]uint64
 
-func numbered(words []string) map[string]uint64 {
-	all := make(map[string]uint64, len(words))
+func numbered() numbering {
+	all := make(numbering, len(words))
 	for i, w := range words {
 		all[w] = uint64(i)
 	}
@@ -69,14 +69,6 @@ func numbered(words []string) map[string]uint64 {
 // nameList is a list of names that was written out, with the values of the last entry that has them.
 type nameList struct {
 	names, last []string
-}
-
-func (d *dictionary) number(s string) (uint64, bool) {
-	if n, ok := numbers[s]; ok {
-		return n, true
-	}
-	n, ok := d.own[s]
-	return n, ok
 }
 
 // learn gives s the next number, if it is of a length that pays.
@@ -98,13 +90,14 @@ const (
 // compactor writes one body.
 type compactor struct {
 	dictionary
+	fixed numbering
 	out   []byte
 	stamp int64 // seconds
 }
 
 // appendCompact writes the body of one batch. Entries that bear no time get that of the stamp, in microseconds.
-func appendCompact(b []byte, stamp int64, entries []Entry) []byte {
-	c := &compactor{dictionary: dictionary{own: map[string]uint64{}, texts: slices.Clip(words)}, out: append(b, compactVersion), stamp: stamp / microseconds}
+func (n numbering) appendCompact(b []byte, stamp int64, entries []Entry) []byte {
+	c := &compactor{fixed: n, dictionary: dictionary{own: map[string]uint64{}, texts: slices.Clip(words)}, out: append(b, compactVersion), stamp: stamp / microseconds}
 	c.out = binary.AppendUvarint(c.out, uint64(stamp))
 	for i := range entries {
 		e := entries[i]
@@ -196,7 +189,7 @@ func (c *compactor) head(kind, argument uint64) {
 // actor writes a kind of actor and who it is apart.
 func (c *compactor) actor(s string) {
 	if kind, who, ok := strings.Cut(s, ":"); ok && who != "" {
-		if n, known := numbers[kind+":"]; known {
+		if n, known := c.fixed[kind+":"]; known {
 			c.head(kindActor, n)
 			c.value(who)
 			return
@@ -207,7 +200,11 @@ func (c *compactor) actor(s string) {
 
 func (c *compactor) value(s string) {
 	s = bounded(s)
-	if n, ok := c.number(s); ok {
+	n, ok := c.fixed[s]
+	if !ok {
+		n, ok = c.own[s]
+	}
+	if ok {
 		c.head(kindWord, n)
 		return
 	}

@@ -35,7 +35,7 @@ func TestACompactBodyHoldsTheCanonicalEntries(t *testing.T) {
 		entries = append(entries, sample(n))
 	}
 	for _, batch := range [][]Entry{entries, entries[:1], entries[3:4], entries[20:60]} {
-		body := appendCompact(nil, stamp, batch)
+		body := numbered().appendCompact(nil, stamp, batch)
 		got, err := splitBody(body, stamp, int64(len(batch)))
 		if err != nil {
 			t.Fatal(err)
@@ -73,7 +73,7 @@ func TestTheFirstVersionIsStillRead(t *testing.T) {
 func TestWordsKeepTheirPlaces(t *testing.T) {
 	e := Entry{At: 1_800_000_005, Action: "cert.issue", Actor: "device:" + deviceID(9), Device: deviceID(9), Serial: "beef", Object: "some words", Detail: map[string]string{
 		"slot": "operational", "not_after": "1800086400", "n": "7", "of": "system:server"}}
-	body := appendCompact(nil, 1_800_000_000_000_000, []Entry{e})
+	body := numbered().appendCompact(nil, 1_800_000_000_000_000, []Entry{e})
 	if got := hex.EncodeToString(body); got != goldenBody {
 		t.Errorf("the body is %s, want %s", got, goldenBody)
 	}
@@ -98,7 +98,7 @@ func TestABriefEntryIsSmall(t *testing.T) {
 			"not_before": "1799996400", "not_after": "1800086400", "spki": fmt.Sprintf("%064x", n+1<<51), "evidence": "operational", "protocol": "est", "n": "37", "policy": "1",
 			"key": "ec-p256", "presented": fmt.Sprintf("%032x", 1<<41+n*15485863), "row": "1"}})
 	}
-	body := appendCompact(nil, 1_800_000_000_000_000, entries)
+	body := numbered().appendCompact(nil, 1_800_000_000_000_000, entries)
 	before := appendBody(nil, 1_800_000_000_000_000, entries)
 	t.Logf("%d octets an entry, %d before", len(body)/len(entries), len(before)/len(entries))
 	if each := len(body) / len(entries); each > 140 {
@@ -108,8 +108,8 @@ func TestABriefEntryIsSmall(t *testing.T) {
 
 func FuzzCompactBody(f *testing.F) {
 	const stamp = 1_800_000_000_123_456
-	f.Add(appendCompact(nil, stamp, oddEntries()), int64(len(oddEntries())))
-	f.Add(appendCompact(nil, stamp, []Entry{sample(1), sample(1), sample(7)}), int64(3))
+	f.Add(numbered().appendCompact(nil, stamp, oddEntries()), int64(len(oddEntries())))
+	f.Add(numbered().appendCompact(nil, stamp, []Entry{sample(1), sample(1), sample(7)}), int64(3))
 	f.Fuzz(func(t *testing.T, body []byte, n int64) {
 		entries, err := splitBody(body, stamp, n)
 		if err != nil {

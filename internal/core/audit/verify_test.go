@@ -259,7 +259,7 @@ func TestTheFirstChangedEntryIsNamedAndNothingElse(t *testing.T) {
 			}
 		}
 		if found {
-			exec(t, l, `UPDATE audit_batch SET body = $1 WHERE rowid = $2`, appendCompact(nil, r[2].(int64), entries), r[1])
+			exec(t, l, `UPDATE audit_batch SET body = $1 WHERE rowid = $2`, numbered().appendCompact(nil, r[2].(int64), entries), r[1])
 		}
 	}
 	r := verify(t, l, VerifyOptions{})
