@@ -55,10 +55,16 @@ func TestInteropPage(t *testing.T) {
 // follow does what a page says.
 func (s *site) follow(t *testing.T, database, page string, least int) {
 	t.Helper()
+	s.followWith(t, database, page, least)
+}
+
+// followWith is follow with some texts of the commands replaced, pair by pair.
+func (s *site) followWith(t *testing.T, database, page string, least int, replace ...string) {
+	t.Helper()
 	blocks, settings := readPage(t, page, least)
 	s.env["STATE"] = filepath.Join(t.TempDir(), "state")
 	for _, b := range blocks {
-		script := b.script
+		script := strings.NewReplacer(replace...).Replace(b.script)
 		if b.name == "install" {
 			script = strings.Replace(script, "mooring init", "mooring init "+s.initFlags(database), 1)
 		}

@@ -259,3 +259,17 @@ func FuzzParseIssuerAndSerial(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseSHA1(f *testing.F) {
+	device, ra := pair(f)
+	f.Add(build(f, device.request(ra)))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		// Whoever passes the stricter reader passes this one.
+		if _, err := Parse(raw); err != nil {
+			return
+		}
+		if _, err := ParseSHA1(raw); err != nil {
+			t.Errorf("%x passes with SHA-2 alone, and not with SHA-1 too: %v", raw, err)
+		}
+	})
+}
