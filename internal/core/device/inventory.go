@@ -38,18 +38,18 @@ type inventory struct {
 type news struct {
 	reload bool  // read its row
 	seen   int64 // it was heard of
-	cert   held  // it got this certificate; slot "" = it got none
+	cert   *held // it got this certificate; nil = it got none
 }
 
 const (
-	notesMost   = 1 << 16 // devices noted between two flushes: 10 MB
+	notesMost   = 1 << 16 // devices noted between two flushes: 4 MB, and 6 MB of certificates
 	notesEarly  = notesMost / 4
 	notesAtOnce = 32 // notes that a listing flushes before it looks; they cost it as much as the search does
 	flushEvery  = time.Second
 	flushShare  = 50 // rest at least so many times as long as the flush before took
 	flushRest   = time.Minute
 	flushCells  = 16 // cells in one transaction, so that none holds others up
-	flushBlocks = 16 // blocks in memory
+	flushBlocks = 8  // blocks in memory
 	beatEvery   = 60 // seconds between two signs of life
 	deadAfter   = 5 * beatEvery
 )
@@ -68,9 +68,9 @@ func (v *inventory) add(id ID, n news) {
 		v.lost = true
 		return
 	case known:
-		n.reload = n.reload || old.reload || old.cert.slot != "" && n.cert.slot != "" && old.cert.slot != n.cert.slot
+		n.reload = n.reload || old.reload || old.cert != nil && n.cert != nil && old.cert.slot != n.cert.slot
 		n.seen = max(n.seen, old.seen)
-		if n.cert.slot == "" {
+		if n.cert == nil {
 			n.cert = old.cert
 		}
 	}
@@ -99,7 +99,7 @@ func (v *inventory) claimed(claims []Claim) {
 	defer v.mu.Unlock()
 	for i := range claims {
 		if c := &claims[i]; c.Issued > 0 {
-			v.add(c.ID, news{seen: issuedAt(c.Serial), cert: held{c.Slot, string(c.Issuer), c.Key, c.NotAfter}})
+			v.add(c.ID, news{seen: issuedAt(c.Serial), cert: &held{c.Slot, string(c.Issuer), c.Key, c.NotAfter}})
 		}
 	}
 }
@@ -286,8 +286,8 @@ func (v *inventory) putBack(ids []ID, notes map[ID]news) {
 	defer v.mu.Unlock()
 	for _, id := range ids {
 		n := notes[id]
-		if later, known := v.notes[id]; known && later.cert.slot != "" {
-			n.cert = held{} // the later one counts
+		if later, known := v.notes[id]; known && later.cert != nil {
+			n.cert = nil // the later one counts
 		}
 		v.add(id, n)
 	}
@@ -452,7 +452,7 @@ func applyNotes(entries []entry, ids []ID, notes map[ID]news, live map[ID]*Devic
 // apply changes e by what a note says beside "reload".
 func (e *entry) apply(n news) {
 	e.seen = max(e.seen, n.seen)
-	if n.cert.slot == "" {
+	if n.cert == nil {
 		return
 	}
 	if e.state == Registered {
@@ -460,11 +460,11 @@ func (e *entry) apply(n news) {
 	}
 	for i := range e.certs {
 		if e.certs[i].slot == n.cert.slot {
-			e.certs[i] = n.cert
+			e.certs[i] = *n.cert
 			return
 		}
 	}
-	e.certs = append(e.certs, n.cert)
+	e.certs = append(e.certs, *n.cert)
 }
 
 const (
