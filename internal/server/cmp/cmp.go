@@ -136,7 +136,7 @@ func (x *exchange) answer(in []byte) ([]byte, error) {
 	}
 	x.m = m
 	x.note(slog.String("operation", m.Body.Kind().String()))
-	for _, step := range []func() error{x.checkHeader, x.checkProfile, x.checkProtection} {
+	for _, step := range []func() error{x.checkHeader, x.checkProtection, x.checkProfile} {
 		if err := step(); err != nil {
 			x.Enrol.Refuse(x.ctx, x.request(), err)
 			return x.fail(err)
