@@ -345,7 +345,7 @@ func findBlocks(ctx context.Context, tx *db.Tx, ids []ID, cells map[ID]uint8) (b
 		}
 		ids, n = ids[n:], 0
 		last := k+1 == len(all) || all[k+1].cell != b.cell
-		for n < len(ids) && cells[ids[n]] == b.cell && (last || !all[k+1].after(ids[n][:])) {
+		for n < len(ids) && cells[ids[n]] == b.cell && (last || all[k+1].after(ids[n][:])) {
 			n++
 		}
 		if n > 0 {

@@ -244,3 +244,45 @@ func TestSearchGoesOnFromAnyPlace(t *testing.T) {
 func idAbove(entries []entry, key string, id []byte) bool {
 	return slices.ContainsFunc(entries, func(e entry) bool { return strings.HasSuffix(key, fmt.Sprint(e.id)) && bytes.Compare(e.id[:], id) > 0 })
 }
+
+// TestNotesFindTheirBlocks looks for the blocks of devices in cells with several.
+func TestNotesFindTheirBlocks(t *testing.T) {
+	c := &crowd{dice: rand.New(rand.NewPCG(4, 5))}
+	w := newWorld(t)
+	c.write(t, w)
+	var ids []ID
+	cells := map[ID]uint8{}
+	for _, cell := range []uint8{0, 1, 7, 64, 200, 255} {
+		for _, e := range c.cells[cell] {
+			if c.dice.IntN(3) == 0 {
+				ids, cells[e.id] = append(ids, e.id), cell
+			}
+		}
+	}
+	w.do(t, func(ctx context.Context, tx *db.Tx) error {
+		blocks, err := findBlocks(ctx, tx, ids, cells)
+		if err != nil {
+			return err
+		}
+		if err := readBlocks(ctx, tx, blocks); err != nil {
+			return err
+		}
+		n := 0
+		for _, b := range blocks {
+			entries, err := b.unpack()
+			if err != nil {
+				return err
+			}
+			for _, id := range b.ids {
+				if _, known := find(entries, id); !known {
+					t.Fatalf("%v was looked for in block %x of cell %d, where it is not", id, b.first, b.cell)
+				}
+			}
+			n += len(b.ids)
+		}
+		if n != len(ids) || len(blocks) < 8 {
+			t.Errorf("got %d devices in %d blocks, want %d in more than one block a cell", n, len(blocks), len(ids))
+		}
+		return nil
+	})
+}
