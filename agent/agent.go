@@ -90,7 +90,7 @@ type Options struct {
 
 // Config is what an agent knows about itself and its server. It is stored by Create.
 type Config struct {
-	Server string `json:"server"`          // https://host:port
+	Server string `json:"server"`          // https://host:port, or coaps://host:port for EST over CoAP
 	Label  string `json:"label,omitempty"` // certification service of the server, often a profile
 	Name   string `json:"name"`            // of the device; spreads renewals, and is the default for User and Subject
 	// User goes with the token in HTTP Basic authentication.
@@ -257,6 +257,13 @@ func (a *Agent) Options() Options { return a.options }
 
 // Config is the configuration of the agent.
 func (a *Agent) Config() Config { return a.config }
+
+// By returns the agent as it is with another address of its server, which may be that of another protocol; the folder and its configuration stay.
+func (a *Agent) By(server string) *Agent {
+	other := *a
+	other.config.Server = server
+	return &other
+}
 
 // client is an EST client that believes a server by roots.
 func (a *Agent) client(roots []*x509.Certificate) (*est.Client, error) {

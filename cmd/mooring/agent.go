@@ -70,6 +70,7 @@ type agentFlags struct {
 	birthCert, birthKey, wait string
 	again                     bool
 	exec                      string
+	protocol                  string
 }
 
 func (c *cli) agentCommand() *cobra.Command {
@@ -92,6 +93,8 @@ func (c *cli) agentCommand() *cobra.Command {
 		Args:    needs(),
 		RunE:    func(*cobra.Command, []string) error { return agentError(c.agentStatus(f)) },
 	}
+	renew.Flags().StringVar(&f.protocol, "protocol", "", protocolUsage)
+	renew.Flags().StringVar(&f.config.Server, "server", "", "another address of the server, for this once, such as coaps://pki.example.com:5684")
 	for _, cmd := range []*cobra.Command{renew, run} {
 		cmd.Flags().StringVar(&f.exec, "exec", "", "command for /bin/sh after each renewal, such as \"systemctl reload mosquitto\"")
 	}
@@ -114,7 +117,8 @@ func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443")
+	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443 or coaps://pki.example.com:5684")
+	flags.StringVar(&f.protocol, "protocol", "", protocolUsage)
 	flags.StringVar(&f.config.Name, "name", "", "name of this device, as it is registered")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file that holds the token of this device")
 	flags.BoolVar(&f.tokenStdin, "token-stdin", false, "read the token from standard input; at a terminal, ask for it")
@@ -163,7 +167,10 @@ func (c *cli) agentOpen(f *agentFlags) (*agent.Agent, error) {
 	return agent.Open(o)
 }
 
-func (c *cli) agentEnrol(ctx context.Context, f *agentFlags) error {
+func (c *cli) agentEnrol(ctx context.Context, f *agentFlags) (err error) {
+	if f.config.Server, err = agentServer(f.protocol, f.config.Server, ""); err != nil {
+		return err
+	}
 	first, err := c.agentFirst(ctx, f)
 	if err != nil {
 		return err
@@ -220,6 +227,8 @@ func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First,
 	switch {
 	case f.config.Server == "" || f.config.Name == "":
 		return first, usagef("mooring agent enrol needs --server and --name")
+	case strings.HasPrefix(f.config.Server, "coaps:") && (f.birthCert == "" || f.ca == ""):
+		return first, usagef("EST over CoAP takes a certificate of the device and no token: give --birth-cert, --birth-key and --ca, or enrol over https:// and renew over coaps://")
 	case (f.ca == "") == (f.fingerprint == ""):
 		return first, usagef("give either --ca or --fingerprint, so that the device can tell its server from others")
 	case (f.birthCert == "") != (f.birthKey == ""):
@@ -338,7 +347,11 @@ func (c *cli) agentRenew(ctx context.Context, f *agentFlags) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.RenewNow(ctx); err != nil {
+	server, err := agentServer(f.protocol, f.config.Server, a.Config().Server)
+	if err != nil {
+		return err
+	}
+	if _, err := a.By(server).RenewNow(ctx); err != nil {
 		return err
 	}
 	if err := c.agentShow(a); err != nil {

@@ -281,3 +281,8 @@ func (c *client) rest(t *testing.T, code wire.Code, path string, _ []byte, a *wi
 	out.Payload = body
 	return &out
 }
+
+// withDeadline is a context that ends soon: long enough to see that nobody answers.
+func withDeadline(t *testing.T) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), 500*time.Millisecond)
+}
