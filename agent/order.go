@@ -148,6 +148,8 @@ func (a *Agent) believe(ctx context.Context, first First) error {
 	switch {
 	case a.byCMP() && first.Fingerprint != nil:
 		return errors.New("by CMP the server is believed by the token, or by its root: give no fingerprint")
+	case a.bySCEP() && roots == nil && first.Token != "":
+		return errors.New("by SCEP the server is believed by its root alone: give it, and no fingerprint")
 	case a.byCMP() && roots == nil && first.Token != "": // the secret proves the server too
 		return nil
 	case first.Fingerprint != nil && roots != nil:
@@ -203,8 +205,11 @@ func (a *Agent) enrol(ctx context.Context, c credential) error {
 
 // order gets a certificate and puts it into use; old is the identity to be renewed, or nil.
 func (a *Agent) order(ctx context.Context, roots []*x509.Certificate, proof est.Credential, old *Identity) error {
-	if a.byCMP() {
+	switch {
+	case a.byCMP():
 		return a.orderByCMP(ctx, roots, proof, old)
+	case a.bySCEP():
+		return a.orderBySCEP(ctx, roots, proof, old)
 	}
 	client, err := a.client(roots)
 	if err != nil {
