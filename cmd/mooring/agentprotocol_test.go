@@ -13,6 +13,7 @@ func TestAgentServer(t *testing.T) {
 		{"est", "", "coaps://a:1", "https://a:443"},
 		{"cmp", "b:8081", "", "cmp://b:8081"},
 		{"cmp", "", "https://a:1", "cmp://a:80"},
+		{"scep", "b:8090/scep/printer", "", "scep://b:8090/scep/printer"},
 		{"", "cmp://b/other/path", "", "cmp://b/other/path"},
 		{"est-coaps", "https://b", "", ""},
 		{"est-coaps", "", "", ""},
