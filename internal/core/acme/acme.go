@@ -240,6 +240,9 @@ func (s *Service) Refuse(ctx context.Context, a *Account, source netip.Addr, wha
 	e := audit.Entry{Action: "acme.refuse", Refused: enrol.Reason(err), Detail: map[string]string{"op": what}}
 	if a != nil {
 		e.Object = a.ID.String()
+		if a.Bound() {
+			e.Device = a.Device.String()
+		}
 	}
 	if err := s.Audit.Refuse(ctx, actor, e); err != nil {
 		s.Log.WarnContext(ctx, "a refusal could not be recorded", "cause", err)
