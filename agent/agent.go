@@ -90,6 +90,9 @@ type Options struct {
 
 // Config is what an agent knows about itself and its server. It is stored by Create.
 type Config struct {
+	// HTTPListen is where the answers to http-01 challenges are served while an order by ACME is made, such as ":80"; "" = nowhere.
+	HTTPListen string `json:"http_listen,omitempty"`
+
 	Server string `json:"server"`          // https://host:port, or coaps://host:port for EST over CoAP
 	Label  string `json:"label,omitempty"` // certification service of the server, often a profile
 	Name   string `json:"name"`            // of the device; spreads renewals, and is the default for User and Subject
@@ -161,6 +164,9 @@ func (a *Agent) forgetOther(c Config) error {
 		return err
 	case old.Server == c.Server && old.Label == c.Label && old.Name == c.Name:
 		return nil
+	}
+	if err := os.RemoveAll(a.folder.path(acmeFolder)); err != nil { // an account is one server's
+		return err
 	}
 	if a.folder.enrolled() { // the roots are still what other programs of the device check their peers by
 		return errors.Join(os.RemoveAll(a.folder.next()), a.folder.remove(stateFile))

@@ -211,6 +211,9 @@ func (a *Agent) order(ctx context.Context, roots []*x509.Certificate, proof est.
 	case a.bySCEP():
 		return a.orderBySCEP(ctx, roots, proof, old)
 	}
+	if a.byACME() {
+		return a.orderByACME(ctx, roots, proof, old)
+	}
 	client, err := a.client(roots)
 	if err != nil {
 		return err

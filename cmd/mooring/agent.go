@@ -40,6 +40,9 @@ The server is believed by its root: --ca FILE with the root certificate, or --fi
 or "openssl x509 -noout -fingerprint -sha256" prints it. The device is believed by its token (--token-file or --token-stdin; at a
 terminal the command asks for it), or by a certificate that it has from its maker (--birth-cert and --birth-key).
 
+At a server that begins with acme:// the token makes an account of the device (ACME, RFC 8555), by which certificates are ordered for the names
+in --san. Names that the server wants to see validated are answered over HTTP at --http-listen while an order is made.
+
 If an operator has to approve the device, the command says so and ends with exit code 5; "mooring agent run" then waits for
 the answer, as does --wait. After any failure the same command may be given again: it goes on with the key that was made.`
 
@@ -111,14 +114,16 @@ func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "enrol", Short: "Get the first certificate", Long: agentEnrolHelp,
 		Example: "  mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-file token --ca root.pem\n" +
-			"  cat token | mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-stdin --fingerprint 5F:0C:…",
+			"  cat token | mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-stdin --fingerprint 5F:0C:…\n" +
+			"  mooring agent enrol --server acme://pki.example.com:8444 --name gw-1 --token-file token --ca root.pem --san dns:gw1.example.com --http-listen :80",
 		Args: needs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return agentError(c.agentEnrol(cmd.Context(), f)) },
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443 or coaps://pki.example.com:5684")
+	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443 or coaps://pki.example.com:5684, or ACME server, such as acme://pki.example.com:8444 or acme:// and the rest of the address of its directory")
 	flags.StringVar(&f.protocol, "protocol", "", protocolUsage)
+	flags.StringVar(&f.config.HTTPListen, "http-listen", "", "ACME: where validations of names are answered, such as :80 (default: nowhere, for profiles that trust the account)")
 	flags.StringVar(&f.config.Name, "name", "", "name of this device, as it is registered")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file that holds the token of this device")
 	flags.BoolVar(&f.tokenStdin, "token-stdin", false, "read the token from standard input; at a terminal, ask for it")
@@ -229,6 +234,12 @@ func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First,
 		return first, usagef("mooring agent enrol needs --server and --name")
 	case strings.HasPrefix(f.config.Server, "coaps:") && (f.birthCert == "" || f.ca == ""):
 		return first, usagef("EST over CoAP takes a certificate of the device and no token: give --birth-cert, --birth-key and --ca, or enrol over https:// and renew over coaps://")
+	case strings.HasPrefix(f.config.Server, "acme:") && (f.fingerprint != "" || f.birthCert != ""):
+		return first, usagef("by ACME the server is believed by its root, --ca, and the device by its token: take --fingerprint and --birth-cert out")
+	case strings.HasPrefix(f.config.Server, "acme:") && len(f.config.Names) == 0:
+		return first, usagef("by ACME names are ordered: give --san at least once, such as --san dns:gw1.example.com")
+	case !strings.HasPrefix(f.config.Server, "acme:") && f.config.HTTPListen != "":
+		return first, usagef("--http-listen is for ACME, with a server that begins with acme://")
 	case (f.ca == "") == (f.fingerprint == ""):
 		return first, usagef("give either --ca or --fingerprint, so that the device can tell its server from others")
 	case (f.birthCert == "") != (f.birthKey == ""):

@@ -17,26 +17,46 @@ import (
 
 const deviceTokenHelp = `Gives a device a new enrolment token, good once. A token that it had before is void. The token is shown once and kept nowhere.
 
+The token is good for every protocol: password of EST, shared secret of CMP, challenge of SCEP, and with --acme the external account
+binding of ACME (RFC 8555), which makes an account of the device: its key identifier is the device's name, its HMAC key the token in base64url.
+
 For scripts: --token-out writes it into a new file that only you can read, and --quiet prints it and nothing else.`
 
 func (c *cli) deviceTokenCommand() *cobra.Command {
 	var ttl string
 	var secret tokenOut
+	var asACME bool
 	cmd := &cobra.Command{
 		Use: "token NAME", Short: "Give a device a new enrolment token", Long: deviceTokenHelp,
-		Example: "  mooring device token car-4711\n  mooring device token car-4711 --life 1h --json\n  mooring device token car-4711 --token-out car-4711.token",
+		Example: "  mooring device token car-4711\n  mooring device token car-4711 --life 1h --json\n  mooring device token car-4711 --token-out car-4711.token\n  mooring device token gw-1 --acme",
 		Args:    needs("NAME"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
 			d, err := life("--life", ttl)
 			if err != nil {
 				return err
 			}
+			if asACME {
+				return c.deviceTokenForACME(ctx, s, args[0], d, &secret)
+			}
 			return secret.keep(func() (*v1.Token, error) { return c.deviceToken(ctx, s, args[0], d, &secret) })
 		}),
 	}
 	secret.flag(cmd)
 	cmd.Flags().StringVar(&ttl, "life", "", "how long it can be used, such as 1h (default what the configuration says)")
+	cmd.Flags().BoolVar(&asACME, "acme", false, "show it as an ACME client takes it: key identifier and HMAC key (external account binding)")
 	return cmd
+}
+
+// deviceTokenForACME gives a token in the form of an external account binding.
+func (c *cli) deviceTokenForACME(ctx context.Context, s *client.Client, name string, d time.Duration, secret *tokenOut) error {
+	if secret.path != "" {
+		return usagef("--acme prints the token as a key for ACME clients; --token-out is for the token itself")
+	}
+	t, err := s.NewToken(ctx, name, d)
+	if err != nil {
+		return err
+	}
+	return c.acmeToken(name, t)
 }
 
 func (c *cli) deviceToken(ctx context.Context, s *client.Client, name string, d time.Duration, secret *tokenOut) (*v1.Token, error) {

@@ -362,7 +362,7 @@ func (p *Platform) bind(ctx context.Context) error {
 		}
 	}
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
-	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol,
+	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol, ACME: p.ACME,
 		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)

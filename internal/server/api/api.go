@@ -28,6 +28,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
+	"mooring/internal/core/acme"
 	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
@@ -53,6 +54,7 @@ type Deps struct {
 	Custody  *key.Meter
 	Revoke   *revoke.Service
 	Enrol    *enrol.Service
+	ACME     *acme.Service
 	Approve  *approve.Service
 	// Campaigns have many devices renew.
 	Campaigns *campaign.Service

@@ -27,6 +27,7 @@ import (
 	"mooring/internal/base/db/dbtest"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
+	"mooring/internal/core/acme"
 	"mooring/internal/core/approve"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
@@ -86,7 +87,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	t.Helper()
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
-	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema())
+	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), acme.Schema(), campaign.Schema())
 	keys, _ := keytest.Store(t)
 	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
@@ -125,7 +126,8 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	campaigns := campaign.New(campaign.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now, Log: log, AskAbove: 1000})
 	p.deps = api.Deps{Campaigns: campaigns, Approve: approvals, Jobs: jobs, Bulk: bulk, Bundle: bundle, Importer: importer,
 		Export: export.New(export.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now}), DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
-		Now: time.Now, Log: log, Version: v1.Version{Version: "test"},
+		ACME: acme.New(acme.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Enrol: registration, Key: make([]byte, 32), Now: time.Now, Log: log}),
+		Now:  time.Now, Log: log, Version: v1.Version{Version: "test"},
 		Checkers: func() []audit.Checker {
 			return []audit.Checker{meter.Checker(), approvals.Checker(), jobs.Checker(), devices.Checker(), authority.Checker(), revocation.Checker(), registration.Checker()}
 		}}

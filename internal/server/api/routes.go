@@ -104,6 +104,11 @@ func routes() []route {
 		{get, "/v1/anchors", "list-anchors", access.DeviceRead, "List the roots that the fleet has to come to trust, and how far it does", "", 0, answers((*server).listAnchors)},
 		{get, "/v1/anchors/{anchor}/missing", "list-missing-anchor", access.DeviceRead, "List devices that have not shown that they trust a root",
 			"Devices that are lost or retired, or never had a certificate, are left out.", 0, answers((*server).missingAnchor)},
+		{get, "/v1/acme/accounts", "list-acme-accounts", access.DeviceRead, "List accounts at the ACME server", "", 0, answers((*server).listACMEAccounts)},
+		{get, "/v1/acme/accounts/{account}", "get-acme-account", access.DeviceRead, "Show an account at the ACME server", "", 0, answers((*server).getACMEAccount)},
+		{post, "/v1/acme/accounts/{account}/deactivate", "end-acme-account", access.DeviceState, "Take an account at the ACME server away",
+			"It never comes back; its certificates stay.", 0, answers((*server).endACMEAccount)},
+		{get, "/v1/acme/accounts/{account}/orders", "list-acme-orders", access.DeviceRead, "List the orders of an account that are still kept", "", 0, answers((*server).listACMEOrders)},
 		{get, "/v1/profiles", "list-profiles", access.ProfileRead, "List profiles", "", 0, answers((*server).listProfiles)},
 		{get, "/v1/profiles/{profile}", "get-profile", access.ProfileRead, "Show a profile with its source", "", 0, answers((*server).getProfile)},
 
