@@ -355,7 +355,7 @@ func TestMessages(t *testing.T) {
 			if a := p.get(t); string(a.Payload) != large || a.ID != m.ID {
 				t.Errorf("answered by %+v", a)
 			}
-			p.set(&p.moved, true) // what is small is answered all the same
+			p.set(&p.moved, true)                                                                                                   // what is small is answered all the same
 			if a := p.ask(t, p.post("short", block(wire.Block1, 0, true, 0), wire.Option{Number: 10})); a.Code != wire.BadRequest { // not full
 				t.Errorf("answered by %+v", a)
 			}

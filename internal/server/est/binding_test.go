@@ -104,7 +104,7 @@ func TestChannelBinding(t *testing.T) {
 func TestCSRAttributes(t *testing.T) {
 	p := apptest.Start(t, nil, apptest.Variant("device", "linked", "linking: required"), apptest.Variant("device", "rsa", "keys: [rsa-3072]", "server_keygen: rsa-3072"),
 		apptest.Variant("device", "edwards", "keys: [ed25519]", "server_keygen: ed25519"), apptest.Variant("device", "p384", "keys: [ec-p384]", "server_keygen: ec-p384"))
-	kinds := map[string]string{"rsa": est.OIDRSAEncryption.String(), "edwards": "1.3.101.112"}
+	kinds := map[string]string{"rsa": est.OIDRSAEncryption.String(), "scep-ra": est.OIDRSAEncryption.String(), "edwards": "1.3.101.112"}
 	for _, profile := range p.Profiles.All() {
 		r := p.Send(t, apptest.Call{Path: root + profile.Name + "/csrattrs"})
 		wantFraming(t, r)
