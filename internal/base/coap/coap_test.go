@@ -316,6 +316,13 @@ func TestMessages(t *testing.T) {
 			if age, _ := a.Options.Uint(wire.MaxAge); a.Code != wire.TooManyRequests || age != 1 {
 				t.Errorf("answered by %+v", a)
 			}
+			// What was begun goes on.
+			p.set(&p.refuse, false)
+			p.ask(t, p.post("0123456789abcdef", block(wire.Block1, 0, true, 0)))
+			p.set(&p.refuse, true)
+			if a := p.ask(t, p.post("x", block(wire.Block1, 1, false, 0))); a.Code != wire.Changed {
+				t.Errorf("the next block is answered by %+v", a)
+			}
 		},
 		"requests at once": func(t *testing.T) {
 			p := begin(t, nil, func(r *Request) Response { time.Sleep(500 * time.Millisecond); return echo(r) })

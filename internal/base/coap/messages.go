@@ -218,7 +218,7 @@ func (a *association) request(ctx context.Context, m *wire.Message) {
 		}
 		return
 	}
-	if !a.conn.Allow() {
+	if begins(m) && !a.conn.Allow() {
 		out := RefuseAs(wire.TooManyRequests, "too many requests from this address")
 		out.MaxAge = time.Second
 		a.refuse(x, m, compose(out, nil, nil))
@@ -253,6 +253,18 @@ func (a *association) request(ctx context.Context, m *wire.Message) {
 		return
 	}
 	go a.await(x, m, t, c)
+}
+
+// begins reports whether a message is more than one block of what was begun before. Such blocks are many, and cost little.
+func begins(m *wire.Message) bool {
+	for _, n := range []wire.Number{wire.Block1, wire.Block2} {
+		if value, ok := m.Options.Get(n); ok {
+			if b, err := wire.ParseBlock(value); err == nil && b.Num > 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // refuse answers without the handler: with a refusal, or with what carries a transfer on.
