@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -371,3 +372,6 @@ func want(t testing.TB, r reply, status int, kind string) {
 		t.Errorf("the media type is %q", r.Header.Get("Content-Type"))
 	}
 }
+
+// roots are what clients believe the platform by.
+func (w *world) roots() []*x509.Certificate { return []*x509.Certificate{w.Root} }
