@@ -361,6 +361,7 @@ func (p *Platform) bind(ctx context.Context) error {
 			return err
 		}
 	}
+	messages := cmp.New(cmp.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Secret: p.Devices.TokenSecret, Identity: p.identity.signer, Now: p.now})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
 	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol, ACME: p.ACME,
 		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo,
@@ -375,7 +376,7 @@ func (p *Platform) bind(ctx context.Context) error {
 		{"est", c.Listen.EST, secure, web.Text, web.LimitBodies(devices, body)},
 		{"status", c.Listen.Status, nil, web.Text, web.LimitBodies(public, body)},
 		{"scep", c.Listen.SCEP, nil, web.Text, scep.New(scep.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Identity: p.authorities.identity, Now: p.now})},
-		{"cmp", c.Listen.CMP, nil, web.Text, web.LimitBodies(cmp.New(cmp.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Secret: p.Devices.TokenSecret, Identity: p.identity.signer, Now: p.now}), body)},
+		{"cmp", c.Listen.CMP, nil, web.Text, web.LimitBodies(messages, body)},
 		{"acme", c.Listen.ACME, secure, acmeserver.Refuse, web.LimitBodies(acmeserver.New(acmeserver.Deps{ACME: p.ACME, CA: p.CA, Base: c.ACMEURL(), Terms: c.ACME.Terms}), body)},
 		{"api", c.Listen.API, secure, web.Problem, manage}, // it bounds each body itself: imports are large
 		{"socket", c.SocketPath(), nil, web.Problem, manage},
@@ -398,7 +399,7 @@ func (p *Platform) bind(ctx context.Context) error {
 		}
 		p.surfaces = append(p.surfaces, surface{name: s.name, gate: g, handler: watched, counters: counters})
 	}
-	return p.bindCoAPS(ctx)
+	return p.bindCoAPS(ctx, messages)
 }
 
 // listeners is what the API tells about the process's listeners.

@@ -5,6 +5,7 @@ import (
 
 	"mooring/internal/base/coap"
 	"mooring/internal/base/web"
+	"mooring/internal/server/cmp"
 	"mooring/internal/server/estcoap"
 	"mooring/internal/server/gate"
 )
@@ -12,8 +13,8 @@ import (
 // maxCoAPBody is the largest body of a request over CoAP: a request of PKCS#10 with the longest of keys fits.
 const maxCoAPBody = 16 << 10
 
-// bindCoAPS opens the listener of EST over CoAP, if there is to be one.
-func (p *Platform) bindCoAPS(ctx context.Context) error {
+// bindCoAPS opens the listener of EST over CoAP, if there is to be one. Where CMP is served it is served there too.
+func (p *Platform) bindCoAPS(ctx context.Context, messages *cmp.Server) error {
 	c := p.Config
 	if c.Listen.COAPS == "" {
 		return nil
@@ -26,8 +27,12 @@ func (p *Platform) bindCoAPS(ctx context.Context) error {
 	counters := &web.Counters{}
 	server := coap.NewServer(coap.Options{Surface: "coaps", Body: maxCoAPBody, Memory: int64(c.COAPS.Memory), Now: p.now, Log: p.log, Counters: counters})
 	devices := estcoap.New(estcoap.Deps{Enrol: p.Enrol, Identity: p.identity.signer, Anchor: p.identity.anchor})
+	answers := devices.For
+	if c.Listen.CMP != "" {
+		answers = func(peer *gate.Peer) coap.Handler { return messages.CoAP(peer.Address(), devices.For(peer)) }
+	}
 	p.surfaces = append(p.surfaces, surface{name: "coaps", gate: g, counters: counters,
-		sessions: func(ctx context.Context, s *gate.Session) { server.Serve(ctx, s, devices.For(s.Peer())) }})
+		sessions: func(ctx context.Context, s *gate.Session) { server.Serve(ctx, s, answers(s.Peer())) }})
 	return nil
 }
 

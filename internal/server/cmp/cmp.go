@@ -1,4 +1,5 @@
-// Package cmp serves the Certificate Management Protocol: the Lightweight CMP Profile (RFC 9483) of RFC 9810, over HTTP (RFC 9811).
+// Package cmp serves the Certificate Management Protocol: the Lightweight CMP Profile (RFC 9483) of RFC 9810, over HTTP (RFC 9811) and, where the platform
+// serves EST over CoAP as well, over CoAP (RFC 9482).
 //
 // It reads messages, checks their headers and protection, and renders answers; every decision is core/enrol's. Messages protect themselves, so the
 // listener is plain HTTP. Who asks shows itself by a signature with a certificate, as in TLS, or by a message authentication code made with the
@@ -56,8 +57,17 @@ type server struct {
 	open *transactions
 }
 
-// New returns the handler for everything below /.well-known/cmp.
-func New(d Deps) http.Handler {
+// Server answers CMP messages: ServeHTTP over HTTP, CoAP over CoAP. Both share the open exchanges.
+type Server struct {
+	*server
+	mux *http.ServeMux
+}
+
+// ServeHTTP answers requests below /.well-known/cmp.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// New returns the server.
+func New(d Deps) *Server {
 	if d.Body == 0 {
 		d.Body = cmp.MaxSize
 	}
@@ -69,7 +79,7 @@ func New(d Deps) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		web.Text(w, r, errs.New(errs.NotFound, "there is nothing here; CMP is served at %s and %s/p/PROFILE", cmp.WellKnown, cmp.WellKnown))
 	})
-	return mux
+	return &Server{s, mux}
 }
 
 // serve answers one message (RFC 9811, section 3).
