@@ -263,9 +263,7 @@ func TestDTLSCookies(t *testing.T) {
 func captureHello(t *testing.T, s *dtlsSetup) []byte {
 	t.Helper()
 	r := newRelay(t, s.gate.Addr())
-	r.mu.Lock()
-	r.loss = 1
-	r.mu.Unlock()
+	r.set(func(r *relay) { r.loss = 1 })
 	c, err := piondtls.DialWithOptions("udp", r.near.LocalAddr().(*net.UDPAddr), s.options()...)
 	if err != nil {
 		t.Fatal(err)
@@ -333,7 +331,7 @@ func TestDTLSOverBadNetworks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := startDTLS(t, func(_ *Options, d *DTLS) { d.MTU = row.mtu })
 			r := newRelay(t, s.gate.Addr())
-			row.worsen(r)
+			r.set(row.worsen)
 			for range 3 {
 				c, err := dialDTLS(t, r.near.LocalAddr(), s.options(piondtls.WithMTU(row.mtu-100))...)
 				if err != nil {
@@ -474,7 +472,8 @@ func TestDTLSLimits(t *testing.T) {
 	t.Run("half-open handshakes capped", func(t *testing.T) {
 		s := startDTLS(t, func(o *Options, _ *DTLS) { o.Limits.Handshakes, o.Limits.HandshakeTimeout = 1, 300*time.Millisecond })
 		r := newRelay(t, s.gate.Addr())
-		r.limit = 300 // hellos pass, certificates do not
+		small := func(r *relay) { r.limit = 300 } // hellos pass, certificates do not
+		r.set(small)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for range 2 {
@@ -484,7 +483,7 @@ func TestDTLSLimits(t *testing.T) {
 			}
 			defer c.Close()
 			r2 := newRelay(t, s.gate.Addr())
-			r2.limit = 300
+			r2.set(small)
 			other, err := piondtls.DialWithOptions("udp", r2.near.LocalAddr().(*net.UDPAddr), s.options()...)
 			if err != nil {
 				t.Fatal(err)

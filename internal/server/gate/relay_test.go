@@ -59,6 +59,13 @@ func newRelay(t *testing.T, server net.Addr) *relay {
 	return r
 }
 
+// set changes what the relay does.
+func (r *relay) set(change func(*relay)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(r)
+}
+
 // rebind gives the client another address in the eyes of the server.
 func (r *relay) rebind(t *testing.T) {
 	t.Helper()
