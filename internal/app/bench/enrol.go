@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,15 +45,20 @@ type EnrolOptions struct {
 	Serve func(dir, ready string) *exec.Cmd
 	// Progress, if not nil, is told what is being done.
 	Progress func(text string)
+	// Protocol is one of Protocols; "" is "est".
+	Protocol string
 
 	equip   func(ctx context.Context, in *installation) error // adds to the installation before devices are registered; nil: nothing
 	profile func(i int) string                                // of device i; nil: that of devices
 }
 
-// Enrol measures EST enrolments over keep-alive TLS: each request is for another device, with a token and a key of its own, and is answered
-// when certificate, registry and audit entry are durable. The floor is the check of a certification request and one P-256 signature, on all
-// cores at once, as busy as the server is.
+// Enrol measures enrolments by a protocol: each is for another device, with a token and, where the protocol permits, a key of its own, and is answered
+// when certificate, registry and audit entry are durable. By EST the connections are kept; the others begin anew for each device, as devices do. The floor is
+// what the server must do of cryptography by the protocol itself, on all cores at once, as busy as the server is: see protocols.
 func Enrol(ctx context.Context, o EnrolOptions, print func(Line) error) error {
+	if o.Protocol != "" && protocols()[o.Protocol] == nil {
+		return fmt.Errorf("there is no protocol %q: use one of %s", o.Protocol, strings.Join(Protocols(), ", "))
+	}
 	for _, database := range o.Databases {
 		for _, registered := range o.Registered {
 			if err := o.measure(ctx, database, registered, print); err != nil {
@@ -88,6 +94,9 @@ type installation struct {
 	admin      *client.Client
 	postmaster int // the process of the PostgreSQL server; 0 = SQLite
 	roots      *x509.CertPool
+	root       *x509.Certificate
+	speak      *protocol    // nil: EST
+	solver     *http.Server // answers challenges of ACME
 }
 
 type token struct{ device, secret string }
@@ -122,6 +131,9 @@ func (o *EnrolOptions) measure(ctx context.Context, database string, registered 
 	for k, clients := range o.Clients {
 		l := summary(samples[k])
 		l.Case = fmt.Sprintf("%s registered=%d clients=%d", kind(database), registered, clients)
+		if in.speak != nil {
+			l.Case = o.Protocol + " " + l.Case
+		}
 		l.RSS = rssOf(in.server.Process.Pid)
 		if err := print(l); err != nil {
 			return err
@@ -159,7 +171,12 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 		return nil, nil, err
 	}
 	c.Log.Level = "warn"
-	in = &installation{dir: filepath.Join(parent, "data"), config: c}
+	in = &installation{dir: filepath.Join(parent, "data"), config: c, speak: protocols()[o.Protocol]}
+	if in.speak != nil {
+		if err := in.speak.configure(c); err != nil {
+			return nil, nil, err
+		}
+	}
 	if kind(database) == "postgres" {
 		if in.postmaster, err = postmasterOf(ctx, database); err != nil {
 			return nil, nil, err
@@ -175,8 +192,13 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 	if err != nil {
 		return nil, nil, err
 	}
-	if in.roots, err = readRoots(made.Root); err != nil {
+	if in.root, in.roots, err = readRoots(made.Root); err != nil {
 		return nil, nil, err
+	}
+	if in.speak != nil {
+		if err := in.speak.write(c.ProfileDir()); err != nil {
+			return nil, nil, err
+		}
 	}
 	need := o.N * o.Rounds * len(o.Clients)
 	in.recycle = registered < need
@@ -187,7 +209,11 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 	}
 	profile := o.profile
 	if profile == nil {
-		profile = func(int) string { return "device" }
+		name := "device"
+		if in.speak != nil {
+			name = in.speak.profile.name
+		}
+		profile = func(int) string { return name }
 	}
 	if err := in.register(ctx, registered, need, profile); err != nil {
 		return nil, nil, err
@@ -199,19 +225,19 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 	return in, remove, err
 }
 
-func readRoots(path string) (*x509.CertPool, error) {
+func readRoots(path string) (*x509.Certificate, *x509.CertPool, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the root certificate: %w", err)
+		return nil, nil, fmt.Errorf("reading the root certificate: %w", err)
 	}
 	block, _ := pem.Decode(text)
 	root, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("parsing the root certificate: %w", err)
+		return nil, nil, fmt.Errorf("parsing the root certificate: %w", err)
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(root)
-	return pool, nil
+	return root, pool, nil
 }
 
 // register imports the devices, with tokens, and keeps those of need devices that lie evenly among all.
@@ -340,25 +366,25 @@ func (in *installation) sample(ctx context.Context, n, clients int) (s sample, e
 	if err != nil {
 		return s, err
 	}
-	jobs, err := prepare(tokens)
+	run, end, err := in.ready(ctx, tokens, clients)
 	if err != nil {
 		return s, err
+	}
+	defer end()
+	floor := floor
+	if in.speak != nil {
+		floor = in.speak.floor
 	}
 	before, err := floor()
 	if err != nil {
 		return s, err
 	}
-	conns, err := dial(ctx, strings.TrimPrefix(in.addresses.EST, "https://"), in.roots, clients)
-	if err != nil {
-		return s, err
-	}
-	defer conns.close()
 	server, database, err := in.cpu()
 	if err != nil {
 		return s, err
 	}
 	began := time.Now()
-	if err := conns.run(jobs); err != nil {
+	if err := run(); err != nil {
 		return s, err
 	}
 	took := time.Since(began)
@@ -371,6 +397,20 @@ func (in *installation) sample(ctx context.Context, n, clients int) (s sample, e
 		return s, err
 	}
 	return sample{n: n, rate: float64(n) / took.Seconds(), server: micros(server2-server, n), database: micros(database2-database, n), floor: (before + after) / 2}, nil
+}
+
+// ready prepares one enrolment for each token, up to what is to be measured.
+func (in *installation) ready(ctx context.Context, tokens []token, clients int) (run func() error, end func(), err error) {
+	if in.speak != nil {
+		each, err := in.speak.prepare(ctx, in, tokens)
+		return func() error { return byMany(clients, len(tokens), each) }, func() {}, err
+	}
+	jobs, err := prepare(tokens)
+	if err != nil {
+		return nil, nil, err
+	}
+	conns, err := dial(ctx, strings.TrimPrefix(in.addresses.EST, "https://"), in.roots, clients)
+	return func() error { return conns.run(jobs) }, conns.close, err
 }
 
 func (in *installation) cpu() (server, database time.Duration, err error) {
@@ -413,19 +453,25 @@ func spread(n int, do func(i int)) {
 
 // floor returns the microseconds of CPU for checking a request and signing once, with all cores busy.
 func floor() (float64, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	once, err := issueOnce()
 	if err != nil {
 		return 0, err
+	}
+	return costOf(3000, once)
+}
+
+// issueOnce returns what checks a request and signs once.
+func issueOnce() (func() error, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
 	}
 	csr, err := certificationRequest("meter-0000001", key)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	const n = 3000
 	digest := sha256.Sum256(csr)
-	var failed atomic.Int64
-	began := cpuSelf()
-	spread(n, func(int) {
+	return func() error {
 		request, err := der.ParseRequest(csr)
 		if err == nil {
 			err = request.CheckSignature()
@@ -433,7 +479,16 @@ func floor() (float64, error) {
 		if err == nil {
 			_, err = ecdsa.SignASN1(rand.Reader, key, digest[:])
 		}
-		if err != nil {
+		return err
+	}, nil
+}
+
+// costOf returns the microseconds of CPU that each of n calls costs, with all cores busy.
+func costOf(n int, once func() error) (float64, error) {
+	var failed atomic.Int64
+	began := cpuSelf()
+	spread(n, func(int) {
+		if once() != nil {
 			failed.Add(1)
 		}
 	})
