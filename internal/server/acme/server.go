@@ -265,7 +265,7 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request, by signer) (*cal
 		if err != nil {
 			return nil, err
 		}
-		if key = a.Key; m.Verify(key) == nil && a.State != core.Valid {
+		if key = a.Key; a.State != core.Valid && m.Verify(key) == nil {
 			return nil, errs.Wrap(errs.Denied, errEnded{}, "the account is %s", a.State)
 		}
 		c.account = &a
