@@ -57,8 +57,10 @@ func (p *Profile) namesFor(v *Values, asked *der.AltNames) (der.AltNames, error)
 		return der.AltNames{}, err
 	}
 	if asked != nil {
-		if len(asked.Other) > 0 {
-			return der.AltNames{}, errs.New(errs.Denied, "the request asks for an otherName of type %s, which the profile %s does not give", asked.Other[0].Type, p.Name)
+		for _, other := range asked.Other {
+			if !slices.ContainsFunc(names.Other, other.Same) {
+				return der.AltNames{}, errs.New(errs.Denied, "the request asks for an otherName of type %s, which the profile %s does not give", other.Type, p.Name)
+			}
 		}
 		if err := p.choose(&names, asked); err != nil {
 			return der.AltNames{}, err
@@ -114,6 +116,9 @@ func (p *Profile) given(v *Values) (names der.AltNames, err error) {
 	}
 	if p.ip.registry {
 		names.IP = append(names.IP, v.Names.IP...)
+	}
+	if p.Attested {
+		names.Other = v.Names.Other
 	}
 	if len(names.DNS)+len(names.Email) > 0 { // the other kinds have one form only, and are checked when they are written
 		if names, err = names.Normalise(); err != nil {

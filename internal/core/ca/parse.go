@@ -43,7 +43,7 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 		"request_subject": d.choice("match", "ignore")(&subject),
 		"san": func(n ast.Node) {
 			d.mapping(n, fields{"dns": d.names(&p.dns, "dns"), "ip": d.names(&p.ip, "ip"),
-				"uri": d.names(&p.uri, "uri"), "email": d.names(&p.email, "email")}, nil)
+				"uri": d.names(&p.uri, "uri"), "email": d.names(&p.email, "email"), "attested": d.boolInto(&p.Attested)}, nil)
 		},
 		"keys":            d.texts(p.addKey),
 		"key_usage":       d.texts(p.addKeyUsage),

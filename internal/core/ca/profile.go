@@ -59,6 +59,7 @@ type Profile struct {
 	Grants       access.Role   // the role that holders of the certificate have
 	CRL, OCSP    bool          // certificates point to the CRL and the OCSP responder
 	NoRevAvail   bool          // … or say that nobody will tell about their revocation (RFC 9608)
+	Attested     bool          // the device's name that its hardware attested stands among the alternative names
 	TrustAccount bool          // an ACME account that is bound to the device orders the device's names without a challenge
 	Record       Record        // what is kept of each certificate
 	Retention    int64         // how long after its end a certificate is kept, or KeepForever; only with Full

@@ -142,7 +142,7 @@ func mldsaPublicKey(set mldsa.Parameters, kind der.KeyKind) (crypto.PublicKey, e
 func (p *Profile) sampleOrder() Order {
 	values := Values{ID: "00112233445566778899aabbccddeeff", Name: "sample-1", Group: "sample", Tags: map[string]string{},
 		Names: der.AltNames{DNS: []string{"sample-1.example.com"}, IP: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
-			URI: []string{"urn:example:sample-1"}, Email: []string{"sample@example.com"}}}
+			URI: []string{"urn:example:sample-1"}, Email: []string{"sample@example.com"}, Other: []der.OtherName{der.PermanentIdentifier("sample-1", "")}}}
 	add := func(tag string) { values.Tags[tag] = "sample" }
 	for _, s := range p.subject {
 		s.value.tags(add)
@@ -259,6 +259,13 @@ func (s *sample) standard(kind der.KeyKind) (*x509.Certificate, error) {
 			return nil, err
 		}
 		spec.Subject.ExtraNames = append(spec.Subject.ExtraNames, pkix.AttributeTypeAndValue{Type: standardOID(a.attribute), Value: value})
+	}
+	if len(names.Other) > 0 { // of which crypto/x509 knows nothing
+		san, err := der.BuildAltNames(names)
+		if err != nil {
+			return nil, err
+		}
+		spec.ExtraExtensions = append(spec.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: len(p.subject) == 0, Value: san})
 	}
 	for _, ip := range names.IP {
 		spec.IPAddresses = append(spec.IPAddresses, ip.AsSlice())

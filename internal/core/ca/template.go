@@ -15,7 +15,7 @@ type Values struct {
 	Name  string
 	Group string
 	Tags  map[string]string
-	Names der.AltNames // normalised
+	Names der.AltNames // normalised; Other are those that hardware attested
 }
 
 // text is a fixed text with places for registry values, such as "urn:mooring:device:{device.id}".

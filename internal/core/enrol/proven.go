@@ -22,9 +22,14 @@ type Proven struct {
 	Device device.ID
 	// Evidence is ca.EvidenceAccount, ca.EvidenceDomain or ca.EvidenceAttested.
 	Evidence ca.Evidence
-	// Names are the names that may stand in the certificate, in the registry's form ("dns:…", "ip:…"). Of the device's registered names the
+	// Names are the names that may stand in the certificate, in the registry's form ("dns:…", "ip:…"), besides those
+	// that ACME gives to hardware ("permanent-identifier:…", "hardware-module:…"). Of the device's registered names the
 	// certificate has those that are among them. With EvidenceDomain it has no other DNS name, address or mail address at all.
 	Names []string
+	// Attested are the device's names that its hardware attested. They stand in the certificate when the profile says so.
+	Attested []der.OtherName
+	// Possession says that the requester has shown that it holds the private key of a Template without a proof of its own.
+	Possession bool
 	// SPKI is the SHA-256 of the only key that may be certified, because that one was attested; empty = any.
 	SPKI []byte
 	// Once names the transaction: the same request with the same Once gets the same certificate, with another Once another one. Empty: the
@@ -68,6 +73,7 @@ func (sub *submission) known() (ca.Values, error) {
 	v, err := values(&sub.identity.Device)
 	if p := sub.req.Proven; err == nil && p != nil {
 		v.Names = p.shown(v.Names)
+		v.Names.Other = p.Attested
 	}
 	return v, err
 }
@@ -111,7 +117,7 @@ func (s *Service) checkProven(ctx context.Context, sub *submission) error {
 	}
 	// Clients of the field repeat one of the names as the common name, which the profile gives as it likes.
 	sub.csr.Subject = slices.DeleteFunc(slices.Clone(sub.csr.Subject), func(a der.Attribute) bool {
-		return a.Type == der.OIDCommonName && (slices.Contains(p.Names, "dns:"+a.Value) || slices.Contains(p.Names, "ip:"+a.Value))
+		return a.Type == der.OIDCommonName && slices.ContainsFunc([]string{"dns:", "ip:", "permanent-identifier:", "hardware-module:"}, func(kind string) bool { return slices.Contains(p.Names, kind+a.Value) })
 	})
 	if err := s.notHeld(ctx, sub); err != nil || p.Evidence != ca.EvidenceDomain {
 		return err

@@ -81,10 +81,10 @@ func (s *Service) byVouch(ctx context.Context, v *Vouch) (*Identity, error) {
 	return &Identity{Device: d, Evidence: ca.EvidenceRA, authority: authority.Device.ID.String(), proven: true}, nil
 }
 
-// possessionVouched reports whether a registration authority has seen to it that the device holds the key, and the request has no proof of its own.
+// possessionVouched reports whether a registration authority, or the slice that has proven the device, has seen to it that the device holds the key, and the request has no proof of its own.
 func (sub *submission) possessionVouched() bool {
-	t, v := sub.req.Template, sub.req.Vouch
-	return t != nil && t.Algorithm == nil && v != nil && v.Possession
+	t, v, p := sub.req.Template, sub.req.Vouch, sub.req.Proven
+	return t != nil && t.Algorithm == nil && (v != nil && v.Possession || p != nil && p.Possession)
 }
 
 // RevokeOwn revokes a certificate at the wish of the device that holds it, which r shows to be there as in an enrolment: by a certificate of its own,
