@@ -23,6 +23,7 @@ import (
 	"context"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -184,6 +185,7 @@ type Deps struct {
 type Service struct {
 	Deps
 	Nonces *Nonces
+	writes *db.Group[*write]
 	orders atomic.Int64 // rows of acme_order, when last counted, and what this process added since
 	work   chan *attempt
 
@@ -196,7 +198,7 @@ func New(d Deps) *Service {
 	if d.Again == nil {
 		d.Again = []time.Duration{3 * time.Second, 9 * time.Second, 18 * time.Second}
 	}
-	return &Service{Deps: d, Nonces: newNonces(d.DB, d.Key, d.Now), work: make(chan *attempt, maxWaiting), running: map[place]*attempt{}}
+	return &Service{Deps: d, Nonces: newNonces(d.DB, d.Key, d.Now), writes: db.NewGroup(d.DB, db.Plan[*write]{Key: (*write).key, Apply: applyWrites}), work: make(chan *attempt, maxWaiting), running: map[place]*attempt{}}
 }
 
 // Run validates, purges what has expired (on the node that holds the lease) and keeps count, until ctx ends.
@@ -205,15 +207,13 @@ func (s *Service) Run(ctx context.Context) error {
 	for range validators {
 		all.Go(func() { s.validate(ctx) })
 	}
-	var lead, nonces error
+	var lead, nonces, writes error
 	all.Go(func() { lead = s.DB.Lead(ctx, leaseName, s.purge) })
 	all.Go(func() { nonces = s.Nonces.run(ctx) })
+	all.Go(func() { writes = s.writes.Run(ctx) })
 	s.count(ctx)
 	all.Wait()
-	if lead != nil {
-		return lead
-	}
-	return nonces
+	return errors.Join(lead, nonces, writes)
 }
 
 // actor is who did something with an account: its device, or for an open account the network it came from.

@@ -193,7 +193,7 @@ func (s *Service) Give(ctx context.Context, a *Account, id ID, n int) (Order, *A
 
 // authorize changes one authorization, with its entry. change returns false to leave it as it is.
 func (s *Service) authorize(ctx context.Context, id ID, n int, change func(*Authz, *audit.Entry) bool) error {
-	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+	return s.write(ctx, id, func(ctx context.Context, tx *db.Tx) error {
 		var o Order
 		found := false
 		err := tx.Each(ctx, func(r db.Row) (err error) {

@@ -372,7 +372,7 @@ func (s *Service) insertOrder(ctx context.Context, o *Order) error {
 	if s.orders.Load() >= maxOrders {
 		return errs.WithRetry(refuse(errs.Limited, RateLimited, "too many orders are kept here; ask again later"), time.Hour)
 	}
-	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err = s.write(ctx, o.ID, func(ctx context.Context, tx *db.Tx) error {
 		now := s.Now().Unix()
 		var open int
 		if _, err := tx.Get(ctx, []any{&open}, `SELECT count(*) FROM (SELECT 1 AS one FROM acme_order WHERE account = $1 AND expires > $2 AND state IN (1, 2) LIMIT $3) AS o`,
@@ -527,7 +527,8 @@ func (s *Service) issue(ctx context.Context, o Order, csr []byte) (Order, error)
 	case answer.Pending > 0:
 		return s.await(ctx, o, csr)
 	}
-	return s.load(ctx, o.ID)
+	o.State, o.Serial, o.csr = Issued, answer.Certificate.Serial[:], nil
+	return o, nil
 }
 
 // spki is the digest of the key that was attested, if one was.
