@@ -7,7 +7,8 @@ import (
 )
 
 const benchRevokeHelp = `Measures one revocation when many were revoked before under the same CA: durable, recorded, and on the signed list when it returns.
-Both the first in a shard after a start, which reads that shard, and any other. The floor is two P-256 signatures, for the list and the
+Three kinds: at the start, in a shard that was not read ahead yet, so that its revocations are read then; the first in a shard after the server
+has read the lists ahead; and any other. The floor is two P-256 signatures, for the list and the
 status answer.
 
 The lines about lists tell how long it takes to make and read the list of a shard and the complete list, and in the last column by how much

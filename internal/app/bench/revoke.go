@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -35,7 +34,8 @@ type RevokeOptions struct {
 
 // Revoke measures what one revocation costs when so many were revoked before under the same CA: through core, durable, with its entry in the
 // record, and on the signed list when it returns. The CA has 256 shards, as new ones have. The floor is the signatures alone, one for the list and one for
-// the OCSP answer. It also measures what memory it takes to sign the list of a shard, and to write the complete list.
+// the OCSP answer. It also measures how long a server that starts reads lists ahead, and what memory that takes, as well as to sign the list of a
+// shard and to write the complete list.
 //
 // Those that were revoked before are rows without entries in the record, which no revocation looks at; so the record of the installation would not
 // verify, and it is thrown away.
@@ -75,8 +75,7 @@ func (o *RevokeOptions) measure(ctx context.Context, before int, print func(Line
 	if _, err := app.Init(ctx, app.InitOptions{Dir: filepath.Join(dir, "data"), Config: c}); err != nil {
 		return err
 	}
-	// What the first revocation reads must not have been read before, and what is kept in memory changes how much garbage may gather: each
-	// part opens the installation anew.
+	// What the first revocation reads must not have been read before: each part opens the installation anew.
 	var serials [][]byte
 	err = o.with(ctx, app.Options{Config: c}, before, func(r *revoking) error {
 		o.say("writing %d revocations", before)
@@ -84,15 +83,27 @@ func (o *RevokeOptions) measure(ctx context.Context, before int, print func(Line
 		if err := r.fill(ctx); err != nil {
 			return err
 		}
-		o.say("written in %.1f s; enrolling %d devices", time.Since(began).Seconds(), 2*o.N)
-		serials, err = r.enrol(ctx, 2*o.N)
+		o.say("written in %.1f s; publishing the lists, and enrolling %d devices", time.Since(began).Seconds(), 3*o.N)
+		if err := r.warm(ctx); err != nil {
+			return err
+		}
+		serials, err = r.enrol(ctx, 3*o.N)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	err = o.with(ctx, app.Options{Config: c}, before, func(r *revoking) error {
-		return r.revocations(ctx, "the first in a shard after a start", serials[:o.N], print)
+		return r.revocations(ctx, "at the start, in a shard that was not read ahead yet", serials[:o.N], print)
+	})
+	if err != nil {
+		return err
+	}
+	err = o.with(ctx, app.Options{Config: c}, before, func(r *revoking) error {
+		if err := r.ahead(ctx, print); err != nil {
+			return err
+		}
+		return r.revocations(ctx, "the first in a shard after that", serials[o.N:2*o.N], print)
 	})
 	if err != nil {
 		return err
@@ -101,7 +112,7 @@ func (o *RevokeOptions) measure(ctx context.Context, before int, print func(Line
 		if err := r.warm(ctx); err != nil {
 			return err
 		}
-		return r.revocations(ctx, "one", serials[o.N:], print)
+		return r.revocations(ctx, "one", serials[2*o.N:], print)
 	})
 	if err != nil {
 		return err
@@ -183,6 +194,22 @@ func (r *revoking) enrol(ctx context.Context, n int) (serials [][]byte, err erro
 	return serials, nil
 }
 
+// ahead reads what a server reads after its start.
+func (r *revoking) ahead(ctx context.Context, print func(Line) error) error {
+	var read revoke.Ahead
+	grown, wall, cpu, err := peak(func() (err error) {
+		read, err = r.Revoke.ReadAhead(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l := Line{Bench: "revoke", N: 1, CPU: micros(cpu, 1), Floor: micros(cpu, 1), Ratio: 1, Wall: float64(wall) / 1e6, RSS: grown}
+	l.Case = fmt.Sprintf("%d lists read ahead after a start, %d revoked: %.1f MB in %.2f s, +%.0f MiB", read.Lists, r.before, float64(read.Octets)/1e6, wall.Seconds(), grown)
+	l.PerS = 1000 / l.Wall
+	return print(l)
+}
+
 // warm reads every list, as a server has after a while.
 func (r *revoking) warm(ctx context.Context) error {
 	for shard := range int64(max(1, r.issuer.Shards())) {
@@ -234,13 +261,17 @@ func (r *revoking) signatures() (float64, error) {
 	return micros(cpuSelf()-began, n), nil
 }
 
-// memory prints by how much the process grows while lists are made and read.
+// memory prints by how much the process grows while lists are made and read. The database has filled its caches before, which are of a fixed
+// size.
 func (r *revoking) memory(ctx context.Context, print func(Line) error) error {
+	if _, err := r.later(1).CRL(ctx, r.issuer.ID(), ca.Complete); err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		name  string
 		shard int64
 	}{{"the list of one shard, made and read", 7}, {"the complete list, made and read", ca.Complete}} {
-		fresh := revoke.New(r.Revoke.Deps) // it knows no list yet
+		fresh := r.later(2)
 		var size int64
 		grown, wall, cpu, err := peak(func() error {
 			l, err := fresh.CRL(ctx, r.issuer.ID(), c.shard)
@@ -264,9 +295,20 @@ func (r *revoking) memory(ctx context.Context, print func(Line) error) error {
 	return nil
 }
 
+// later returns a service whose clock is so many lives of a list ahead, so that it makes every list anew. It knows no list yet.
+func (r *revoking) later(lives int) *revoke.Service {
+	d := r.Revoke.Deps
+	d.Now = func() time.Time { return time.Now().Add(time.Duration(lives) * (d.Validity + time.Hour)) }
+	return revoke.New(d)
+}
+
+// garbage is how much garbage, in percent of what is in use, may gather while memory is measured: what is in use is the question, and how much
+// garbage gathers depends on everything else that the process holds.
+const garbage = 10
+
 // peak runs work and returns by how many MiB the process was larger at its largest than before.
 func peak(work func() error) (mib float64, wall, cpu time.Duration, err error) {
-	runtime.GC()
+	defer debug.SetGCPercent(debug.SetGCPercent(garbage))
 	debug.FreeOSMemory()
 	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // the high-water mark begins anew (proc(5))
 		return 0, 0, 0, fmt.Errorf("resetting the high-water mark of memory: %w", err)

@@ -68,6 +68,7 @@ type engine interface {
 	glance(ctx context.Context) (session, error) // for reading by a single statement
 	migrate(ctx context.Context, schemas []Schema) error
 	run(ctx context.Context) error // upkeep, until ctx ends
+	trim(ctx context.Context) error
 	arrays() bool
 	writers() int                    // committers that can usefully run at once
 	close(ctx context.Context) error // waits for open transactions until ctx ends
@@ -153,6 +154,10 @@ func (d *DB) usable() error {
 
 // Run does the engine's upkeep, such as SQLite's checkpoints, until ctx ends.
 func (d *DB) Run(ctx context.Context) error { return d.engine.run(ctx) }
+
+// Trim gives back the memory in which SQLite's writer keeps pages. It is for who writes much that nobody reads soon, in between and afterwards: that
+// has pushed everything else out of there anyway.
+func (d *DB) Trim(ctx context.Context) error { return d.engine.trim(ctx) }
 
 // Arrays reports whether array parameters and unnest may be used, that is, whether this is PostgreSQL.
 func (d *DB) Arrays() bool { return d.engine.arrays() }

@@ -83,6 +83,8 @@ func planOnce(ctx context.Context, conn *pgx.Conn) error {
 
 func (e *postgresEngine) arrays() bool { return true }
 
+func (e *postgresEngine) trim(context.Context) error { return nil }
+
 // One committer keeps one backend of the server busy, which does about a third of the work that its batches cost here. More committers than
 // that only make the batches smaller.
 func (e *postgresEngine) writers() int { return min(max(1, runtime.GOMAXPROCS(0)/4), 4) }

@@ -104,6 +104,17 @@ func (e *sqliteEngine) connect(ctx context.Context, params string) (*sqliteConn,
 }
 
 func (e *sqliteEngine) arrays() bool { return false }
+
+func (e *sqliteEngine) trim(ctx context.Context) error {
+	select {
+	case c := <-e.writer:
+		defer func() { e.writer <- c }()
+		_, err := c.exec(`PRAGMA shrink_memory`, nil)
+		return sqliteError(err)
+	case <-ctx.Done():
+		return &storeError{class: classGivenUp, cause: ctx.Err()}
+	}
+}
 func (e *sqliteEngine) writers() int { return 1 }
 
 func (e *sqliteEngine) close(ctx context.Context) error { return e.closeFirst(ctx, sqliteReaders) }

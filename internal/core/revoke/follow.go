@@ -22,11 +22,12 @@ const (
 )
 
 // Run follows what other nodes revoke and publish, and, on the one node that holds the lease, makes the lists that nobody made in time: those
-// that are due, and those whose maker died in between. It ends with ctx.
+// that are due, and those whose maker died in between. At first it reads lists ahead, see ReadAhead. It ends with ctx.
 func (s *Service) Run(ctx context.Context) error {
-	var both sync.WaitGroup
-	both.Go(func() { s.follow(ctx) })
-	defer both.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { s.follow(ctx) })
+	beside.Go(func() { s.ahead(ctx) })
+	defer beside.Wait()
 	return s.DB.Lead(ctx, leaseName, s.lead)
 }
 

@@ -19,7 +19,8 @@
 // changes is there. A list that was signed and not stored is never seen. A list with a higher number never says less than one with a lower
 // number, whichever nodes made them. Numbers are at least the second in which they were made, so that they do not start again when a
 // database is restored from a backup. The octets are not stored: they follow from the rows in the order of their changes, and the digest tells
-// whether they still do. The encoded entries stay in memory: a revocation appends 49 octets and signs, whatever came before.
+// whether they still do. The encoded entries stay in memory, where Run reads them ahead after a start: a revocation appends 49 octets and signs, whatever
+// came before.
 //
 // What others do is known from the audit record (see Watch and look), and which lists are due from an index: nothing looks at every list.
 //
@@ -74,6 +75,7 @@ type Deps struct {
 	Validity   time.Duration // of a list; 0 means 7 days
 	Refresh    time.Duration // a list is made anew at least this often; 0 means 12 hours
 	DeltaLists bool          // delta lists are made when somebody asks, and full lists say where
+	ReadAhead  int           // octets of lists that Run reads before anybody asks; 0 means 64 MiB
 	OCSP       OCSPOptions
 }
 
@@ -117,6 +119,9 @@ func New(d Deps) *Service {
 	}
 	if d.Refresh == 0 {
 		d.Refresh = 12 * time.Hour
+	}
+	if d.ReadAhead == 0 {
+		d.ReadAhead = aheadMost
 	}
 	d.OCSP.setDefaults()
 	s := &Service{Deps: d, scopes: map[scopeKey]*scope{}, signing: make(chan struct{}, maxSigning),

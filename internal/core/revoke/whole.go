@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"log/slog"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -21,6 +22,9 @@ const (
 	// That is room for 1.3 million entries.
 	maxMessage = 64 << 20
 )
+
+// trimEvery is after how many pieces the database is told to forget them: 2 MiB.
+const trimEvery = 8
 
 // reserveNumber gives out the next number, at least the present second.
 const reserveNumber = `INSERT INTO crl_scope (cell, issuer, shard, changes, number) VALUES (0, $1, $2, 0, $3) ON CONFLICT (cell, issuer, shard)
@@ -51,11 +55,43 @@ func (s *Service) publishWhole(ctx context.Context, sc *scope) (l *list, stored 
 		return nil, false, err
 	}
 	s.schedule(sc, l)
-	stored, err = s.storeWhole(ctx, sc, l, was)
-	return l, stored, err
+	if stored, err = s.storeWhole(ctx, sc, l, was); err != nil || !stored || was == nil {
+		return l, stored, err
+	}
+	if err := s.dropPieces(ctx, sc.key, was.number); err != nil { // it is published all the same, and the next one drops them
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "the pieces of an old CRL were not deleted", slog.String("issuer", sc.key.issuer.String()), slog.Any("cause", err))
+	}
+	return l, true, nil
 }
 
-// storeWhole publishes l if was is still the list before, and takes away the pieces of lists older than that.
+// dropPieces deletes the pieces of lists with lower numbers, a few at a time.
+func (s *Service) dropPieces(ctx context.Context, k scopeKey, before int64) error {
+	for {
+		n, err := s.dropSome(ctx, k, before)
+		if err != nil || n == 0 {
+			return err
+		}
+		if err := s.DB.Trim(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Service) dropSome(ctx context.Context, k scopeKey, before int64) (n int64, err error) {
+	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		var number, seq int64
+		found, err := tx.Get(ctx, []any{&number, &seq}, `SELECT number, seq FROM crl_chunk WHERE cell = 0 AND issuer = $1 AND shard = $2 AND number < $3
+ ORDER BY number, seq LIMIT 1`, k.issuer[:], k.shard, before)
+		if n = 0; err != nil || !found {
+			return err
+		}
+		n, err = tx.Exec(ctx, `DELETE FROM crl_chunk WHERE cell = 0 AND issuer = $1 AND shard = $2 AND number = $3 AND seq < $4`, k.issuer[:], k.shard, number, seq+trimEvery)
+		return err
+	})
+	return n, err
+}
+
+// storeWhole publishes l if was is still the list before.
 func (s *Service) storeWhole(ctx context.Context, sc *scope, l, was *list) (stored bool, err error) {
 	before := int64(0)
 	if was != nil {
@@ -70,9 +106,6 @@ func (s *Service) storeWhole(ctx context.Context, sc *scope, l, was *list) (stor
 			return nil
 		}
 		if stored, err = l.storeTx(ctx, tx, sc.key); err != nil || !stored {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `DELETE FROM crl_chunk WHERE cell = 0 AND issuer = $1 AND shard = $2 AND number < $3`, sc.key.issuer[:], sc.key.shard, before); err != nil {
 			return err
 		}
 		return s.Audit.Append(ctx, tx, l.entry(sc.key))
@@ -122,6 +155,9 @@ func (w *writer) write(ctx context.Context) error {
 	}
 	l.before, l.size = before, int64(len(before)+w.tbs+len(after))
 	if err := w.flush(ctx, 0, before); err != nil {
+		return err
+	}
+	if err := s.DB.Trim(ctx); err != nil {
 		return err
 	}
 	l.digest, err = s.digestOf(ctx, w.scope.key, l)
@@ -235,6 +271,11 @@ func (w *writer) append(ctx context.Context, octets []byte) error {
 			return err
 		}
 		w.piece, w.seq = w.piece[:0], w.seq+1
+		if w.seq%trimEvery == 0 {
+			if err := w.service.DB.Trim(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
