@@ -39,6 +39,7 @@ type Directory struct {
 	RevokeCert  string `json:"revokeCert"`
 	KeyChange   string `json:"keyChange"`
 	RenewalInfo string `json:"renewalInfo,omitempty"`
+	ActivateTPM string `json:"mooringActivateTPM,omitempty"` // see Activation; no standard knows it
 	Meta        Meta   `json:"meta"`
 }
 
@@ -84,6 +85,9 @@ type KeyChange struct {
 const (
 	KindDNS = "dns"
 	KindIP  = "ip"
+
+	KindPermanent = "permanent-identifier" // draft-ietf-acme-device-attest, section 3
+	KindHardware  = "hardware-module"      // likewise, section 4
 )
 
 // Identifier is what a certificate is to be for (section 9.7.7; RFC 8738, section 3).
@@ -140,7 +144,35 @@ const (
 	HTTP01    = "http-01"
 	DNS01     = "dns-01"
 	TLSALPN01 = "tls-alpn-01"
+
+	DeviceAttest01 = "device-attest-01" // draft-ietf-acme-device-attest, section 5
 )
+
+// Attestation is the body of the request that asks for the validation of device-attest-01: the CBOR of package wire/attest, base64url.
+type Attestation struct {
+	AttObj string `json:"attObj"`
+}
+
+// Activation is the body of a request for the certificate of a TPM's attestation key, which this project adds to ACME. The answer is an
+// ActivationChallenge. All octets are base64url.
+type Activation struct {
+	AK           string   `json:"ak,omitempty"`           // TPMT_PUBLIC or TPM2B_PUBLIC of the attestation key
+	EK           string   `json:"ek,omitempty"`           // the same of the endorsement key
+	Certificates []string `json:"certificates,omitempty"` // of the endorsement key, and those above it but the root, in DER
+	Profile      string   `json:"profile,omitempty"`
+
+	// The second request, whose answer is a certificate chain, has these two and nothing else.
+	Session string `json:"session,omitempty"`
+	Secret  string `json:"secret,omitempty"` // what TPM2_ActivateCredential gave
+}
+
+// ActivationChallenge is what TPM2_ActivateCredential takes: TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, base64url.
+type ActivationChallenge struct {
+	Session    string `json:"session"`
+	Credential string `json:"credential"`
+	Secret     string `json:"secret"`
+	Expires    string `json:"expires"`
+}
 
 // Challenge is one way to show the right to a name (section 8).
 type Challenge struct {

@@ -21,8 +21,9 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// MaxRequest bounds a request in octets: a certification request with 100 names and an RSA key has 10 kB.
-const MaxRequest = 64 << 10
+// MaxRequest bounds a request in octets: a certification request with 100 names and an RSA key has 10 kB, an attestation statement of 64 kB, twice
+// in base64url, 120 kB.
+const MaxRequest = 128 << 10
 
 // What is wrong with a message beyond its form.
 var (

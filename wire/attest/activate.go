@@ -1,11 +1,13 @@
 package attest
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -96,6 +98,26 @@ func encoded(key crypto.PublicKey) ([]byte, error) {
 		err = der.CheckKey(key)
 	}
 	return spki, err
+}
+
+// usageEndorsementKey is tcg-kp-EKCertificate.
+const usageEndorsementKey = "2.23.133.8.1"
+
+// Endorsed checks that the first certificate is that of the key, and that it leads to one of roots.
+func (ek *EndorsementKey) Endorsed(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	leaf := chain[0]
+	if leaf.IsCA || !bytes.Equal(leaf.RawSubjectPublicKeyInfo, ek.SPKI) {
+		return errors.New("the certificate is for another key")
+	}
+	endorses := len(leaf.UnknownExtKeyUsage)+len(leaf.ExtKeyUsage) == 0
+	for _, usage := range leaf.UnknownExtKeyUsage {
+		endorses = endorses || usage.String() == usageEndorsementKey
+	}
+	if !endorses {
+		return errors.New("the certificate is not for an endorsement key: it lacks the extended key usage " + usageEndorsementKey)
+	}
+	_, err := Lead(chain, roots, now)
+	return err
 }
 
 // Credential is a secret that only the TPM with a certain endorsement key opens, and only when it holds a certain attestation key (TPM 2.0 Library,

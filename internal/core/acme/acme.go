@@ -147,7 +147,8 @@ type Challenge struct {
 
 // Shown is what a validation brought to light besides the name.
 type Shown struct {
-	SPKI []byte // SHA-256 of the key that was attested; empty = any key will do
+	SPKI     []byte // SHA-256 of the key that was attested; empty = any key will do
+	Hardware string // the type of the hardware module, a dotted number, and its serial number in hexadecimal digits, if one was attested
 }
 
 // Validator finds out whether a client controls a name. It reaches out into the network, with its own limits on time and size.
@@ -177,6 +178,7 @@ type Deps struct {
 	Key       []byte // of nonces, 32 octets, the same on all nodes
 	Now       func() time.Time
 	Log       *slog.Logger
+	Roots     Roots           // of attestation
 	Open      bool            // accounts without a binding are allowed
 	Again     []time.Duration // pauses before a validation is tried again; nil = 3 s, 9 s and 18 s
 }

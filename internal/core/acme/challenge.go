@@ -14,6 +14,7 @@ import (
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
 	"mooring/wire/acme"
 )
@@ -28,6 +29,7 @@ type place struct {
 type attempt struct {
 	place
 	challenge Challenge
+	owner     device.ID
 	actor     string
 	device    string
 	tries     int
@@ -71,7 +73,7 @@ func (s *Service) Validate(ctx context.Context, a *Account, id ID, n int, method
 	if z.Status != acme.StatusPending || o.Status(s.Now().Unix()) != acme.StatusPending {
 		return o, z, nil
 	}
-	at := &attempt{place: place{id, n}, device: o.Device.String(), actor: "account:" + a.ID.String(), done: make(chan struct{}),
+	at := &attempt{place: place{id, n}, owner: o.Device, device: o.Device.String(), actor: "account:" + a.ID.String(), done: make(chan struct{}),
 		challenge: Challenge{Type: method, Name: z.Name, Token: z.Token, KeyAuthorization: acme.KeyAuthorization(z.Token, a.Key.Thumbprint[:]), Response: response}}
 	if at, err = s.begin(at); err != nil {
 		return Order{}, nil, err
@@ -128,7 +130,11 @@ const validateTime = 15 * time.Second
 
 func (s *Service) try(ctx context.Context, at *attempt) {
 	limited, cancel := context.WithTimeout(ctx, validateTime)
-	shown, err := s.Validator.Validate(limited, at.challenge)
+	validate := s.Validator.Validate
+	if at.challenge.Type == acme.DeviceAttest01 {
+		validate = func(ctx context.Context, c Challenge) (Shown, error) { return s.attested(ctx, c, at.owner) }
+	}
+	shown, err := validate(limited, at.challenge)
 	cancel()
 	if err != nil && errs.Is(err, errs.Unavailable) && at.tries < len(s.Again) && ctx.Err() == nil {
 		at.trouble.Store(problem(err))
@@ -158,10 +164,10 @@ func (s *Service) settle(ctx context.Context, at *attempt, shown Shown, failure 
 		if z.Status != acme.StatusPending {
 			return false
 		}
-		z.Method, z.At, z.Status, z.SPKI = at.challenge.Type, s.Now().Unix(), acme.StatusValid, shown.SPKI
+		z.Method, z.At, z.Status, z.SPKI, z.Hardware = at.challenge.Type, s.Now().Unix(), acme.StatusValid, shown.SPKI, shown.Hardware
 		e.Action, e.Actor, e.Detail["method"] = "acme.validate", at.actor, at.challenge.Type
 		if failure != nil {
-			z.Status, z.SPKI, z.Problem = acme.StatusInvalid, nil, problem(failure)
+			z.Status, z.SPKI, z.Hardware, z.Problem = acme.StatusInvalid, nil, "", problem(failure)
 			e.Refused = enrol.Reason(failure)
 		}
 		return true
@@ -228,7 +234,11 @@ func (s *Service) authorize(ctx context.Context, id ID, n int, change func(*Auth
 func (o *Order) mark(n int) string {
 	h := sha256.New()
 	z := &o.Authz[n]
-	for _, part := range []string{o.ID.String(), o.Account.String(), o.Device.String(), string(o.Evidence), o.Profile, fmt.Sprint(n), z.full(), z.Status, z.Method, string(z.SPKI)} {
+	parts := []string{o.ID.String(), o.Account.String(), o.Device.String(), string(o.Evidence), o.Profile, fmt.Sprint(n), z.full(), z.Status, z.Method, string(z.SPKI)}
+	if z.Hardware != "" {
+		parts = append(parts, z.Hardware)
+	}
+	for _, part := range parts {
 		fmt.Fprintf(h, "%d:%s", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])

@@ -44,6 +44,7 @@ type Authz struct {
 	Method   string        `json:"m,omitempty"` // the challenge that decided, or byAccount
 	At       int64         `json:"a,omitempty"` // when it did, UTC seconds
 	SPKI     []byte        `json:"k,omitempty"` // SHA-256 of the key that was attested
+	Hardware string        `json:"h,omitempty"` // of an attested hardware module, see Shown
 	Problem  *acme.Problem `json:"e,omitempty"`
 }
 
@@ -112,6 +113,8 @@ func (a *Authz) full() string {
 // Methods are the challenges that are offered for the name: a wildcard is shown in the DNS alone (section 8.4 and RFC 8738, section 7).
 func (a *Authz) Methods() []string {
 	switch {
+	case isHardware(a.Name):
+		return []string{acme.DeviceAttest01}
 	case a.Wildcard:
 		return []string{acme.DNS01}
 	case strings.HasPrefix(a.Name, "ip:"):
@@ -202,6 +205,9 @@ func (s *Service) NewOrder(ctx context.Context, a *Account, w Wanted) (Order, er
 	if err != nil {
 		return Order{}, err
 	}
+	if slices.ContainsFunc(authz, func(z Authz) bool { return isHardware(z.Name) }) {
+		o.Evidence = ca.EvidenceAttested
+	}
 	profile, err := s.profileOf(&d, w.Profile, o.Evidence)
 	if err != nil {
 		return Order{}, err
@@ -216,7 +222,7 @@ func (s *Service) NewOrder(ctx context.Context, a *Account, w Wanted) (Order, er
 	trusted := a.Bound() && profile.TrustAccount
 	for i := range o.Authz {
 		o.Authz[i].Status = acme.StatusPending
-		if trusted {
+		if trusted && !isHardware(o.Authz[i].Name) {
 			o.Authz[i].Status, o.Authz[i].Method, o.Authz[i].At = acme.StatusValid, byAccount, now
 		}
 		var token [20]byte
@@ -234,6 +240,9 @@ func parseIdentifiers(list []acme.Identifier) (authz []Authz, err error) {
 	bad := &Rejected{}
 	for _, id := range list {
 		a, t, detail := parseIdentifier(id)
+		if t == "" && isHardware(a.Name) && slices.ContainsFunc(authz, func(b Authz) bool { return isHardware(b.Name) && b.Name != a.Name }) {
+			t, detail = RejectedIdentifier, "an order is for one permanent-identifier or hardware-module at most: a certificate has one key"
+		}
 		if t != "" {
 			bad.Names = append(bad.Names, RejectedName{Kind: id.Type, Value: id.Value, Type: t, Detail: detail})
 			continue
@@ -264,8 +273,13 @@ func parseIdentifier(id acme.Identifier) (a Authz, t Type, detail string) {
 			return a, Malformed, fmt.Sprintf("%q is not an address in its canonical form (RFC 5952)", id.Value)
 		}
 		return Authz{Name: "ip:" + ip.String()}, "", ""
+	case acme.KindPermanent, acme.KindHardware:
+		if !printable(id.Value) {
+			return a, Malformed, fmt.Sprintf("%.80q is not a name of 1 to %d printable characters", id.Value, maxHardwareName)
+		}
+		return Authz{Name: id.Type + ":" + id.Value}, "", ""
 	}
-	return a, UnsupportedIdentifier, fmt.Sprintf("identifiers of the type %q are not supported; use dns or ip", id.Type)
+	return a, UnsupportedIdentifier, fmt.Sprintf("identifiers of the type %q are not supported; use dns, ip, permanent-identifier or hardware-module", id.Type)
 }
 
 // deviceOf returns the device that the order is for: that of a bound account, else the one that is called like one of the names.
@@ -325,6 +339,10 @@ func (s *Service) profileOf(d *device.Device, name string, e ca.Evidence) (*ca.P
 // permitted refuses names that the profile would not give the device.
 func (s *Service) permitted(d *device.Device, p *ca.Profile, o *Order) error {
 	names := o.Names()
+	if err := owned(d, names); err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, isHardware)
 	if s.Enrol.NamesOf(d, p, names) == nil {
 		return nil
 	}
@@ -392,12 +410,14 @@ func (s *Service) insertOrder(ctx context.Context, o *Order) error {
 			return err
 		}
 		tx.OnCommit(func() { s.orders.Add(1) })
-		if o.Authz[0].Method != byAccount {
-			return nil
-		}
-		marks := make([]string, len(o.Authz))
+		var marks []string
 		for n := range o.Authz {
-			marks[n] = o.mark(n)
+			if o.Authz[n].Method == byAccount {
+				marks = append(marks, o.mark(n))
+			}
+		}
+		if len(marks) == 0 {
+			return nil
 		}
 		return s.Audit.Append(ctx, tx, audit.Entry{At: now, Action: "acme.validate", Actor: access.Device(o.Device.String(), protocol).String(), Object: o.ID.String(), Device: o.Device.String(),
 			Detail: map[string]string{"method": byAccount, "mark": strings.Join(marks, " ")}})
@@ -475,8 +495,16 @@ func (o *Order) check(csr []byte, account *acme.Key) error {
 	if key, err := acme.NewKey(r.PublicKey); err == nil && key.Thumbprint == account.Thumbprint {
 		return refuse(errs.Invalid, BadCSR, "the request is for the account's own key: make another one")
 	}
-	if len(r.Names.URI)+len(r.Names.Email)+len(r.Names.Other) > 0 {
-		return refuse(errs.Invalid, BadCSR, "the request asks for names that an order cannot be for: leave them out")
+	if hash := r.HashSPKI(); o.Evidence == ca.EvidenceAttested && !bytes.Equal(o.spki(), hash[:]) {
+		return refuse(errs.Denied, BadAttestationStatement, "the request is for another key than the one that was attested")
+	}
+	attested, err := o.attested()
+	if err != nil {
+		return err
+	}
+	other := slices.ContainsFunc(r.Names.Other, func(n der.OtherName) bool { return !slices.ContainsFunc(attested, n.Same) })
+	if len(r.Names.URI)+len(r.Names.Email) > 0 || other {
+		return refuse(errs.Invalid, BadCSR, "the request asks for names that the order is not for: leave them out")
 	}
 	asked := map[string]bool{}
 	for _, n := range r.Names.DNS {
@@ -486,7 +514,7 @@ func (o *Order) check(csr []byte, account *acme.Key) error {
 		asked["ip:"+ip.Unmap().String()] = true
 	}
 	for _, attribute := range r.Subject {
-		if attribute.Type != der.OIDCommonName {
+		if attribute.Type != der.OIDCommonName || len(attested) > 0 { // where the profile decides about the subject
 			continue
 		}
 		value := strings.ToLower(attribute.Value)
@@ -496,8 +524,7 @@ func (o *Order) check(csr []byte, account *acme.Key) error {
 			asked["dns:"+value] = true
 		}
 	}
-	names := o.Names()
-	for _, name := range names {
+	for _, name := range slices.DeleteFunc(o.Names(), isHardware) {
 		if !asked[name] {
 			return refuse(errs.Invalid, BadCSR, "the request lacks the ordered name %q", name)
 		}
@@ -511,8 +538,12 @@ func (o *Order) check(csr []byte, account *acme.Key) error {
 
 // issue asks the registration authority, with this slice's word on who asks.
 func (s *Service) issue(ctx context.Context, o Order, csr []byte) (Order, error) {
+	attested, err := o.attested()
+	if err != nil {
+		return Order{}, err
+	}
 	answer, err := s.Enrol.Submit(ctx, enrol.Request{Protocol: protocol, Op: enrol.Enrol, Profile: o.Profile, CSR: csr,
-		Proven: &enrol.Proven{Device: o.Device, Evidence: o.Evidence, Names: o.Names(), SPKI: o.spki(), Once: o.ID[:], Take: o.take}})
+		Proven: &enrol.Proven{Device: o.Device, Evidence: o.Evidence, Names: o.Names(), Attested: attested, SPKI: o.spki(), Once: o.ID[:], Take: o.take}})
 	switch {
 	case errs.Is(err, errs.Conflict): // another request was faster, or the order is no longer what it was
 		now, err2 := s.load(ctx, o.ID)

@@ -1,7 +1,6 @@
 package acme
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/pem"
 	"net/http"
@@ -142,14 +141,16 @@ func (s *server) certificate(c *call) (*answer, error) {
 		}
 		a.links = append(a.links, "<"+link+`>;rel="alternate"`)
 	}
-	var text bytes.Buffer
-	for _, der := range all[which] {
-		if err := pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
-			return nil, err
-		}
-	}
-	a.chain = text.Bytes()
+	a.chain = encode(all[which])
 	return a, nil
+}
+
+// encode is a chain as application/pem-certificate-chain.
+func encode(chain [][]byte) (text []byte) {
+	for _, raw := range chain {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})...)
+	}
+	return text
 }
 
 // authz shows an authorization, or gives it up (sections 7.5 and 7.5.2).

@@ -47,6 +47,7 @@ const (
 	pathOrder      = "/acme/order/"
 	pathAuthz      = "/acme/authz/"
 	pathChallenge  = "/acme/challenge/"
+	pathActivate   = "/acme/attest/tpm"
 )
 
 type server struct{ Deps }
@@ -84,6 +85,7 @@ func New(d Deps) http.Handler {
 		{pathOrder + "{order}/certificate/{chain}", byAccount, s.certificate},
 		{pathAuthz + "{order}/{n}", byAccount, s.authz},
 		{pathChallenge + "{order}/{n}/{type}", byAccount, s.challenge},
+		{pathActivate, byAccount, s.activate},
 	} {
 		mux.HandleFunc(r.path, s.post(r.path, r.signer, r.do))
 	}
@@ -122,7 +124,7 @@ func (s *server) notAllowed(w http.ResponseWriter, r *http.Request, allow ...str
 
 func (s *server) directory(w http.ResponseWriter, _ *http.Request) error {
 	d := acme.Directory{NewNonce: s.Base + pathNonce, NewAccount: s.Base + pathNewAccount, NewOrder: s.Base + pathNewOrder, RevokeCert: s.Base + pathRevoke,
-		KeyChange: s.Base + pathKeyChange, RenewalInfo: s.Base + pathRenewal,
+		KeyChange: s.Base + pathKeyChange, RenewalInfo: s.Base + pathRenewal, ActivateTPM: s.Base + pathActivate,
 		Meta: acme.Meta{TermsOfService: s.Terms, ExternalAccountRequired: !s.ACME.Open, Profiles: map[string]string{}}}
 	for _, p := range s.CA.Profiles() {
 		if p.Accepts(ca.EvidenceAccount) || p.Accepts(ca.EvidenceDomain) || p.Accepts(ca.EvidenceAttested) {

@@ -48,7 +48,7 @@ func profiles() []apptest.Profile {
 		choice("short", "evidence: [account]", "acme: trust-account", "also_for: [trusted]", "slot: third", "record: brief", "validity: 1d", "renew_before: 8h", "ocsp: false", "retention: 0s")}
 }
 
-func newWorld(t *testing.T, change func(*conf.Config)) *world {
+func newWorld(t *testing.T, change func(*conf.Config), more ...apptest.Profile) *world {
 	t.Helper()
 	w := &world{net: reachtest.Start(t)}
 	list := profiles()
@@ -61,7 +61,7 @@ func newWorld(t *testing.T, change func(*conf.Config)) *world {
 		if change != nil {
 			change(c)
 		}
-	}, list...)
+	}, append(list, more...)...)
 	w.base = w.Addresses().ACME
 	w.http = w.client(w.Platform)
 	return w
@@ -239,14 +239,20 @@ func bind(t testing.TB, key crypto.Signer, name, secret, url string) json.RawMes
 func (w *world) bound(t testing.TB, name, profile string, names ...string) (*account, device.Device) {
 	t.Helper()
 	d := w.Add(t, device.Spec{Name: name, Profile: profile, Names: names})
+	return w.boundTo(t, d), d
+}
+
+// boundTo makes a device's account.
+func (w *world) boundTo(t testing.TB, d device.Device) *account {
+	t.Helper()
 	a := &account{w: w, key: apptest.Key(t)}
 	url := w.base + "/acme/new-account"
-	r := a.post(t, url, acme.NewAccount{ExternalAccountBinding: bind(t, a.key, name, w.Token(t, d.ID), url)})
+	r := a.post(t, url, acme.NewAccount{ExternalAccountBinding: bind(t, a.key, d.Name, w.Token(t, d.ID), url)})
 	if r.StatusCode != http.StatusCreated {
 		t.Fatalf("making an account: %d %s", r.StatusCode, r.Text)
 	}
 	a.url = r.Header.Get("Location")
-	return a, d
+	return a
 }
 
 func identifiers(names ...string) (list []acme.Identifier) {
