@@ -88,12 +88,12 @@ func TestInteropACME(t *testing.T) {
 
 // certbot enrols with http-01 and an external account binding, renews, and revokes.
 func certbot(t *testing.T, s *site) {
-	key := s.bindingKey(t, "gw-certbot", "gateway", "certbot.example.test")
+	key := s.bindingKey(t, "certbot.example.test", "gateway", "certbot.example.test") // it renews for the common name, too
 	const common = `export REQUESTS_CA_BUNDLE=$PWD/root.pem
 certbot_() { certbot "$@" --server "$D" --config-dir c --work-dir w --logs-dir l -n; }
 `
 	s.sh(t, common+`certbot_ certonly --standalone --preferred-challenges http --http-01-port 5002 --http-01-address "$HOST" -d certbot.example.test \
-	--register-unsafely-without-email --agree-tos --eab-kid gw-certbot --eab-hmac-key "$KEY"`, "KEY="+key)
+	--register-unsafely-without-email --agree-tos --eab-kid certbot.example.test --eab-hmac-key "$KEY"`, "KEY="+key)
 	s.useCertificate(t, "c/live/certbot.example.test/privkey.pem", "c/live/certbot.example.test/fullchain.pem", "certbot.example.test")
 	s.sh(t, common+`cp -L c/live/certbot.example.test/cert.pem first.pem
 certbot_ renew --force-renewal --no-random-sleep-on-renew --http-01-port 5002 --http-01-address "$HOST"
