@@ -66,6 +66,7 @@ func TestAnAgreedCampaignThatGrew(t *testing.T) {
 	settled(t, p, "one", func(c campaign.Campaign, _ campaign.Progress) bool { return c.State == campaign.Approved })
 	p.Enrolled(t, "meter-1", "device")
 	p.Enrolled(t, "meter-2", "device")
+	awaitInventory(t, p)
 	_, err = p.Campaigns.Start(t.Context(), anna, "one")
 	must(t, err)
 	c, n := settled(t, p, "one", func(c campaign.Campaign, _ campaign.Progress) bool { return c.State != campaign.Running })

@@ -29,9 +29,12 @@ type inventory struct {
 	mu    sync.Mutex
 	notes map[ID]news // guarded by mu
 	lost  bool        // guarded by mu: there were more notes than can be remembered
-	wake  chan struct{}
-	node  []byte
-	beat  int64 // UTC seconds; owned by keepInventory
+	// writing is how many notes were taken and are not committed yet.
+	writing  int        // guarded by mu
+	flushing sync.Mutex // held while notes are written
+	wake     chan struct{}
+	node     []byte
+	beat     int64 // UTC seconds; owned by keepInventory
 }
 
 // news is what is to be said about a device in the inventory.
@@ -126,14 +129,15 @@ func (v *inventory) take() map[ID]news {
 	defer v.mu.Unlock()
 	taken := v.notes
 	v.notes = map[ID]news{}
+	v.writing = len(taken)
 	return taken
 }
 
-// pending returns how many devices are noted.
+// pending returns how many devices are noted and not yet in the blocks.
 func (v *inventory) pending() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return len(v.notes)
+	return len(v.notes) + v.writing
 }
 
 // keepInventory flushes the notes until ctx ends, and reads the registry anew where notes may have been lost.
@@ -249,9 +253,12 @@ func (r *Registry) Settle(ctx context.Context) error {
 	})
 }
 
-// flushInventory writes what is noted into the blocks.
+// flushInventory writes what is noted into the blocks. When it returns, what others were writing is there too.
 func (r *Registry) flushInventory(ctx context.Context) error {
+	r.inv.flushing.Lock()
+	defer r.inv.flushing.Unlock()
 	notes := r.inv.take()
+	defer r.inv.wrote()
 	if len(notes) == 0 {
 		return nil
 	}
@@ -279,6 +286,12 @@ func (r *Registry) flushInventory(ctx context.Context) error {
 		ids = ids[n:]
 	}
 	return nil
+}
+
+func (v *inventory) wrote() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.writing = 0
 }
 
 func (v *inventory) putBack(ids []ID, notes map[ID]news) {
