@@ -182,7 +182,11 @@ type ACME struct {
 	HTTPPort int
 	TLSPort  int
 	Terms    string // the address of the terms of service; "" = none
+	Attest   Attest
 }
+
+// Attest holds files of PEM certificates: whose word about a device's hardware is taken. "" is nobody's.
+type Attest struct{ Step, Apple, AndroidKey, TPM, EK string }
 
 // Retention holds when certificates leave that their profiles keep no longer, and entries of the audit record.
 type Retention struct {

@@ -114,6 +114,11 @@ func (c *Config) table() []entry {
 		{"acme.resolver", "", "The name server that validations ask; if absent, those of this machine.", "10.0.0.53:53", addressOrNone(&c.ACME.Resolver)},
 		{"acme.http_port", "80", "The port of http-01. Anything but 80 is for tests: whoever may bind the port need not be the machine's administrator.", "5002", whole(&c.ACME.HTTPPort, 1, 65535)},
 		{"acme.tls_port", "443", "The port of tls-alpn-01, likewise.", "5001", whole(&c.ACME.TLSPort, 1, 65535)},
+		{"acme.attest_step", "", "A PEM file of the roots of attestation statements of the format step, such as Yubico's. Without it no such statement is accepted.", "attest/yubico.pem", text(&c.ACME.Attest.Step)},
+		{"acme.attest_apple", "", "The same for the format apple.", "attest/apple.pem", text(&c.ACME.Attest.Apple)},
+		{"acme.attest_android_key", "", "The same for the format android-key.", "attest/android.pem", text(&c.ACME.Attest.AndroidKey)},
+		{"acme.attest_tpm", "", "The same for the format tpm, besides this platform's own CAs, which are always trusted for attestation keys.", "attest/tpm-ak.pem", text(&c.ACME.Attest.TPM)},
+		{"acme.attest_ek", "", "A PEM file of the manufacturers' roots of TPM endorsement keys. Without it a TPM must be registered with its device, by the tag tpm-ek.", "attest/tpm-makers.pem", text(&c.ACME.Attest.EK)},
 		{"acme.terms", "", "The address of terms of service that accounts must agree to.", "https://pki.example.com/terms", text(&c.ACME.Terms)},
 
 		{"retention.hold", "false", "Delete nothing, whatever profiles and retention.audit say: somebody may need it as evidence.", "true", truth(&c.Retention.Hold)},
