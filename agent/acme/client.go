@@ -5,7 +5,9 @@
 // A Client survives what servers may do: each message is signed again with the nonce of the refusal when the nonce was not good (section 6.5),
 // however often that happens within reason, and it waits as long as Retry-After says, in seconds or as a date. What is read is bounded.
 //
-// It keeps nothing: whoever uses it keeps the keys. Challenges other than http-01 are not offered.
+// With device-attest-01 it shows by a statement of the device's hardware that it is that device, and it has the attestation key of a TPM certified.
+//
+// It keeps nothing: whoever uses it keeps the keys. Other challenges are not met.
 package acme
 
 import (
@@ -161,7 +163,7 @@ func problemOf(p *acme.Problem) error {
 	return &Error{Problem: *p}
 }
 
-// authorize shows the right to one name by http-01.
+// authorize shows the right to one name by http-01 or device-attest-01.
 func (c *Client) authorize(ctx context.Context, url string, solver Solver) error {
 	var z acme.Authorization
 	if _, err := c.post(ctx, url, nil, &z); err != nil {
@@ -171,16 +173,28 @@ func (c *Client) authorize(ctx context.Context, url string, solver Solver) error
 		return nil
 	}
 	for _, ch := range z.Challenges {
-		if ch.Type != acme.HTTP01 || solver == nil {
+		attest, attests := solver.(Attest)
+		if solver == nil || !(ch.Type == acme.HTTP01 && !attests || ch.Type == acme.DeviceAttest01 && attests) {
 			continue
 		}
-		remove, err := solver.Present(ch.Token, acme.KeyAuthorization(ch.Token, c.key.Thumbprint[:]))
-		if err != nil {
-			return fmt.Errorf("presenting the answer to a challenge: %w", err)
+		var answer any = struct{}{}
+		auth := acme.KeyAuthorization(ch.Token, c.key.Thumbprint[:])
+		if attests {
+			object, err := attest(ch.Token, auth)
+			if err != nil {
+				return fmt.Errorf("attesting: %w", err)
+			}
+			answer = acme.Attestation{AttObj: base64.RawURLEncoding.EncodeToString(object)}
+		} else {
+			remove, err := solver.Present(ch.Token, auth)
+			if err != nil {
+				return fmt.Errorf("presenting the answer to a challenge: %w", err)
+			}
+			defer remove()
 		}
-		defer remove()
 		var now acme.Challenge
-		if _, err := c.post(ctx, ch.URL, struct{}{}, &now); err != nil {
+		var err error
+		if _, err = c.post(ctx, ch.URL, answer, &now); err != nil {
 			return fmt.Errorf("asking for the validation of %q: %w", z.Identifier.Value, err)
 		}
 		if now.Status == acme.StatusValid {
@@ -230,6 +244,10 @@ func (c *Client) fetch(ctx context.Context, url string) (chain [][]byte, err err
 	if _, err := c.post(ctx, url, nil, &text); err != nil {
 		return nil, fmt.Errorf("fetching the certificate: %w", err)
 	}
+	return decode(text)
+}
+
+func decode(text []byte) (chain [][]byte, err error) {
 	for rest := text; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
