@@ -16,7 +16,7 @@ const ceremonyPage = "../doc/ceremony.md"
 // which there is no interface but a loopback that is down; where the system permits no such namespaces, they run under strace, and no
 // socket may be opened.
 func TestInteropCeremony(t *testing.T) {
-	blocks, settings := readPage(t, ceremonyPage, 11)
+	blocks, settings := readPage(t, ceremonyPage, 14)
 	cage := newCage(t)
 	engines(t, func(t *testing.T, database string) {
 		s := newSite(t)

@@ -46,6 +46,7 @@ func (c *cli) caCommand() *cobra.Command {
 		RunE:    c.online(c.caShow),
 	}, c.caExportCommand(), c.caLimitCommand(), c.caCreateCommand(), c.caRootCommand())
 	cmd.AddCommand(c.caHierarchyCommands()...)
+	cmd.AddCommand(c.caResponderCommands()...)
 	return cmd
 }
 

@@ -49,7 +49,7 @@ func (c *cli) caRootCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use: "root", Short: "Keep a root on a machine of its own", Long: caRootHelp,
 		Example: "  mooring ca root create --root /media/stick/root --subject \"CN=Acme Root G1,O=Acme\"\n  mooring ca root sign devices.csr --root /media/stick/root --validity 3650d -o devices.pem",
-	}, c.rootCreateCommand(f), c.rootShowCommand(f), c.rootSignCommand(f), c.rootCrossCommand(f), c.rootRevokeCommand(f), c.rootCRLCommand(f),
+	}, c.rootCreateCommand(f), c.rootShowCommand(f), c.rootSignCommand(f), c.rootCrossCommand(f), c.rootResponderCommand(f), c.rootRevokeCommand(f), c.rootCRLCommand(f),
 		c.rootExportCommand(f), c.rootRecordCommand(f))
 	flags := cmd.PersistentFlags()
 	flags.SortFlags = false
@@ -144,8 +144,11 @@ func (c *cli) confirm(q *ceremony.Request, what string, yes bool, expected strin
 		}
 	}
 	if !c.quiet && !c.json {
-		fmt.Fprintf(c.err, "%s\n  Subject:         %s\n  Key:             %s\n  SHA-256 of key:  %s\n  Valid until:     %s\n  Tiers below it:  %d\n", what, printable(q.Subject), q.Key,
-			fingerprint(q.SPKI), minute(time.Unix(q.NotAfter, 0)), q.PathLen)
+		fmt.Fprintf(c.err, "%s\n  Subject:         %s\n  Key:             %s\n  SHA-256 of key:  %s\n  Valid until:     %s\n", what, printable(q.Subject), q.Key,
+			fingerprint(q.SPKI), minute(time.Unix(q.NotAfter, 0)))
+		if !q.Responder {
+			fmt.Fprintf(c.err, "  Tiers below it:  %d\n", q.PathLen)
+		}
 	}
 	if yes {
 		return nil

@@ -34,7 +34,14 @@ const rootCrossHelp = `Vouches for another root: signs a cross certificate for i
 that know only the old one find their way to what the new one issues, and the new one for the old one. FILE is the certificate of the other
 root. The cross certificate ends when the first of the two roots ends. "mooring ca import-cross" takes it to the installation.`
 
-const rootRevokeHelp = `Revokes the certificate of a CA, or a cross certificate, by its serial number, which "mooring ca root show" lists. It takes effect with the next
+const rootResponderHelp = `Signs the certificate of an OCSP responder, which then answers for the root while the root's key stays where it is (RFC 6960, section 4.2.2.2):
+whether the CAs that it certified are revoked. FILE is its certification request, which "mooring ca request-responder" made;
+"mooring ca import-responder" takes the certificate to the installation. The SHA-256 of the key is shown and compared aloud as with CAs.
+
+Whoever asks a responder does not ask whether the responder itself is revoked (ocsp-nocheck), so the certificate lives for at most 400 days:
+from one yearly visit to the next.`
+
+const rootRevokeHelp = `Revokes the certificate of a CA or a responder, or a cross certificate, by its serial number, which "mooring ca root show" lists. It takes effect with the next
 list: sign one at once ("mooring ca root crl") and import it.`
 
 const rootCRLHelp = `Signs the list of everything that the root revoked. It is good for a year unless --validity says otherwise: the next one must be signed and
@@ -137,6 +144,7 @@ func (c *cli) rootSignCommand(f *rootFlags) *cobra.Command {
 	cmd.Flags().StringVar(&validity, "validity", "3650d", "how long the certificate is valid")
 	cmd.Flags().IntVar(&o.PathLen, "path-len", 0, "how many tiers of CAs may follow below the new one")
 	cmd.Flags().BoolVar(&o.AnyName, "any-name", false, "the CA may be of another organisation than the root")
+	cmd.Flags().BoolVar(&o.OCSP, "ocsp", false, "the certificate also says where OCSP is asked, which takes a responder of the root (mooring ca root responder)")
 	s.add(cmd)
 	return cmd
 }
@@ -159,6 +167,34 @@ func (c *cli) rootCrossCommand(f *rootFlags) *cobra.Command {
 			return c.rootSeal(ctx, r, q, "The root is to vouch for this root:", s)
 		}),
 	}
+	s.add(cmd)
+	return cmd
+}
+
+func (c *cli) rootResponderCommand(f *rootFlags) *cobra.Command {
+	var s signing
+	var validity string
+	cmd := &cobra.Command{
+		Use: "responder FILE", Short: "Sign the certificate of an OCSP responder", Long: rootResponderHelp,
+		Example: "  mooring ca root responder responder.csr --root /media/stick/root -o responder.pem",
+		Args:    needs("FILE"),
+		RunE: c.atRoot(f, func(ctx context.Context, r *ceremony.Root, args []string) error {
+			length, err := life("--validity", validity)
+			if err != nil {
+				return err
+			}
+			csr, err := readPEM(args[0], "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
+			if err != nil {
+				return err
+			}
+			q, err := r.ReviewResponder(csr, int64(length/time.Second))
+			if err != nil {
+				return err
+			}
+			return c.rootSeal(ctx, r, q, "The root is to let this responder answer for it:", s)
+		}),
+	}
+	cmd.Flags().StringVar(&validity, "validity", "395d", "how long the certificate is valid, at most 400d")
 	s.add(cmd)
 	return cmd
 }
@@ -188,7 +224,7 @@ func (c *cli) rootSeal(ctx context.Context, r *ceremony.Root, q *ceremony.Reques
 func (c *cli) rootRevokeCommand(f *rootFlags) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use: "revoke SERIAL", Short: "Revoke a CA", Long: rootRevokeHelp,
+		Use: "revoke SERIAL", Short: "Revoke a CA or a responder", Long: rootRevokeHelp,
 		Example: "  mooring ca root revoke 4265a1b2c3d4e5f60718293a4b5c6d7e --reason cACompromise --root /media/stick/root",
 		Args:    needs("SERIAL"),
 		RunE: c.atRoot(f, func(ctx context.Context, r *ceremony.Root, args []string) error {

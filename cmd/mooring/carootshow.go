@@ -56,6 +56,7 @@ type shownRootCAs struct {
 	Serial  string `json:"serial"`
 	Subject string `json:"subject"`
 	Cross   bool   `json:"cross,omitempty"`
+	OCSP    bool   `json:"responder,omitempty"`
 	Until   string `json:"until"`
 	Revoked string `json:"revoked,omitempty"`
 }
@@ -68,7 +69,7 @@ func (c *cli) rootShow(r *ceremony.Root, _ []string) error {
 		s.ListUntil = &end
 	}
 	for _, e := range r.Certificates() {
-		one := shownRootCAs{Serial: e.Fact("serial"), Subject: e.Fact("subject"), Cross: e.Act == minutes.Cross, Until: e.Fact("not_after")}
+		one := shownRootCAs{Serial: e.Fact("serial"), Subject: e.Fact("subject"), Cross: e.Act == minutes.Cross, OCSP: e.Act == minutes.Answer, Until: e.Fact("not_after")}
 		if gone := r.Revocation(one.Serial); gone != nil {
 			one.Revoked = gone.Fact("reason")
 		}
@@ -98,6 +99,9 @@ func (c *cli) rootShow(r *ceremony.Root, _ []string) error {
 			}
 			if one.Cross {
 				one.Subject += " (cross)"
+			}
+			if one.OCSP {
+				one.Subject += " (responder)"
 			}
 			row(w, one.Serial, one.Subject, one.Until, state)
 		}

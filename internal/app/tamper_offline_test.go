@@ -12,7 +12,7 @@ import (
 )
 
 // otherCAs leaves rows of everything that has to do with CAs that sign elsewhere: a request that waits, roots that vouch for each other, and an
-// offline root with its record.
+// offline root with its record and its OCSP responder.
 func otherCAs(t *testing.T, p *apptest.Platform) {
 	t.Helper()
 	ctx := t.Context()
@@ -31,6 +31,14 @@ func otherCAs(t *testing.T, p *apptest.Platform) {
 		ceremony.Deps{Now: p.Clock.Now, By: "test"})
 	must(t, err)
 	_, err = p.CA.Import(ctx, apptest.Operator(), ca.Import{Name: "offline", Chain: [][]byte{root.Certificate().Raw}, Record: root.Record().Text()})
+	must(t, err)
+	waiting, err := p.CA.RequestResponder(ctx, apptest.Operator(), ca.NewResponder{CA: "offline"})
+	must(t, err)
+	q, err := root.ReviewResponder(waiting.Request, 86400)
+	must(t, err)
+	made, err := root.Sign(ctx, q)
+	must(t, err)
+	_, err = p.CA.ImportResponder(ctx, apptest.Operator(), made.DER)
 	must(t, err)
 	must(t, root.Close())
 }

@@ -92,19 +92,21 @@ type Deps struct {
 
 // Authority makes certificates. It is safe for concurrent use. Call Load before anything else.
 type Authority struct {
-	deps      Deps
-	templates sync.Map // templateKey to *template
-	issued    atomic.Uint64
-	months    *db.Monthly
-	barred    atomic.Pointer[map[IssuerID]bool] // replaced under mu, never changed
-	crossBars atomic.Pointer[map[string]bool]   // of cross certificates, by their DER; as barred
+	deps          Deps
+	templates     sync.Map // templateKey to *template
+	issued        atomic.Uint64
+	months        *db.Monthly
+	barred        atomic.Pointer[map[IssuerID]bool] // replaced under mu, never changed
+	crossBars     atomic.Pointer[map[string]bool]   // of cross certificates, by their DER; as barred
+	responderBars atomic.Pointer[map[string]bool]   // of imported OCSP responders, likewise
 
-	mu      sync.RWMutex // guards the maps; what they hold never changes
-	byID    map[IssuerID]*Issuer
-	byName  map[string]*Issuer
-	byKey   map[issuerKey]*Issuer
-	caSPKIs map[[32]byte]bool // keys that no leaf may have
-	crossed []*Cross          // replaced, never changed
+	mu         sync.RWMutex // guards the maps; what they hold never changes
+	byID       map[IssuerID]*Issuer
+	byName     map[string]*Issuer
+	byKey      map[issuerKey]*Issuer
+	caSPKIs    map[[32]byte]bool // keys that no leaf may have
+	crossed    []*Cross          // replaced, never changed
+	responders []*Responder      // likewise
 }
 
 // New returns an Authority without any CA. It starts nothing and reads nothing.
@@ -133,6 +135,9 @@ func (a *Authority) Load(ctx context.Context) error {
 		return err
 	}
 	if err := a.loadCrosses(ctx); err != nil {
+		return err
+	}
+	if err := a.loadResponders(ctx); err != nil {
 		return err
 	}
 	return a.recordProfiles(ctx)

@@ -20,6 +20,7 @@ type CACertificate struct {
 	Issuer              *x509.Certificate // of the CA that signs; nil when it signs itself
 	Cross               bool              // for the key of another root, see Cross
 	CRL, CAIssuers      string            // where the issuer's list and certificate are; "" = not said
+	OCSP                string            // where the issuer's responder is; likewise
 }
 
 // Certify builds, signs and checks the certificate of a CA (RFC 5280, section 4.2.1; basicConstraints and keyUsage critical). Whether it may
@@ -53,7 +54,7 @@ func Certify(signer crypto.Signer, random io.Reader, now int64, c CACertificate)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.verify(raw, signer.Public(), algorithm); err != nil {
+	if err := verifySealed(raw, signer.Public(), algorithm); err != nil {
 		return nil, err
 	}
 	if findings, err := zlint(raw, nil); err != nil || len(findings) > 0 {
@@ -62,8 +63,8 @@ func Certify(signer crypto.Signer, random io.Reader, now int64, c CACertificate)
 	return raw, nil
 }
 
-// verify looks at what was signed: with so few signatures each is checked.
-func (c *CACertificate) verify(raw []byte, pub crypto.PublicKey, algorithm der.SignatureAlgorithm) error {
+// verifySealed looks at what was signed: with so few signatures each is checked.
+func verifySealed(raw []byte, pub crypto.PublicKey, algorithm der.SignatureAlgorithm) error {
 	cert, err := x509.ParseCertificate(raw)
 	if err != nil {
 		return fmt.Errorf("reading what was signed: %w", err)
@@ -102,6 +103,14 @@ func (c *CACertificate) serial(now int64, random io.Reader) ([]byte, error) {
 	return serial, nil
 }
 
+// urls is one address, or none.
+func urls(address string) []string {
+	if address == "" {
+		return nil
+	}
+	return []string{address}
+}
+
 // extensions are those of a CA. A CA that issues to devices also signs OCSP responses with its own key, which takes digitalSignature. A root has
 // an authority key identifier, though it need not (RFC 5280, section 4.2.1.1), so that it is not shorter than its cross certificates for the
 // lack of one; these say nothing about lists for the same reason.
@@ -117,8 +126,8 @@ func (c *CACertificate) extensions(aki []byte) []der.Extension {
 	if c.CRL != "" {
 		extensions = append(extensions, der.NewCRLPoints(c.CRL))
 	}
-	if c.CAIssuers != "" {
-		extensions = append(extensions, der.NewAuthorityInfo(nil, []string{c.CAIssuers}))
+	if c.CAIssuers != "" || c.OCSP != "" {
+		extensions = append(extensions, der.NewAuthorityInfo(urls(c.OCSP), urls(c.CAIssuers)))
 	}
 	return extensions
 }

@@ -16,7 +16,8 @@ import (
 	"mooring/wire/der"
 )
 
-// Pending is a CA that has a key here and waits for its certificate, which an offline root or somebody else signs.
+// Pending is a CA, or an OCSP responder (see RequestResponder), that has a key here and waits for its certificate, which an offline root or
+// somebody else signs.
 type Pending struct {
 	Name    string
 	Key     key.ID
@@ -72,14 +73,19 @@ func caRequest(signer crypto.Signer, s Spec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	wanted := CACertificate{PathLen: s.PathLen}
+	return signRequest(signer, der.RequestSpec{Subject: s.Subject, SPKI: spki, Extensions: wanted.extensions(nil)[:2]})
+}
+
+// signRequest makes a request (RFC 2986) for signer's key.
+func signRequest(signer crypto.Signer, s der.RequestSpec) ([]byte, error) {
 	algorithm, err := der.AlgorithmFor(signer.Public())
 	if err != nil {
 		return nil, err
 	}
-	wanted := CACertificate{PathLen: s.PathLen}
-	info, err := der.AppendRequestInfo(nil, der.RequestSpec{Subject: s.Subject, SPKI: spki, Extensions: wanted.extensions(nil)[:2]})
+	info, err := der.AppendRequestInfo(nil, s)
 	if err != nil {
-		return nil, errs.New(errs.Invalid, "the subject of CA %q cannot be written: %v", s.Name, err)
+		return nil, errs.New(errs.Invalid, "the subject cannot be written: %v", err)
 	}
 	signature, err := signer.Sign(nonces(signer.Public()), algorithm.Digest(info), algorithm.Hash())
 	if err != nil {

@@ -21,6 +21,20 @@ type RequestRules struct {
 // proves possession of the key. It is about to sign other certificates, so nothing is passed over in silence: what cannot be granted is
 // refused, in words for the people of a ceremony.
 func ReadCARequest(csr []byte, rules RequestRules) (*der.Request, error) {
+	r, err := readSignedRequest(csr)
+	if err != nil {
+		return nil, err
+	}
+	for _, check := range []func(*der.Request) error{rules.checkExtensions, rules.checkTiers, rules.checkSubject} {
+		if err := check(r); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// readSignedRequest reads a request for the certificate of somebody who signs, with a key that is good for that and that he holds.
+func readSignedRequest(csr []byte) (*der.Request, error) {
 	r, err := der.ParseRequest(csr)
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "the request cannot be read: %v", err)
@@ -34,23 +48,25 @@ func ReadCARequest(csr []byte, rules RequestRules) (*der.Request, error) {
 	if err := r.CheckSignature(); err != nil {
 		return nil, errs.New(errs.Invalid, "the signature on the request is wrong: whoever sends it does not hold its key, or it was changed on its way")
 	}
-	for _, check := range []func(*der.Request) error{rules.checkExtensions, rules.checkTiers, rules.checkSubject} {
-		if err := check(r); err != nil {
-			return nil, err
-		}
-	}
 	return r, nil
 }
 
+// foreignExtension returns an extension that a request asks for and that is not among the known ones; "" when there is none.
+func foreignExtension(r *der.Request, known ...der.OID) der.OID {
+	for _, e := range r.Extensions {
+		if !slices.Contains(known, e.OID) {
+			return e.OID
+		}
+	}
+	return ""
+}
+
 func (rules *RequestRules) checkExtensions(r *der.Request) error {
-	known := []der.OID{der.OIDBasicConstraints, der.OIDKeyUsage, der.OIDSubjectKeyID, der.OIDSubjectAltName}
 	if r.Names.Count() > 0 {
 		return errs.New(errs.Invalid, "the request asks for alternative names, and a CA has none: it names devices, not itself")
 	}
-	for _, e := range r.Extensions {
-		if !slices.Contains(known, e.OID) {
-			return errs.New(errs.Invalid, "the request asks for the extension %s, which this root does not give to CAs: make a request without it", e.OID)
-		}
+	if other := foreignExtension(r, der.OIDBasicConstraints, der.OIDKeyUsage, der.OIDSubjectKeyID, der.OIDSubjectAltName); other != "" {
+		return errs.New(errs.Invalid, "the request asks for the extension %s, which this root does not give to CAs: make a request without it", other)
 	}
 	switch usage := r.KeyUsage; {
 	case !r.CA:

@@ -66,8 +66,7 @@ func (a *Authority) responderTemplate(ctx context.Context, i *Issuer) (*template
 	if !i.holds(signer) {
 		return nil, errs.New(errs.Unavailable, "the key of CA %q is not the one in its certificate: restore the right key store", i.name)
 	}
-	t, err := der.NewTemplate(der.TemplateSpec{Algorithm: i.algorithm, Issuer: i.cert.RawSubject, Extensions: []der.Extension{
-		der.NewAuthorityKeyID(i.cert.SubjectKeyId), der.NewKeyUsage(der.DigitalSignature), der.NewExtKeyUsage(der.OIDOCSPSigning), der.NewOCSPNoCheck()}})
+	t, err := der.NewTemplate(der.TemplateSpec{Algorithm: i.algorithm, Issuer: i.cert.RawSubject, Extensions: responderExtensions(i.cert)})
 	if err != nil {
 		return nil, fmt.Errorf("building the certificate of an OCSP responder: %w", err)
 	}

@@ -15,7 +15,7 @@ import (
 // elsewhere replays what came from other CAs: requests, cross certificates, ceremonies.
 type elsewhere struct {
 	pending    map[string]map[string]string // name to detail
-	crosses    map[string]map[string]string // subject, issuer and created to detail
+	crosses    map[string]map[string]string // subject, issuer and created to detail; of imported responders, too, which have no subject
 	ceremonies map[string]ceremony          // by root
 }
 
@@ -48,6 +48,9 @@ func (w *elsewhere) entry(e *audit.Entry) error {
 	case "ca.import":
 		delete(w.pending, e.Object)
 	case "ca.cross":
+		w.crosses[crossKey(e.Detail)] = e.Detail
+	case "ca.responder":
+		delete(w.pending, waitingResponder+e.Object)
 		w.crosses[crossKey(e.Detail)] = e.Detail
 	case "ca.ceremony":
 		n := w.ceremonies[e.Object].entries + 1
@@ -85,7 +88,22 @@ func (w *elsewhere) finish(ctx context.Context, tx *db.Tx, find func(format stri
 	if err != nil {
 		return err
 	}
+	err = readResponders(ctx, tx, func(r responderRow) error {
+		if k := crossKey(r.detail()); !maps.Equal(w.crosses[k], r.detail()) {
+			find("table ca_responder: the certificate of a responder of CA %x is not what the record says", r.issuer)
+		} else {
+			delete(w.crosses, k)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	for _, k := range slices.Sorted(maps.Keys(w.crosses)) {
+		if w.crosses[k]["subject"] == "" {
+			find("table ca_responder: the certificate of a responder of CA %s is gone", w.crosses[k]["issuer"])
+			continue
+		}
 		find("table ca_cross: the cross certificate for root %s is gone", w.crosses[k]["subject"])
 	}
 	return w.finishCeremonies(ctx, tx, find)

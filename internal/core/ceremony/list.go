@@ -30,11 +30,11 @@ func reasonNumber(name string) (int, error) {
 	return 0, errs.New(errs.Invalid, "%q is no reason to revoke a CA: use one of %v", name, reasons())
 }
 
-// Certificates returns the entries about certificates that the root signed for others.
+// Certificates returns the entries about certificates that the root signed for others: CAs, other roots, and its own OCSP responders.
 func (r *Root) Certificates() []*minutes.Entry {
 	var all []*minutes.Entry
 	for i := range r.record.Entries {
-		if e := &r.record.Entries[i]; e.Act == minutes.Sign || e.Act == minutes.Cross {
+		if e := &r.record.Entries[i]; e.Act == minutes.Sign || e.Act == minutes.Cross || e.Act == minutes.Answer {
 			all = append(all, e)
 		}
 	}

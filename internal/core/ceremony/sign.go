@@ -3,10 +3,12 @@ package ceremony
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -21,9 +23,10 @@ type Order struct {
 	Validity int64 // seconds
 	PathLen  int   // how many tiers of CAs may follow below
 	AnyName  bool  // also for another organisation
+	OCSP     bool  // the certificate says where OCSP is asked: a responder of the root is to answer there
 }
 
-// Request is a request that passed every check. It comes from Review and ReviewRoot alone; its public fields are what people compare before it
+// Request is a request that passed every check. It comes from Review, ReviewResponder and ReviewRoot alone; its public fields are what people compare before it
 // is signed.
 type Request struct {
 	Subject string
@@ -32,10 +35,12 @@ type Request struct {
 
 	NotBefore, NotAfter int64
 	PathLen             int
+	Responder           bool // for an OCSP responder and not for a CA
 
-	act  string
-	cert ca.CACertificate
-	csr  []byte
+	act       string
+	cert      ca.CACertificate
+	responder ca.ResponderCertificate
+	csr       []byte
 }
 
 // Made is what came of an act.
@@ -67,6 +72,11 @@ func (r *Root) Review(csr []byte, o Order) (*Request, error) {
 	if status := strings.TrimSuffix(r.record.Entries[0].Fact("status"), "/"); status != "" {
 		id := ca.IDOf(r.cert)
 		c.CRL, c.CAIssuers = status+"/crl/"+id.String()+".crl", status+"/ca/"+id.String()+".cer"
+		if o.OCSP {
+			c.OCSP = status + "/ocsp"
+		}
+	} else if o.OCSP {
+		return nil, errs.New(errs.Invalid, "the root was made without --status-url, so it does not know where OCSP would be asked")
 	}
 	return &Request{Subject: subject, Key: der.KindOf(request.PublicKey), SPKI: request.HashSPKI(), NotBefore: begin, NotAfter: end,
 		PathLen: o.PathLen, act: minutes.Sign, cert: c, csr: csr}, nil
@@ -82,6 +92,8 @@ func (r *Root) unknown(request *der.Request, subject string) error {
 		e := &r.record.Entries[i]
 		sum := request.HashSPKI()
 		switch same := e.Fact("spki") == hex.EncodeToString(sum[:]); {
+		case same && e.Act == minutes.Answer:
+			return errs.New(errs.Invalid, "the key of the request is that of an OCSP responder, in entry %d: a CA needs a key of its own", i+1)
 		case e.Act != minutes.Sign && e.Act != minutes.Cross:
 		case same && e.Fact("subject") != subject:
 			return errs.New(errs.Invalid, "the key of the request was certified before, in entry %d, under the name %s: a CA with another name needs a key of its own", i+1, e.Fact("subject"))
@@ -89,6 +101,54 @@ func (r *Root) unknown(request *der.Request, subject string) error {
 			return errs.New(errs.Invalid, "the certificate of this key was revoked: the CA needs a new one")
 		case !same && e.Fact("subject") == subject:
 			return errs.New(errs.Invalid, "another key was certified under this name before, in entry %d: give the CA a name of its own, best with its generation", i+1)
+		}
+	}
+	return nil
+}
+
+// Of a responder nobody can say that it is revoked to those who ask it (ocsp-nocheck), so its certificate is short-lived: as long as from one
+// yearly visit to the root to the next, with a month to be late.
+const (
+	responderLeast = 86400
+	responderMost  = 400 * 86400
+)
+
+// ReviewResponder reads a request (PKCS#10, DER) for the certificate of an OCSP responder that answers for the root (RFC 6960, section 4.2.2.2).
+func (r *Root) ReviewResponder(csr []byte, validity int64) (*Request, error) {
+	request, err := ca.ReadResponderRequest(csr, r.cert)
+	if err != nil {
+		return nil, err
+	}
+	subject := der.FormatName(request.Subject)
+	if err := r.unusedBy(request); err != nil {
+		return nil, err
+	}
+	if validity < responderLeast || validity > responderMost {
+		return nil, errs.New(errs.Invalid, "the validity of a responder must lie between a day and %d days: nobody who asks it learns that it was revoked", responderMost/86400)
+	}
+	begin := max(r.deps.Now().Unix()-backdate, r.cert.NotBefore.Unix())
+	end := min(begin+validity-1, r.cert.NotAfter.Unix())
+	if end <= r.deps.Now().Unix() {
+		return nil, errs.New(errs.Invalid, "the root has ended: nobody asks about what it signed any more")
+	}
+	return &Request{Subject: subject, Key: der.KindOf(request.PublicKey), SPKI: request.HashSPKI(), NotBefore: begin, NotAfter: end, Responder: true, act: minutes.Answer,
+		responder: ca.ResponderCertificate{Subject: request.RawSubject, SPKI: request.RawSPKI, NotBefore: begin, NotAfter: end, Issuer: r.cert}, csr: csr}, nil
+}
+
+// unusedBy refuses the key of the root or of a CA for a responder, and one that was revoked.
+func (r *Root) unusedBy(request *der.Request) error {
+	if bytes.Equal(request.RawSPKI, r.cert.RawSubjectPublicKeyInfo) {
+		return errs.New(errs.Invalid, "the request is for the key of the root itself")
+	}
+	sum, revoked := request.HashSPKI(), r.revoked()
+	for i := range r.record.Entries {
+		e := &r.record.Entries[i]
+		switch same := e.Fact("spki") == hex.EncodeToString(sum[:]); {
+		case !same:
+		case e.Act == minutes.Sign || e.Act == minutes.Cross:
+			return errs.New(errs.Invalid, "the key of the request is that of a CA, in entry %d: a responder needs a key of its own", i+1)
+		case e.Act == minutes.Answer && revoked[e.Fact("serial")] != nil:
+			return errs.New(errs.Invalid, "the certificate of this key was revoked: the responder needs a new one")
 		}
 	}
 	return nil
@@ -122,7 +182,7 @@ func (r *Root) Sign(ctx context.Context, q *Request) (Made, error) {
 	if err != nil {
 		return Made{}, err
 	}
-	raw, err := ca.Certify(signer, r.deps.Rand, r.deps.Now().Unix(), q.cert)
+	raw, err := q.certify(signer, r.deps.Rand, r.deps.Now().Unix())
 	if err != nil {
 		return Made{}, fmt.Errorf("making the certificate of %s: %w", q.Subject, err)
 	}
@@ -131,12 +191,21 @@ func (r *Root) Sign(ctx context.Context, q *Request) (Made, error) {
 		return Made{}, fmt.Errorf("reading the certificate of %s: %w", q.Subject, err)
 	}
 	facts := minutes.Facts("subject", q.Subject, "serial", hex.EncodeToString(cert.SerialNumber.Bytes()), "spki", hex.EncodeToString(q.SPKI[:]),
-		"not_after", stamp(q.NotAfter), "path_length", strconv.Itoa(q.PathLen), "request", digest(q.csr), "sha256", digest(raw),
-		"certificate", base64.StdEncoding.EncodeToString(raw))
+		"not_after", stamp(q.NotAfter), "request", digest(q.csr), "sha256", digest(raw), "certificate", base64.StdEncoding.EncodeToString(raw))
+	if !q.Responder {
+		facts = append(facts, minutes.Fact{Name: "path_length", Value: strconv.Itoa(q.PathLen)})
+	}
 	if err := r.append(ctx, q.act, facts); err != nil {
 		return Made{}, err
 	}
 	return made(raw), nil
+}
+
+func (q *Request) certify(signer crypto.Signer, random io.Reader, now int64) ([]byte, error) {
+	if q.Responder {
+		return ca.CertifyResponder(signer, random, now, q.responder)
+	}
+	return ca.Certify(signer, random, now, q.cert)
 }
 
 // Shadowed reports whether the cross certificate made of q comes after the self-signed one in a sorted set; see ca.ComesFirst.

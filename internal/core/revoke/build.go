@@ -3,6 +3,7 @@ package revoke
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
@@ -306,9 +307,13 @@ func (s *Service) signDigest(ctx context.Context, i *ca.Issuer, digest []byte) (
 		}
 		return nil, fmt.Errorf("fetching the key of CA %q: %w", i.Name(), err)
 	}
-	// With randomness, unlike certificates: a stranger can have the same answer signed twice, and then a fault in one of the signatures would tell
-	// the key if the nonce came from the digest.
-	signature, err := signer.Sign(rand.Reader, digest, i.Algorithm().Hash())
+	return signDigestBy(signer, digest, i.Algorithm().Hash())
+}
+
+// signDigestBy signs with randomness, unlike certificates: a stranger can have the same answer signed twice, and then a fault in one of the
+// signatures would tell the key if the nonce came from the digest.
+func signDigestBy(signer crypto.Signer, digest []byte, hash crypto.Hash) ([]byte, error) {
+	signature, err := signer.Sign(rand.Reader, digest, hash)
 	if err != nil && errs.KindOf(err) == errs.Internal {
 		return nil, errs.Wrap(errs.Unavailable, err, "the CA's key does not sign at present")
 	}

@@ -81,6 +81,9 @@ func (s *Service) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading which CAs are revoked: %w", err)
 	}
+	for _, r := range s.CA.Responders() {
+		parents[r.Issuer.ID()] = r.Issuer
+	}
 	for _, p := range parents {
 		if err := s.barListed(ctx, p.ID()); err != nil {
 			return err
@@ -89,7 +92,7 @@ func (s *Service) Load(ctx context.Context) error {
 	return nil
 }
 
-// barListed bars the CAs that the published list of the CA above them names, and no others of those below it.
+// barListed bars the CAs, cross certificates and responders that the published list of the CA above them names, and no others of those below it.
 func (s *Service) barListed(ctx context.Context, above ca.IssuerID) error {
 	sc, err := s.scopeOf(scopeKey{issuer: above})
 	if err != nil {
@@ -113,6 +116,12 @@ func (s *Service) barListed(ctx context.Context, above ca.IssuerID) error {
 			s.barCross(ctx, x, listed[x.Cert.SerialNumber.String()])
 		}
 	}
+	for _, r := range s.CA.Responders() {
+		if r.Issuer.ID() == above {
+			s.barResponder(ctx, r, listed[r.Cert.SerialNumber.String()])
+		}
+	}
+	s.answers.clear() // what was answered for the CA said what an older list says
 	return nil
 }
 
@@ -153,6 +162,14 @@ func (s *Service) barCross(ctx context.Context, x *ca.Cross, revoked bool) {
 	if s.CA.CrossBarred(x) != revoked {
 		s.Log.LogAttrs(ctx, slog.LevelWarn, "a cross certificate was revoked, put on hold, or released", slog.String("ca", x.Subject.Name()), slog.String("by", x.Issuer.Name()), slog.Bool("usable", !revoked))
 		s.CA.BarCross(x, revoked)
+	}
+}
+
+// barResponder tells the authority about a responder, and the log when it is new.
+func (s *Service) barResponder(ctx context.Context, r *ca.Responder, revoked bool) {
+	if s.CA.ResponderBarred(r) != revoked {
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "an OCSP responder was revoked, put on hold, or released", slog.String("by", r.Issuer.Name()), slog.Bool("usable", !revoked))
+		s.CA.BarResponder(r, revoked)
 	}
 }
 

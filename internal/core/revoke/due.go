@@ -28,6 +28,7 @@ func (s *Service) lead(ctx context.Context, _ *db.Lease) error {
 type rounds struct {
 	begun  bool
 	failed map[scopeKey]setback
+	told   time.Time // when tellEnds was called
 	paused time.Time // until when what is due is left alone, because much of it cannot be made
 }
 
@@ -45,6 +46,10 @@ func (s *Service) round(ctx context.Context, r *rounds) error {
 			return err
 		}
 		r.begun = true
+	}
+	if s.Now().Sub(r.told) >= tellEvery {
+		s.tellEnds(ctx)
+		r.told = s.Now()
 	}
 	s.again(r)
 	if s.duties.missing.Swap(false) {

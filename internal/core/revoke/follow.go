@@ -61,7 +61,7 @@ func pause(ctx context.Context, d time.Duration, early <-chan struct{}) {
 
 // watched are the entries that look acts upon.
 func watched() []string {
-	return append(eventActions(), "crl.publish", "crl.import", "ca.create", "ca.import", "ca.cross")
+	return append(eventActions(), "crl.publish", "crl.import", "ca.create", "ca.import", "ca.cross", "ca.responder")
 }
 
 // look reads once what is new in the record.
@@ -119,9 +119,9 @@ func (s *Service) notice(ctx context.Context, e *audit.Indexed, changed map[ca.I
 			}
 		}
 		s.duties.missing.Store(true)
-	case "ca.cross":
+	case "ca.cross", "ca.responder":
 		if err := s.CA.Load(ctx); err != nil {
-			s.Log.LogAttrs(ctx, slog.LevelWarn, "a cross certificate that another node made cannot be read", slog.Any("cause", err))
+			s.Log.LogAttrs(ctx, slog.LevelWarn, "a cross certificate or responder that another node took in cannot be read", slog.Any("cause", err))
 		}
 	default:
 		if ev, err := eventOf(e); err == nil {

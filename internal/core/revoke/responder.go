@@ -85,7 +85,7 @@ func (rs *responders) find(s *Service, ids []ocsp.CertID) *responder {
 	rs.mu.RLock()
 	r := rs.known[hashKey(&ids[0])]
 	rs.mu.RUnlock()
-	if r == nil {
+	if r = r.ready(s); r == nil {
 		return nil
 	}
 	for i := range ids {
@@ -101,7 +101,15 @@ func (rs *responders) of(s *Service, issuer ca.IssuerID) *responder {
 	rs.learn(s)
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
-	return rs.byID[issuer]
+	return rs.byID[issuer].ready(s)
+}
+
+// ready returns r, or nil where r is of a CA whose key is elsewhere and no responder of it was imported.
+func (r *responder) ready(s *Service) *responder {
+	if r != nil && r.issuer.Offline() && s.CA.ResponderOf(r.issuer.ID()) == nil {
+		return nil
+	}
+	return r
 }
 
 // isCA reports whether the serial number is that of a CA below issuer.
@@ -161,14 +169,14 @@ func (rs *responders) add(i *ca.Issuer, r *responder) {
 	}
 }
 
-// newResponder returns who answers for the CA, nil when nobody can: OCSP is off, its key is not here, or it is to sign itself and its certificate
-// does not permit it to sign other things than certificates and lists.
+// newResponder returns who answers for the CA, nil when nobody can: OCSP is off, or it is to sign itself and its certificate does not permit it to
+// sign other things than certificates and lists. For a CA whose key is elsewhere only a responder answers that it certified there, see imported.
 //
 // Without a certificate in the answer, GnuTLS finds the signer among those it trusts by its name only, so the CA names itself so; where another
 // CA shares the name, by its key, which costs less and says more. A delegate, whose certificate comes along, is always named by its key.
 func (s *Service) newResponder(i *ca.Issuer, shared bool) *responder {
 	mode, cert := s.Deps.OCSP.Mode(i.Name()), i.Certificate()
-	if mode == Off || i.Key() == "" || mode == FromCA && cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+	if mode == Off || mode == FromCA && !i.Offline() && cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return nil
 	}
 	ids, err := ocsp.NewIssuer(cert.RawSubject, cert.RawSubjectPublicKeyInfo)
@@ -176,7 +184,7 @@ func (s *Service) newResponder(i *ca.Issuer, shared bool) *responder {
 		return nil // its key has no form that a CertID could name
 	}
 	r := &responder{issuer: i, ids: ids}
-	if mode == FromCA {
+	if mode == FromCA && !i.Offline() {
 		r.own = &signer{algorithm: i.Algorithm(), key: ids.KeyHash(), name: cert.RawSubject, notAfter: der.NoExpiry,
 			sign: func(ctx context.Context, message []byte) ([]byte, error) { return s.signWith(ctx, i, message) }}
 		if shared {
@@ -195,6 +203,9 @@ const retryDelegation = 60
 func (r *responder) signer(ctx context.Context, s *Service) (*signer, error) {
 	if r.own != nil {
 		return r.own, nil
+	}
+	if r.issuer.Offline() {
+		return r.imported(s)
 	}
 	now := s.Now().Unix()
 	old := r.delegate.Load()
@@ -241,7 +252,7 @@ const delegateIn = 10 * time.Second
 func (s *Service) newDelegate(ctx context.Context, i *ca.Issuer) (*signer, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), delegateIn)
 	defer cancel()
-	private, err := key.New(delegateAlgorithm(i))
+	private, err := key.New(i.ResponderAlgorithm())
 	if err != nil {
 		return nil, fmt.Errorf("making the key of an OCSP responder: %w", err)
 	}
@@ -268,14 +279,6 @@ func (s *Service) newDelegate(ctx context.Context, i *ca.Issuer) (*signer, error
 	}
 	s.counts.delegates.Add(1)
 	return newSigner(private, spki, cert)
-}
-
-// delegateAlgorithm is P-256, or the CA's own where that withstands quantum computers, which is then wanted of answers, too.
-func delegateAlgorithm(i *ca.Issuer) key.Algorithm {
-	if a, ok := key.AlgorithmOf(i.PublicKey()); ok && (a == key.MLDSA44 || a == key.MLDSA65) {
-		return a
-	}
-	return key.P256
 }
 
 func newSigner(private crypto.Signer, spki []byte, cert *ca.Certificate) (*signer, error) {

@@ -153,6 +153,40 @@ func shownCross(c *ca.Cross) v1.Cross {
 		Shadowed: c.Shadowed(), PEM: string(pemOf(c.Cert.Raw))}
 }
 
+type responderRequestInput struct{ Body v1.NewResponder }
+
+func (s *server) requestResponder(ctx context.Context, actor access.Actor, in *responderRequestInput) (v1.CARequest, error) {
+	p, err := s.CA.RequestResponder(ctx, actor, ca.NewResponder{CA: in.Body.CA, Algorithm: key.Algorithm(in.Body.Algorithm), Custody: key.Place(in.Body.Custody)})
+	if err != nil {
+		return v1.CARequest{}, err
+	}
+	return shownCARequest(p)
+}
+
+func (s *server) importResponder(ctx context.Context, actor access.Actor, in *certificateInput) (v1.Responder, error) {
+	var raw []byte // what is not one certificate is refused after the permission was looked at
+	if all := certificatesOf(in.Body.Certificate); len(all) == 1 {
+		raw = all[0]
+	}
+	r, err := s.CA.ImportResponder(ctx, actor, raw)
+	if err != nil {
+		return v1.Responder{}, err
+	}
+	return s.shownResponder(r), nil
+}
+
+func (s *server) listResponders(ctx context.Context, actor access.Actor, _ *none) (v1.ResponderList, error) {
+	if err := s.Access.Require(ctx, actor, access.CARead, "ca"); err != nil {
+		return v1.ResponderList{}, err
+	}
+	return v1.ResponderList{Responders: each(s.CA.Responders(), s.shownResponder)}, nil
+}
+
+func (s *server) shownResponder(r *ca.Responder) v1.Responder {
+	return v1.Responder{CA: r.Issuer.Name(), Serial: hex.EncodeToString(r.Cert.SerialNumber.Bytes()), NotBefore: r.Cert.NotBefore.UTC(), NotAfter: r.Cert.NotAfter.UTC(),
+		Answers: s.CA.ResponderOf(r.Issuer.ID()) == r, Revoked: s.CA.ResponderBarred(r), PEM: string(pemOf(r.Cert.Raw))}
+}
+
 type listInput struct{ Body v1.ListText }
 
 func (s *server) importCRL(ctx context.Context, actor access.Actor, in *listInput) (v1.ListImported, error) {

@@ -61,11 +61,11 @@ func (s *server) unknownProfile(k errs.Kind, name string) error {
 
 // actions are those that entries of the record can have.
 func actions() []string {
-	return []string{"access.refuse", "approve.grant", "approve.refuse", "approve.request", "approve.spend", "approve.withdraw", "ca.ceremony", "ca.create", "ca.cross", "ca.import", "ca.request", "ca.withdraw",
-		"campaign.abort", "campaign.approve", "campaign.create", "campaign.excuse", "campaign.finish", "campaign.pause", "campaign.refuse", "campaign.resume", "campaign.start", "cert.ephemeral", "cert.hold",
-		"cert.issue", "cert.purge", "cert.release", "cert.revoke", "crl.delta", "crl.import", "crl.publish", "device.add", "device.change", "device.import", "device.rescue", "device.state",
-		"device.token", "enrol.approve", "enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move",
-		"job.step", "key.exhausted", "key.limit", "key.use", "profile.load"}
+	return []string{"access.refuse", "acme.purge", "acme.refuse", "acme.release", "acme.validate", "approve.grant", "approve.refuse", "approve.request", "approve.spend", "approve.withdraw",
+		"audit.drop", "audit.snapshot", "ca.ceremony", "ca.create", "ca.cross", "ca.import", "ca.request", "ca.responder", "ca.withdraw", "campaign.abort", "campaign.approve", "campaign.create",
+		"campaign.excuse", "campaign.finish", "campaign.pause", "campaign.refuse", "campaign.resume", "campaign.start", "cert.confirm", "cert.ephemeral", "cert.hold", "cert.issue", "cert.purge",
+		"cert.release", "cert.revoke", "crl.delta", "crl.import", "crl.publish", "device.add", "device.change", "device.import", "device.rescue", "device.state", "device.token", "enrol.approve",
+		"enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move", "job.step", "key.exhausted", "key.limit", "key.use", "profile.load"}
 }
 
 func checkAction(name string) error {

@@ -76,6 +76,7 @@ const (
 	Create = "root.create"
 	Sign   = "ca.sign"
 	Cross  = "cross.sign"
+	Answer = "responder.sign"
 	Revoke = "ca.revoke"
 	List   = "crl.sign"
 	Note   = "note"

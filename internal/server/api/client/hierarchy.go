@@ -55,3 +55,19 @@ func (c *Client) ImportCross(ctx context.Context, certificate string) (v1.Cross,
 func (c *Client) ImportCRL(ctx context.Context, list string) (v1.ListImported, error) {
 	return call[v1.ListImported](ctx, c, http.MethodPost, "/v1/cas/import-crl", v1.ListText{CRL: list})
 }
+
+// RequestResponder makes the key of an OCSP responder for a CA whose key is elsewhere, and a request for its certificate.
+func (c *Client) RequestResponder(ctx context.Context, n v1.NewResponder) (v1.CARequest, error) {
+	return call[v1.CARequest](ctx, c, http.MethodPost, "/v1/ca-responders", n)
+}
+
+// ImportResponder takes in the certificate, PEM, of an OCSP responder that was signed elsewhere.
+func (c *Client) ImportResponder(ctx context.Context, certificate string) (v1.Responder, error) {
+	return call[v1.Responder](ctx, c, http.MethodPost, "/v1/ca-responders/import", v1.CertificateText{Certificate: certificate})
+}
+
+// Responders returns the OCSP responders of CAs whose keys are elsewhere.
+func (c *Client) Responders(ctx context.Context) ([]v1.Responder, error) {
+	list, err := get[v1.ResponderList](ctx, c, "/v1/ca-responders", nil)
+	return list.Responders, err
+}

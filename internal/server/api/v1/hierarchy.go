@@ -2,9 +2,10 @@ package v1
 
 import "time"
 
-// CARequest is a CA that has its key here and waits for its certificate, which somebody else signs.
+// CARequest is a CA, or an OCSP responder of a CA whose key is elsewhere, that has its key here and waits for its certificate, which somebody else
+// signs.
 type CARequest struct {
-	Name    string    `json:"name" doc:"Name that the CA will have" example:"devices"`
+	Name    string    `json:"name" doc:"Name that the CA will have; of a responder, ocsp: and the name of the CA" example:"devices"`
 	Subject string    `json:"subject" doc:"Distinguished name (RFC 4514)" example:"CN=Devices CA 1,O=Example"`
 	Key     string    `json:"key" doc:"SHA-256 of the public key, which the one who signs compares"`
 	Shards  int       `json:"crl_shards,omitempty" doc:"Into how many revocation lists its certificates will be divided"`
@@ -61,6 +62,29 @@ type CrossList struct {
 type NewCross struct {
 	Old string `json:"old" minLength:"1" doc:"Name of the older root" example:"root"`
 	New string `json:"new" minLength:"1" doc:"Name of the newer root" example:"root-g2"`
+}
+
+// NewResponder asks for the key of an OCSP responder and a certification request.
+type NewResponder struct {
+	CA        string `json:"ca" minLength:"1" maxLength:"64" doc:"Name or id of a CA whose key is elsewhere" example:"root"`
+	Algorithm string `json:"algorithm,omitempty" doc:"Kind of key: ec-p256, ec-p384, ed25519, rsa-3072, rsa-4096, ml-dsa-44, ml-dsa-65; when absent, ec-p256, or the CA's own where that is ML-DSA" example:"ec-p256"`
+	Custody   string `json:"custody,omitempty" enum:"file,pkcs11" doc:"Where its key is kept; when absent, as keys.custody of the configuration says" example:"pkcs11"`
+}
+
+// Responder is an OCSP responder that a CA certified whose key is elsewhere (RFC 6960, section 4.2.2.2).
+type Responder struct {
+	CA        string    `json:"ca" doc:"Name of the CA for which it answers" example:"root"`
+	Serial    string    `json:"serial" doc:"Serial number"`
+	NotBefore time.Time `json:"not_before" doc:"First second of validity"`
+	NotAfter  time.Time `json:"not_after" doc:"Last second of validity"`
+	Answers   bool      `json:"answers,omitempty" doc:"It is the one that answers now"`
+	Revoked   bool      `json:"revoked,omitempty" doc:"The CA's list names it, and it answers no more"`
+	PEM       string    `json:"pem" doc:"The certificate"`
+}
+
+// ResponderList holds responders.
+type ResponderList struct {
+	Responders []Responder `json:"responders" doc:"Those that have not ended, the oldest first"`
 }
 
 // CertificateText is one certificate.
