@@ -130,7 +130,6 @@ type spec struct {
 
 	attributes  tpm2.TPMAObject
 	ak          crypto.Signer
-	akCert      func(*x509.Certificate)
 	attestation func(*tpm2.TPMSAttest)
 	certified   *ecdsa.PrivateKey // another key than that of pubArea
 	scheme      tpm2.TPMAlgID
@@ -202,9 +201,13 @@ func (s *spec) android(t testing.TB) {
 }
 
 func public(key *ecdsa.PrivateKey, a tpm2.TPMAObject) tpm2.TPMTPublic {
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		panic(err) // the tests make good keys
+	}
 	return tpm2.TPMTPublic{Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: a,
 		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256, Scheme: tpm2.TPMTECCScheme{Scheme: tpm2.TPMAlgNull}, KDF: tpm2.TPMTKDFScheme{Scheme: tpm2.TPMAlgNull}, Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull}}),
-		Unique:     tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: key.X.FillBytes(make([]byte, 32))}, Y: tpm2.TPM2BECCParameter{Buffer: key.Y.FillBytes(make([]byte, 32))}})}
+		Unique:     tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]}})}
 }
 
 // sanOf is a critical extension with a permanent identifier, a hardware module and a directoryName, as in certificates of attestation keys.

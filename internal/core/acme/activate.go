@@ -57,6 +57,7 @@ type session struct {
 	Device  device.ID
 	Profile string
 	SPKI    []byte // of the attestation key
+	EK      []byte // SHA-256 of the endorsement key, for the record
 	Secret  []byte
 	Expires int64
 }
@@ -85,7 +86,8 @@ func (s *Service) Activate(ctx context.Context, a *Account, w Activation) (c Act
 	if err := s.endorsed(&d, ek, w.Certificates); err != nil {
 		return c, err
 	}
-	kept := session{Account: a.ID, Device: d.ID, Profile: p.Name, SPKI: ak.SPKI, Secret: make([]byte, 32), Expires: s.Now().Add(activationLife).Unix()}
+	sum := sha256.Sum256(ek.SPKI)
+	kept := session{EK: sum[:], Account: a.ID, Device: d.ID, Profile: p.Name, SPKI: ak.SPKI, Secret: make([]byte, 32), Expires: s.Now().Add(activationLife).Unix()}
 	rand.Read(kept.Secret)
 	if c.Credential, err = ek.Wrap(rand.Reader, ak, kept.Secret); err != nil {
 		return c, badStatement("nothing can be sealed for this endorsement key: %v", err)
@@ -174,7 +176,8 @@ func (s *Service) Activated(ctx context.Context, a *Account, sealed, secret []by
 	}
 	once, hash := sha256.Sum256(sealed), sha256.Sum256(kept.SPKI)
 	answer, err := s.Enrol.Submit(ctx, enrol.Request{Protocol: protocol, Op: enrol.Enrol, Profile: kept.Profile, Template: &enrol.Template{Octets: text, SPKI: kept.SPKI},
-		Proven: &enrol.Proven{Device: kept.Device, Evidence: ca.EvidenceAttested, Attested: []der.OtherName{der.PermanentIdentifier(d.Name, "")}, Possession: true, SPKI: hash[:], Once: once[:]}})
+		Proven: &enrol.Proven{Device: kept.Device, Evidence: ca.EvidenceAttested, Attested: []der.OtherName{der.PermanentIdentifier(d.Name, "")}, Possession: true, SPKI: hash[:], Once: once[:],
+			Detail: map[string]string{TagEK: hex.EncodeToString(kept.EK)}}})
 	if err != nil {
 		return Chain{}, s.whyNot(ctx, &Order{Device: kept.Device}, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 
 	"mooring/internal/base/db"
@@ -35,6 +36,8 @@ type Proven struct {
 	// Once names the transaction: the same request with the same Once gets the same certificate, with another Once another one. Empty: the
 	// request alone counts.
 	Once []byte
+	// Detail is what else the record says about the issue.
+	Detail map[string]string
 	// Take may be nil. It returns a statement of the transaction that records c, which must change one row, and the statement that undoes it.
 	// When it changes none, somebody else was faster: nothing is recorded, and the request is decided again. So one order leads to one
 	// certificate, on however many nodes it is finished.
@@ -166,6 +169,7 @@ func (i *item) settle(p *Proven) {
 	if len(p.Once) > 0 {
 		i.entry.Detail["order"] = hex.EncodeToString(p.Once)
 	}
+	maps.Copy(i.entry.Detail, p.Detail)
 	if p.Take != nil {
 		i.take, i.back = p.Take(i.cert)
 	}

@@ -80,11 +80,12 @@ func encodeCBOR(t testing.TB, v any) []byte {
 	return raw
 }
 
-// attestedProfiles are one for devices that attest, one whose certificates do not say so, and one for attestation keys.
+// attestedProfiles are one for devices that attest, one whose certificates do not say so, one for attestation keys, and one that trusts accounts.
 func attestedProfiles() []apptest.Profile {
 	list := []apptest.Profile{apptest.Variant("gateway", "attested", "evidence: [attested]"), apptest.Variant("gateway", "silent", "evidence: [attested]"),
 		apptest.Variant("gateway", "keys-of-tpms", "evidence: [attested]", "also_for: [attested]", "slot: tpm", "ext_key_usage: [2.23.133.8.3]")}
-	for _, i := range []int{0, 2} {
+	list = append(list, apptest.Variant("gateway", "both", "evidence: [attested, account]", "acme: trust-account"))
+	for _, i := range []int{0, 2, 3} {
 		list[i].YAML = strings.Replace(list[i].YAML, "san:\n", "san:\n  attested: true\n", 1)
 	}
 	return list
@@ -215,6 +216,24 @@ func TestDeviceAttest(t *testing.T) {
 			t.Errorf("the authorization is %s: %+v", z.Status, z.Challenges)
 		}
 	})
+	t.Run("with names of the network, which the profile trusts the account with", func(t *testing.T) {
+		a, _ := w.bound(t, "unit-6", "both", "dns:u6.example.com")
+		key := apptest.Key(t)
+		wanted := permanent("unit-6")
+		wanted.Identifiers = append(wanted.Identifiers, wire.Identifier{Type: wire.KindDNS, Value: "u6.example.com"})
+		_, o := a.order(t, wanted)
+		if o.Status != wire.StatusPending {
+			t.Fatalf("the order is %s before anything was attested", o.Status)
+		}
+		a.attest(t, o, func(_, auth string) []byte {
+			return m.statement(t, key, now, auth, der.PermanentIdentifier("unit-6", ""))
+		})
+		done := into[wire.Order](t, a.post(t, o.Finalize, csr(t, key, "u6.example.com")))
+		names := altNames(t, decodePEM(t, a.post(t, done.Certificate, nil).Text)[0])
+		if len(names.Other) != 1 || len(names.DNS) != 1 || names.DNS[0] != "u6.example.com" {
+			t.Errorf("the certificate has the names %+v", names)
+		}
+	})
 	for name, object := range map[string]func(token, auth string) []byte{
 		"device-attest: wrong root": func(_, auth string) []byte {
 			return newMaker(t, now).statement(t, apptest.Key(t), now, auth, der.PermanentIdentifier("unit-1", ""))
@@ -265,6 +284,9 @@ func TestDeviceAttest(t *testing.T) {
 		open := w.open(t)
 		want(t, open.post(t, newOrder, permanent("nobody")), http.StatusForbidden, "rejectedIdentifier")
 	})
+	if r := w.Verify(t); len(r.Findings) > 0 {
+		t.Errorf("the verification: %v", r.Findings)
+	}
 }
 
 func TestActivationRefuses(t *testing.T) {
