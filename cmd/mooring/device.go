@@ -152,6 +152,8 @@ func deviceFacts(w io.Writer, d v1.Device) {
 	fact(w, "Group", d.Group)
 	fact(w, "Further names", strings.Join(d.Names, ", "))
 	fact(w, "Tags", pairs(d.Tags))
+	fact(w, "Manufacturer", d.Maker)
+	fact(w, "Serial number", d.Serial)
 	fact(w, "Registered", minute(d.Created))
 	fact(w, "Last seen", within(d.LastSeen, now))
 	fact(w, "Certificates issued", fmt.Sprint(d.Issued))

@@ -21,7 +21,8 @@ const deviceAddHelp = `Registers a device. NAME is what you call it (a serial nu
 
 With --token it gets an enrolment token in the same step; it is shown once, with the commands to run on the device. For scripts:
 --token-out writes it into a new file that only you can read, and --token --quiet prints it and nothing else. With --birth the device
-is known by the certificate that its maker gave it, and needs no token.`
+is known by the certificate that its maker gave it, and needs no token; with --maker and --serial by any certificate of a registered
+manufacturer (mooring manufacturer) that bears this serial number in its subject, of which the first one is bound to it.`
 
 const deviceImportHelp = `Registers the devices of a file, all or none: everything is checked first, and the mistakes are told with their lines. A file
 without mistakes is kept by the server, and a job imports it, which goes on after a crash where it stood. The command shows its progress until
@@ -31,7 +32,8 @@ at the end.
 
 CSV has a first line that names the columns; JSON Lines has one object a line. Columns or fields: name (required), group, profile,
 tags ("k=v;k=v" in CSV, an object in JSON), names ("dns:a.example;ip:192.0.2.1", an array in JSON), birth (the birth certificate in
-PEM or base64, or its SHA-256 in hex). --profile and --group hold for rows that name none. FILE "-" is standard input.
+PEM or base64, or its SHA-256 in hex), maker and serial (an ownership list: the manufacturer's name from mooring manufacturer, and the
+serialNumber in the subject of the device's IDevID; so it needs no token). --profile and --group hold for rows that name none. FILE "-" is standard input.
 
 With --tokens every device gets an enrolment token; the file, CSV with name and token, can be read by its owner only. A token works when
 the job has come to its device.`
@@ -103,7 +105,8 @@ func (c *cli) deviceAddCommand() *cobra.Command {
 		Use: "add NAME", Short: "Register a device", Long: deviceAddHelp,
 		Example: "  mooring device add car-4711 --profile device --group fleet-1 --tag vin=WDB123 --token\n" +
 			"  mooring device add car-4712 --token-out car-4712.token\n" +
-			"  mooring device add gw-1 --profile gateway --dns gw-1.example.com --birth gw-1.pem",
+			"  mooring device add gw-1 --profile gateway --dns gw-1.example.com --birth gw-1.pem\n" +
+			"  mooring device add pump-17 --maker acme --serial AC-00017",
 		Args: needs("NAME"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) (err error) {
 			n.Name, n.Names, n.Tags = args[0], names.list(), map[string]string{}
@@ -123,6 +126,8 @@ func (c *cli) deviceAddCommand() *cobra.Command {
 	flags.StringArrayVar(&tags, "tag", nil, "KEY=VALUE for people and filters; may be repeated")
 	names.flags(cmd)
 	flags.StringVar(&birth, "birth", "", "file with the certificate that its maker gave it, PEM")
+	flags.StringVar(&n.Maker, "maker", "", "the registered manufacturer whose certificate lets it in, with --serial")
+	flags.StringVar(&n.Serial, "serial", "", "the serial number in the subject of that certificate")
 	flags.BoolVar(&n.Token, "token", false, "give it an enrolment token too")
 	secret.flag(cmd)
 	flags.StringVar(&ttl, "life", "", "how long the token can be used, such as 1h")
@@ -157,7 +162,7 @@ func (c *cli) deviceAdd(ctx context.Context, s *client.Client, n v1.NewDevice, t
 		fact(w, "ID", added.Device.ID)
 		if added.Token != nil {
 			c.token(w, added.Device.Name, *added.Token, secret)
-		} else if n.Birth == "" {
+		} else if n.Birth == "" && n.Maker == "" {
 			c.advise("To let it enrol, give it a token: mooring device token %s", quoted(added.Device.Name))
 		}
 	})
@@ -166,7 +171,7 @@ func (c *cli) deviceAdd(ctx context.Context, s *client.Client, n v1.NewDevice, t
 func (c *cli) deviceChangeCommand() *cobra.Command {
 	var names nameFlags
 	var tags []string
-	var group, profile, birth string
+	var group, profile, birth, maker, serial string
 	var noNames bool
 	cmd := &cobra.Command{
 		Use: "change NAME", Short: "Change a device", Long: deviceChangeHelp,
@@ -181,6 +186,8 @@ func (c *cli) deviceChangeCommand() *cobra.Command {
 	flags.BoolVar(&noNames, "no-names", false, "take its further names away first")
 	names.flags(cmd)
 	flags.StringVar(&birth, "birth", "", "file with the certificate that its maker gave it, PEM; empty: it has none any more")
+	flags.StringVar(&maker, "maker", "", "the registered manufacturer whose certificate lets it in; empty, with --serial empty: none")
+	flags.StringVar(&serial, "serial", "", "the serial number in the subject of that certificate")
 	cmd.RunE = c.online(func(ctx context.Context, s *client.Client, args []string) error {
 		var n v1.ChangeDevice
 		if flags.Changed("group") {
@@ -188,6 +195,12 @@ func (c *cli) deviceChangeCommand() *cobra.Command {
 		}
 		if flags.Changed("profile") {
 			n.Profile = &profile
+		}
+		if flags.Changed("maker") {
+			n.Maker = &maker
+		}
+		if flags.Changed("serial") {
+			n.Serial = &serial
 		}
 		if flags.Changed("birth") {
 			text, err := readBirth(birth)

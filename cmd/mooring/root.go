@@ -56,7 +56,7 @@ func (c *cli) root() *cobra.Command {
 	})
 	group(root,
 		c.initCommand(), c.serveCommand(), c.statusCommand(), c.whoamiCommand(), c.configCommand(), c.profileCommand(),
-		c.caCommand(), c.anchorCommand(), c.acmeCommand(), c.keyCommand(), c.deviceCommand(), c.renewalCommand(), c.campaignCommand(), c.requestCommand(), c.certCommand(), c.revocationCommand(), c.jobCommand(), c.approvalCommand(), c.exportCommand(), c.retentionCommand(), c.auditCommand(),
+		c.caCommand(), c.anchorCommand(), c.manufacturerCommand(), c.acmeCommand(), c.keyCommand(), c.deviceCommand(), c.renewalCommand(), c.campaignCommand(), c.requestCommand(), c.certCommand(), c.revocationCommand(), c.jobCommand(), c.approvalCommand(), c.exportCommand(), c.retentionCommand(), c.auditCommand(),
 		c.agentCommand(), c.demoCommand(), c.benchCommand(), c.versionCommand(), c.docsCommand(),
 	)
 	c.complete(root)

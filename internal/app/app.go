@@ -35,6 +35,7 @@ import (
 	"mooring/internal/core/export"
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
+	"mooring/internal/core/maker"
 	"mooring/internal/core/revoke"
 	"mooring/internal/provider/pkcs11"
 	acmeserver "mooring/internal/server/acme"
@@ -69,6 +70,7 @@ type Platform struct {
 	Keys     *key.Store
 	Custody  *key.Meter // the keys of CAs, wherever they are
 	Devices  *device.Registry
+	Makers   *maker.Service // manufacturers of devices
 	Importer *device.Importer
 	Profiles *ca.Profiles
 	CA       *ca.Authority
@@ -195,7 +197,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 
 // Schemas returns every slice's migrations in their order.
 func Schemas() []db.Schema {
-	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema(), acme.Schema()}
+	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema(), acme.Schema(), maker.Schema()}
 }
 
 // buildCore makes the slices, each from the ones before it.
@@ -237,6 +239,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Approve = approve.New(approve.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
 	p.Jobs = job.New(job.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Now: p.now, Log: p.log, Role: p.roleNow})
 	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Renewal: p.renewal, Own: p.ownNames()})
+	p.Makers = maker.New(maker.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now, Log: p.log,
 		Retention: ca.RetentionOptions{Hold: p.Config.Retention.Hold, Every: p.Config.Retention.Every, Slack: p.Config.CRL.Validity},
 		URLs:      ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
@@ -245,7 +248,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Bulk = revoke.NewBulk(p.Revoke, p.Jobs, p.Config.Approve.RevokeAbove)
 	p.Campaigns = campaign.New(campaign.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
 		AskAbove: p.Config.Approve.CampaignAbove})
-	p.Enrol = enrol.New(enrol.Deps{Campaigns: p.Campaigns, DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
+	p.Enrol = enrol.New(enrol.Deps{Campaigns: p.Campaigns, DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Makers: p.Makers, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile, Own: selfProfile})
 	p.Bundle = enrol.NewBundle(p.Enrol, p.Jobs)
 	if err := p.buildACME(ctx); err != nil {
@@ -363,7 +366,7 @@ func (p *Platform) bind(ctx context.Context) error {
 	}
 	messages := cmp.New(cmp.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Secret: p.Devices.TokenSecret, Identity: p.identity.signer, Now: p.now})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
-	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol, ACME: p.ACME,
+	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Makers: p.Makers, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol, ACME: p.ACME,
 		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)
@@ -507,5 +510,5 @@ func (p *Platform) Close() error {
 
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
-	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker(), p.ACME.Checker()}
+	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker(), p.ACME.Checker(), p.Makers.Checker()}
 }

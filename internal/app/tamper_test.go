@@ -150,6 +150,7 @@ func live(t *testing.T, p *apptest.Platform) {
 	must(t, err)
 	p.Devices.Seen(kept.ID, p.Clock.Now().Unix())
 	p.Devices.SawAnchor(kept.ID, device.Anchor{1}, device.Delivered, p.Clock.Now().Unix())
+	lifeOfMakers(t, p)
 	p.Enrolled(t, "for-life", "birth")
 	p.Enrolled(t, "always-online", "device-short")
 	_, gone := p.Enrolled(t, "gone", "device")

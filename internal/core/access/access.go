@@ -50,7 +50,9 @@ const (
 	ApproveRead  Permission = "approve.read"  // see what waits for a second person
 	// CampaignManage is to make, start, pause, resume and end campaigns, which have many devices renew.
 	CampaignManage Permission = "campaign.manage"
-	Grant          Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
+	// MakerManage is to say which manufacturers' certificates show whose product a device is.
+	MakerManage Permission = "maker.manage"
+	Grant       Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
 )
 
 // Permissions returns what role may do, in a fixed order; nothing for an unknown role.
@@ -63,7 +65,7 @@ func Permissions(role Role) []Permission {
 	case RoleOperator:
 		return append(read, operate...)
 	case RoleAdmin:
-		return append(append(read, operate...), CAManage, Grant, CertIssue)
+		return append(append(read, operate...), CAManage, MakerManage, Grant, CertIssue)
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type Spec struct {
 	Tags    map[string]string
 	Profile string
 	Birth   []byte // the certificate, in DER, that another authority issued to it; empty = none
+	Product Product
 }
 
 // Change says what becomes different about a device; nil fields stay.
@@ -33,6 +34,7 @@ type Change struct {
 	Tags    *map[string]string
 	Profile *string
 	Birth   *[]byte // DER; empty = the device is no longer known by a birth certificate
+	Product *Product
 }
 
 // errChanged is what an administrator's change gets when another one was faster. Enrolment meets it as a reason to look again.
@@ -47,9 +49,9 @@ func changed(n int64, err error) error {
 }
 
 const (
-	insertDevice = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, created, updated)
- VALUES ($1, $2, 1, 1, $3, $4, $5, $6, $7, 0, $8, $11, $9, 0, $10, $10)`
-	updateDevice = `UPDATE device SET names = $4, grp = $5, tags = $6, profile = $7, policy = policy + 1, updated = $8
+	insertDevice = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, created, updated, product)
+ VALUES ($1, $2, 1, 1, $3, $4, $5, $6, $7, 0, $8, $11, $9, 0, $10, $10, $12)`
+	updateDevice = `UPDATE device SET names = $4, grp = $5, tags = $6, profile = $7, policy = policy + 1, updated = $8, product = $9
  WHERE cell = $1 AND id = $2 AND policy = $3`
 	updateSlotGroup = `UPDATE slot SET grp = $3 WHERE cell = $1 AND device = $2`
 
@@ -80,11 +82,15 @@ func (r *Registry) Add(ctx context.Context, actor access.Actor, n Spec) (Device,
 		} else if !errs.Is(err, errs.NotFound) {
 			return err
 		}
-		_, err := tx.Exec(ctx, insertDevice, int64(d.Cell), d.ID[:], d.Name, joinNames(d.Names), d.Group, joinTags(d.Tags), d.Profile, []byte{}, int64(0), d.Created, []byte{})
+		_, err := tx.Exec(ctx, insertDevice, int64(d.Cell), d.ID[:], d.Name, joinNames(d.Names), d.Group, joinTags(d.Tags), d.Profile, []byte{}, int64(0), d.Created, []byte{}, d.Product.join())
 		if err != nil {
 			return err
 		}
-		if err := r.setBirth(ctx, tx, &Device{ID: d.ID, Cell: d.Cell}, &d); err != nil {
+		none := &Device{ID: d.ID, Cell: d.Cell}
+		if err := r.setBirth(ctx, tx, none, &d); err != nil {
+			return err
+		}
+		if err := r.setProduct(ctx, tx, none, &d); err != nil {
 			return err
 		}
 		tx.OnCommit(func() { r.inv.touch(d.ID) })
@@ -107,7 +113,7 @@ func (r *Registry) build(n Spec) (Device, error) {
 	now := r.now().Unix()
 	d := Device{Name: n.Name, State: Registered, Policy: 1, Created: now, Updated: now}
 	d.ID, d.Cell = r.IDOf(n.Name)
-	err := r.apply(&d, Change{Names: &n.Names, Group: &n.Group, Tags: &n.Tags, Profile: &n.Profile, Birth: &n.Birth})
+	err := r.apply(&d, Change{Names: &n.Names, Group: &n.Group, Tags: &n.Tags, Profile: &n.Profile, Birth: &n.Birth, Product: &n.Product})
 	return d, err
 }
 
@@ -135,6 +141,12 @@ func (r *Registry) apply(d *Device, c Change) (err error) {
 			return err
 		}
 		d.Profile = *c.Profile
+	}
+	if c.Product != nil {
+		if err := c.Product.Check(); err != nil {
+			return err
+		}
+		d.Product = *c.Product
 	}
 	if c.Birth != nil {
 		return d.setBirth(*c.Birth)
@@ -250,11 +262,13 @@ func (r *Registry) Change(ctx context.Context, actor access.Actor, id ID, c Chan
 			return err
 		}
 		d.Policy, d.Updated = old.Policy+1, r.now().Unix()
-		n, err := tx.Exec(ctx, updateDevice, int64(d.Cell), id[:], old.Policy, joinNames(d.Names), d.Group, joinTags(d.Tags), d.Profile, d.Updated)
-		if err := changed(n, err); err != nil {
+		if err := r.updateRow(ctx, tx, old.Policy, &d); err != nil {
 			return err
 		}
 		if err := r.setBirth(ctx, tx, &old, &d); err != nil {
+			return err
+		}
+		if err := r.setProduct(ctx, tx, &old, &d); err != nil {
 			return err
 		}
 		if d.Group != old.Group {
@@ -276,10 +290,15 @@ func (r *Registry) Change(ctx context.Context, actor access.Actor, id ID, c Chan
 	return d, nil
 }
 
+// updateRow writes what administrators decide about d, unless somebody did so since policy.
+func (r *Registry) updateRow(ctx context.Context, tx *db.Tx, policy int64, d *Device) error {
+	return changed(tx.Exec(ctx, updateDevice, int64(d.Cell), d.ID[:], policy, joinNames(d.Names), d.Group, joinTags(d.Tags), d.Profile, d.Updated, d.Product.join()))
+}
+
 // fields names what c sets, without the values: they may be personal and the record is for ever.
 func (c Change) fields() string {
 	var set []string
-	for name, is := range map[string]bool{"names": c.Names != nil, "group": c.Group != nil, "tags": c.Tags != nil, "profile": c.Profile != nil, "birth": c.Birth != nil} {
+	for name, is := range map[string]bool{"names": c.Names != nil, "group": c.Group != nil, "tags": c.Tags != nil, "profile": c.Profile != nil, "birth": c.Birth != nil, "product": c.Product != nil} {
 		if is {
 			set = append(set, name)
 		}

@@ -266,12 +266,12 @@ const checkPage = 1000
 
 // Slots without a device are found too: each page takes the slots from behind the last device before to its own last one.
 const (
-	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, rescued
+	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, rescued, product
  FROM device WHERE (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3`
 	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, grp, fingerprint, issuer, alg
  FROM slot WHERE (cell, device) > ($1, $2) AND (cell, device) <= ($3, $4) ORDER BY cell, device, slot`
-	checkBirths = `SELECT b.fingerprint, b.device FROM birth b LEFT JOIN slot s ON s.cell = b.device_cell AND s.device = b.device
- AND s.slot = 'birth' AND s.fingerprint = b.fingerprint WHERE s.slot IS NULL LIMIT $1`
+	checkBirths = `SELECT b.fingerprint, b.device, COALESCE(d.product, '') FROM birth b LEFT JOIN slot s ON s.cell = b.device_cell AND s.device = b.device
+ AND s.slot = 'birth' AND s.fingerprint = b.fingerprint LEFT JOIN device d ON d.cell = b.device_cell AND d.id = b.device WHERE s.slot IS NULL`
 )
 
 // finish compares all rows. The findings are joined in one error.
@@ -308,10 +308,14 @@ func (c *replay) finish(ctx context.Context, tx *db.Tx) error {
 	}
 	err := tx.Each(ctx, func(row db.Row) error {
 		var fingerprint, device []byte
-		err := row.Scan(&fingerprint, &device)
+		var product string
+		err := row.Scan(&fingerprint, &device, &product)
+		if key := c.r.productKey(product); err == nil && product != "" && bytes.Equal(key[:], fingerprint) {
+			return nil
+		}
 		c.find("birth %x: the row leads to device %x, which nobody recorded", fingerprint, device)
 		return err
-	}, checkBirths, int64(findingsMost))
+	}, checkBirths)
 	return errors.Join(append(c.findings, err)...)
 }
 
@@ -328,7 +332,7 @@ func (c *replay) readPage(ctx context.Context, tx *db.Tx, cell int64, id []byte)
 	err = tx.Each(ctx, func(row db.Row) error {
 		var d checkedDevice
 		var state int64
-		err := row.Scan(&d.Cell, &d.key, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.salt, &d.Token.Until, &d.Token.Used, &d.Rescued)
+		err := row.Scan(&d.Cell, &d.key, &state, &d.stored.name, &d.stored.names, &d.Group, &d.stored.tags, &d.stored.profile, &d.Issued, &d.Token.Hash, &d.salt, &d.Token.Until, &d.Token.Used, &d.Rescued, &d.stored.product)
 		if len(d.key) == 0 {
 			return fmt.Errorf("a row without a key: %w", err)
 		}
@@ -395,7 +399,7 @@ func (c *replay) compare(d *checkedDevice) {
 	want.met = true
 	d.stored.birth = d.birth()
 	if want.row != c.r.rowMarkOf(d.ID, d.State, d.stored) || c.r.CellOf(d.ID) != d.Cell {
-		c.find("device %s: name, names, group, tags, profile, state or birth certificate was changed outside the platform", d.ID)
+		c.find("device %s: name, names, group, tags, profile, state or birth certificate was changed outside the platform, or its product", d.ID)
 	}
 	if d.Issued != int64(want.issued) {
 		c.find("device %s: the row counts %d certificates, the record %d", d.ID, d.Issued, want.issued)
@@ -472,21 +476,32 @@ func (c *replay) compareSlot(d *checkedDevice, want *replayed, s *Slot) {
 	}
 }
 
-// compareBirths looks for the row of each birth certificate on the page.
+// compareBirths looks for the rows of each birth certificate and product on the page.
 func (c *replay) compareBirths(ctx context.Context, tx *db.Tx, page []checkedDevice) error {
 	for i := range page {
-		fingerprint := page[i].birth()
-		if len(fingerprint) == 0 {
-			continue
+		d := &page[i]
+		keys := [][]byte{d.birth()}
+		if d.stored.product != "" {
+			key := c.r.productKey(d.stored.product)
+			keys = append(keys, key[:])
 		}
-		var device []byte
-		_, err := tx.Get(ctx, []any{&device}, `SELECT device FROM birth WHERE cell = $1 AND fingerprint = $2`, int64(fingerprint[0]), fingerprint)
-		if err != nil {
-			return err
-		}
-		if !bytes.Equal(device, page[i].ID[:]) {
-			c.find("birth %x: the row is missing or leads to another device than %s", fingerprint, page[i].ID)
+		for _, key := range keys {
+			if err := c.compareBirth(ctx, tx, key, d.ID); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func (c *replay) compareBirth(ctx context.Context, tx *db.Tx, key []byte, id ID) error {
+	if len(key) == 0 {
+		return nil
+	}
+	var device []byte
+	_, err := tx.Get(ctx, []any{&device}, `SELECT device FROM birth WHERE cell = $1 AND fingerprint = $2`, int64(key[0]), key)
+	if err == nil && !bytes.Equal(device, id[:]) {
+		c.find("birth %x: the row is missing or leads to another device than %s", key, id)
+	}
+	return err
 }

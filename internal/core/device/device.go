@@ -46,6 +46,7 @@ type Device struct {
 	Group   string            // "" = none
 	Tags    map[string]string // free pairs for people and filters
 	Profile string            // the profile by which it is issued
+	Product Product           // what it is on an ownership list
 	State   State
 	Policy  int64 // raised by every change of an administrator and by revocation; from 1
 	Issued  int64 // certificates issued so far

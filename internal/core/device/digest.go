@@ -35,6 +35,8 @@ const (
 	domainCell  = "mooring cell\x00"
 	domainRow   = "mooring device row\x00"
 	domainToken = "mooring device token\x00"
+	// domainProduct leads from products to devices.
+	domainProduct = "mooring device product\x00"
 	// domainSecret makes tokens.
 	domainSecret = "mooring device token secret\x00"
 )
@@ -72,7 +74,7 @@ func parseMark(text string) (mark, bool) {
 
 // rowMark is the digest of what administrators decided about a device. Issuing changes nothing in it.
 func (r *Registry) rowMark(d *Device) mark {
-	return r.rowMarkOf(d.ID, d.State, record{name: d.Name, names: joinNames(d.Names), group: d.Group, tags: joinTags(d.Tags), profile: d.Profile, birth: d.birth()})
+	return r.rowMarkOf(d.ID, d.State, record{name: d.Name, names: joinNames(d.Names), group: d.Group, tags: joinTags(d.Tags), profile: d.Profile, birth: d.birth(), product: d.Product.join()})
 }
 
 func (r *Registry) rowMarkOf(id ID, state State, c record) mark {
@@ -82,6 +84,10 @@ func (r *Registry) rowMarkOf(id ID, state State, c record) mark {
 	for _, field := range [...]string{c.name, c.names, c.group, c.tags, c.profile, string(c.birth)} {
 		b = binary.AppendUvarint(b, uint64(len(field)))
 		b = append(b, field...)
+	}
+	if c.product != "" { // a device on no list has the mark that it had before there were any
+		b = binary.AppendUvarint(b, uint64(len(c.product)))
+		b = append(b, c.product...)
 	}
 	sum := r.mac(domainRow, b)
 	return mark(sum[:16])
@@ -98,6 +104,7 @@ func (r *Registry) tokenMark(hash, salt []byte) mark {
 type record struct {
 	name, names, group, tags, profile string
 	birth                             []byte // SHA-256 of a foreign birth certificate, or empty
+	product                           string // as it is stored
 	// What an import knows besides when it was given the certificate itself, as slot has it; the digest does not cover it.
 	birthUntil int64
 	birthSPKI  []byte

@@ -30,6 +30,8 @@ import (
 //	tags     csv: "k=v;k=v", jsonl: an object of strings
 //	names    csv: "dns:a.example;ip:192.0.2.1", jsonl: an array of strings
 //	birth    SHA-256 of the birth certificate in hexadecimal digits, or the certificate in PEM or as DER in base64
+//	maker    with serial: the manufacturer's registered name, and the serial number in the subject of the device's IDevID
+//	serial
 //	id       only checked: it must be the id that the name has here
 //
 // A byte order mark and CRLF are tolerated; a row has at most 64 KiB.
@@ -211,7 +213,7 @@ func (s *importing) readRow(rows rowReader) error {
 		s.problems.add(row.line, fmt.Sprintf("column id: %s is not the id of this name here", shown(row.id)))
 		return nil
 	}
-	return s.spool.add(&c, row.line, id, cell)
+	return s.spool.add(&c, row.line, id, cell, s.r.productKey(c.product))
 }
 
 // findDoubles looks for names and birth certificates that the file holds twice: equals are neighbours now.
@@ -229,10 +231,26 @@ func (s *importing) findDoubles(context.Context) error {
 	b := s.spool.births
 	for i := 1; i < len(b); i++ {
 		if b[i].fingerprint == b[i-1].fingerprint {
-			s.problems.add(int(b[i].line), fmt.Sprintf("column birth: %x… stands in line %d already", b[i].fingerprint[:4], b[i-1].line))
+			s.problems.add(int(b[i].line), doubleText(&b[i], b[i-1].line))
 		}
 	}
 	return nil
+}
+
+// doubleText says that something which only one device can have stands in an earlier line too.
+func doubleText(b *birthPlace, line uint32) string {
+	if b.product {
+		return fmt.Sprintf("column serial: this manufacturer and serial number stand in line %d already", line)
+	}
+	return fmt.Sprintf("column birth: %x… stands in line %d already", b.fingerprint[:4], line)
+}
+
+// knownText says that a registered device has it.
+func knownText(b *birthPlace) string {
+	if b.product {
+		return "column serial: another device is registered with this manufacturer and serial number"
+	}
+	return "column birth: another device is known by this certificate"
 }
 
 // findKnown looks for names and birth certificates that the registry holds already.
@@ -255,7 +273,7 @@ func (s *importing) findKnown(ctx context.Context) error {
 		return lookup(ctx, tx, selectKnownBirth, len(births),
 			func(i int) (uint8, []byte) { return births[i].fingerprint[0], births[i].fingerprint[:] },
 			func(i int) error {
-				found.add(int(births[i].line), "column birth: another device is known by this certificate")
+				found.add(int(births[i].line), knownText(&births[i]))
 				return nil
 			})
 	})

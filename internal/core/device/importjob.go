@@ -188,15 +188,19 @@ func (i *Importer) write(ctx context.Context, tx *db.Tx, j *job.Job, p importPar
 	if err := w.devices(ctx, fresh); err != nil {
 		return o, err
 	}
-	return o, w.births(ctx, birthsOf(fresh))
+	return o, w.births(ctx, i.r.birthsOf(fresh))
 }
 
-// birthsOf returns the birth certificates of rows, in the order of their table.
-func birthsOf(rows []importRow) []birthPlace {
+// birthsOf returns the birth certificates and products of rows, in the order of their table.
+func (r *Registry) birthsOf(rows []importRow) []birthPlace {
 	var births []birthPlace
 	for n := range rows {
-		if c := &rows[n]; len(c.birth) > 0 {
+		c := &rows[n]
+		if len(c.birth) > 0 {
 			births = append(births, birthPlace{fingerprint: [32]byte(c.birth), line: uint32(n), cell: c.cell, id: c.id})
+		}
+		if c.product != "" {
+			births = append(births, birthPlace{fingerprint: r.productKey(c.product), line: uint32(n), cell: c.cell, id: c.id, product: true})
 		}
 	}
 	slices.SortFunc(births, func(a, b birthPlace) int { return bytes.Compare(a.fingerprint[:], b.fingerprint[:]) })
@@ -213,10 +217,13 @@ func (r *Registry) comeBetween(ctx context.Context, tx *db.Tx, rows []importRow)
 	if err != nil {
 		return nil, err
 	}
-	births := birthsOf(rows) // line is the place in rows here
+	births := r.birthsOf(rows) // line is the place in rows here
 	return late, lookup(ctx, tx, selectKnownBirth, len(births), func(n int) (uint8, []byte) { return births[n].fingerprint[0], births[n].fingerprint[:] }, func(n int) error {
 		if at := births[n].line; late[at] == "" {
 			late[at] = "another device was registered with this birth certificate meanwhile, so that this one is not"
+			if births[n].product {
+				late[at] = "another device was registered with this manufacturer and serial number meanwhile, so that this one is not"
+			}
 		}
 		return nil
 	})

@@ -214,7 +214,7 @@ func TestBlocksAreSplit(t *testing.T) {
 			ids = nil
 			for i := from; i < to; i++ {
 				id := ID(fmt.Appendf(nil, "%016d", (i*7919)%1_000_003))
-				if _, err := tx.Exec(ctx, insertDevice, int64(9), id[:], fmt.Sprint("n", i), "", "g", "", "sensor", []byte{}, int64(0), int64(1), []byte{}); err != nil {
+				if _, err := tx.Exec(ctx, insertDevice, int64(9), id[:], fmt.Sprint("n", i), "", "g", "", "sensor", []byte{}, int64(0), int64(1), []byte{}, ""); err != nil {
 					return err
 				}
 				ids = append(ids, id)

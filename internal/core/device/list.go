@@ -195,7 +195,7 @@ func (f *Filter) residual() bool {
 // The order of a page is that of one index: (cell, id), the same within a group, or (not_after, cell, device) with or without one. A device
 // stands at its earliest certificate only.
 const (
-	ownColumns = `cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_until, token_used, created, updated, rescued`
+	ownColumns = `cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_until, token_used, created, updated, rescued, product`
 
 	selectPlain = `SELECT ` + deviceColumns + ` FROM (SELECT ` + ownColumns + ` FROM device WHERE (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3) d` +
 		joinedTables + ` ORDER BY d.cell, d.id, s.slot`

@@ -25,6 +25,7 @@ const maxRow = 64 << 10
 type rawRow struct {
 	line                            int
 	name, group, profile, birth, id string
+	product                         Product
 	tags                            map[string]string
 	names                           []string
 }
@@ -86,7 +87,7 @@ func (b *rowBound) Read(p []byte) (int, error) {
 	return n, err
 }
 
-const columnNames = "name, group, profile, tags, names, birth, id"
+const columnNames = "name, group, profile, tags, names, birth, maker, serial, id"
 
 func newCSVRows(in io.Reader) (*csvRows, error) {
 	c := &csvRows{bound: &rowBound{in: in}}
@@ -103,7 +104,7 @@ func newCSVRows(in io.Reader) (*csvRows, error) {
 	for _, h := range header {
 		h = strings.ToLower(strings.TrimSpace(h))
 		switch h {
-		case "name", "group", "profile", "tags", "names", "birth", "id":
+		case "name", "group", "profile", "tags", "names", "birth", "maker", "serial", "id":
 		default:
 			return nil, &rowError{1, fmt.Sprintf("unknown column %s: the columns are %s, separated by commas", shown(h), columnNames), true}
 		}
@@ -155,6 +156,10 @@ func (c *csvRows) next() (rawRow, error) {
 			row.profile = value
 		case "birth":
 			row.birth = value
+		case "maker":
+			row.product.Maker = value
+		case "serial":
+			row.product.Serial = value
 		case "id":
 			row.id = value
 		case "names":
@@ -210,6 +215,8 @@ type jsonRow struct {
 	Tags    map[string]string `json:"tags"`
 	Names   []string          `json:"names"`
 	Birth   string            `json:"birth"`
+	Maker   string            `json:"maker"`
+	Serial  string            `json:"serial"`
 	ID      string            `json:"id"`
 }
 
@@ -242,7 +249,7 @@ func (j *jsonRows) decode(text []byte) (rawRow, error) {
 	if in.InputOffset() != int64(len(text)) {
 		return rawRow{line: j.line}, &rowError{j.line, "more than one JSON object on the line", false}
 	}
-	return rawRow{line: j.line, name: r.Name, group: r.Group, profile: r.Profile, birth: r.Birth, id: r.ID, tags: r.Tags, names: r.Names}, nil
+	return rawRow{line: j.line, name: r.Name, group: r.Group, profile: r.Profile, birth: r.Birth, product: Product{r.Maker, r.Serial}, id: r.ID, tags: r.Tags, names: r.Names}, nil
 }
 
 func jsonProblem(err error) string {
@@ -286,6 +293,10 @@ func (s *importing) parse(row rawRow) (record, error) {
 		c.names = joinNames(names)
 		s.granting = s.granting || s.r.owns(names)
 	}
+	if err := row.product.Check(); err != nil {
+		return c, err
+	}
+	c.product = row.product.join()
 	s.granting = s.granting || s.r.own["dns:"+strings.ToLower(c.name)]
 	return c, c.setBirth(row.birth)
 }

@@ -13,7 +13,7 @@ import (
 // A device comes with its slots in one statement: one row per slot, or one with an empty slot name.
 const (
 	rowColumns = `d.cell, d.id, d.state, d.policy, d.name, d.names, d.grp, d.tags, d.profile, d.issued, d.token, d.token_until, d.token_used,
- d.created, d.updated, d.rescued, `
+ d.created, d.updated, d.rescued, d.product, `
 	slotColumns = `, COALESCE(s.slot, ''), s.serial, s.prev_serial, COALESCE(s.not_after, 0), s.spki, s.request, COALESCE(s.revoked, 0), s.fingerprint,
  s.issuer, COALESCE(s.alg, '')`
 	joinedSlots = ` LEFT JOIN slot s ON s.cell = d.cell AND s.device = d.id`
@@ -41,13 +41,14 @@ func (g *gather) row(row db.Row) error {
 		s                 Slot
 		id                []byte
 		names, tags       string
+		product           string
 		state             int64
 		serial, prev      []byte
 		spki, request, fp []byte
 		issuer            []byte
 	)
 	err := row.Scan(&d.Cell, &id, &state, &d.Policy, &d.Name, &names, &d.Group, &tags, &d.Profile, &d.Issued, &d.Token.Hash, &d.Token.Until, &d.Token.Used,
-		&d.Created, &d.Updated, &d.Rescued, &d.LastSeen, &s.Name, &serial, &prev, &s.NotAfter, &spki, &request, &s.Revoked, &fp, &issuer, &s.Key)
+		&d.Created, &d.Updated, &d.Rescued, &product, &d.LastSeen, &s.Name, &serial, &prev, &s.NotAfter, &spki, &request, &s.Revoked, &fp, &issuer, &s.Key)
 	if err != nil {
 		return fmt.Errorf("reading a device: %w", err)
 	}
@@ -57,6 +58,7 @@ func (g *gather) row(row db.Row) error {
 	d.ID = ID(id)
 	if n := len(g.found); n == 0 || g.found[n-1].ID != d.ID {
 		d.State, d.Names, d.Tags = State(state), splitLines(names), splitTags(tags)
+		d.Product = splitProduct(product)
 		g.found = append(g.found, d)
 	}
 	if s.Name != "" {

@@ -12,7 +12,7 @@ import (
 )
 
 // spool keeps the checked rows of an import in a temporary file and, in memory, only where each is: 32 octets a device, and 56 more for a
-// birth certificate. So the rows can be written in the order of the tables, which is what makes writing them cheap, and a second attempt of the
+// birth certificate or a product. So the rows can be written in the order of the tables, which is what makes writing them cheap, and a second attempt of the
 // transaction can read them again.
 type spool struct {
 	file   *os.File
@@ -35,6 +35,7 @@ type birthPlace struct {
 	fingerprint [32]byte
 	line        uint32
 	cell        uint8
+	product     bool // it is the key of a product
 	id          ID
 }
 
@@ -55,13 +56,17 @@ func (s *spool) close() {
 	}
 }
 
-func (s *spool) add(c *record, line int, id ID, cell uint8) error {
+// add keeps a record. product is the key of its product, if it has one.
+func (s *spool) add(c *record, line int, id ID, cell uint8, product [32]byte) error {
 	b := appendRecord(append(s.buf[:0], 0, 0, 0, 0), c)
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
 	s.buf = b
 	s.places = append(s.places, place{off: s.end, line: uint32(line), cell: cell, id: id})
 	if len(c.birth) > 0 {
 		s.births = append(s.births, birthPlace{fingerprint: [32]byte(c.birth), line: uint32(line), cell: cell, id: id})
+	}
+	if c.product != "" {
+		s.births = append(s.births, birthPlace{fingerprint: product, line: uint32(line), cell: cell, id: id, product: true})
 	}
 	s.end += int64(len(b))
 	if _, err := s.out.Write(b); err != nil {
@@ -121,7 +126,7 @@ func appendRecord(b []byte, c *record) []byte {
 		b = binary.AppendUvarint(b, uint64(len(field)))
 		b = append(b, field...)
 	}
-	return binary.AppendVarint(b, c.birthUntil)
+	return append(binary.AppendVarint(b, c.birthUntil), c.product...)
 }
 
 func readRecord(b []byte) (c record, err error) {
@@ -136,9 +141,10 @@ func readRecord(b []byte) (c record, err error) {
 	}
 	c.birth, c.birthSPKI = []byte(birth), []byte(spki)
 	var used int
-	if c.birthUntil, used = binary.Varint(b); used != len(b) {
+	if c.birthUntil, used = binary.Varint(b); used <= 0 {
 		return record{}, errDamagedRow
 	}
+	c.product = string(b[used:]) // rows that were kept before there were products end here
 	return c, nil
 }
 

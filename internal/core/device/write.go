@@ -80,10 +80,10 @@ func lookupArgs(arrays bool, cell uint8, from, to int, key func(int) (uint8, []b
 
 // The texts of an import: the row text of Add serves SQLite.
 const (
-	importDevices = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, created, updated)
- SELECT t.cell, t.id, 1, 1, t.name, t.names, t.grp, t.tags, t.profile, 0, t.token, $11, $8, 0, $9, $9
- FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $10::bytea[])
- AS t(cell, id, name, names, grp, tags, profile, token)`
+	importDevices = `INSERT INTO device (cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, created, updated, product)
+ SELECT t.cell, t.id, 1, 1, t.name, t.names, t.grp, t.tags, t.profile, 0, t.token, $11, $8, 0, $9, $9, t.product
+ FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $10::bytea[], $12::text[])
+ AS t(cell, id, name, names, grp, tags, profile, token, product)`
 	importSlots = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
  SELECT t.cell, t.device, 'birth', $5, $5, t.not_after, t.spki, $5, 0, t.grp, t.fingerprint
  FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[], $6::bigint[], $7::bytea[]) AS t(cell, device, grp, fingerprint, not_after, spki)`
@@ -144,7 +144,7 @@ func (w *importWriter) deviceRows(ctx context.Context, rows []importRow, tokens 
 	for i := range rows {
 		c := &rows[i]
 		cell := int64(c.cell)
-		if _, err := w.tx.Exec(ctx, insertDevice, cell, c.id[:], c.name, c.names, c.group, c.tags, c.profile, tokens[i], w.until, w.at, w.salt); err != nil {
+		if _, err := w.tx.Exec(ctx, insertDevice, cell, c.id[:], c.name, c.names, c.group, c.tags, c.profile, tokens[i], w.until, w.at, w.salt, c.product); err != nil {
 			return err
 		}
 		if len(c.birth) == 0 {
@@ -160,7 +160,7 @@ func (w *importWriter) deviceRows(ctx context.Context, rows []importRow, tokens 
 func (w *importWriter) deviceArrays(ctx context.Context, rows []importRow, tokens [][]byte) error {
 	n := len(rows)
 	cells, ids := make([]int16, n), make([][]byte, n)
-	var text [5][]string // name, names, grp, tags, profile
+	var text [6][]string // name, names, grp, tags, profile, product
 	for i := range text {
 		text[i] = make([]string, n)
 	}
@@ -173,7 +173,7 @@ func (w *importWriter) deviceArrays(ctx context.Context, rows []importRow, token
 	for i := range rows {
 		c := &rows[i]
 		cells[i], ids[i] = int16(c.cell), c.id[:]
-		for j, s := range [...]string{c.name, c.names, c.group, c.tags, c.profile} {
+		for j, s := range [...]string{c.name, c.names, c.group, c.tags, c.profile, c.product} {
 			text[j][i] = s
 		}
 		if len(c.birth) > 0 {
@@ -182,14 +182,14 @@ func (w *importWriter) deviceArrays(ctx context.Context, rows []importRow, token
 			born.ends, born.spkis = append(born.ends, c.birthUntil), append(born.spkis, octets(c.birthSPKI))
 		}
 	}
-	stmts := []*db.Stmt{{SQL: importDevices, Args: []any{cells, ids, text[0], text[1], text[2], text[3], text[4], w.until, w.at, tokens, w.salt}}}
+	stmts := []*db.Stmt{{SQL: importDevices, Args: []any{cells, ids, text[0], text[1], text[2], text[3], text[4], w.until, w.at, tokens, w.salt, text[5]}}}
 	if len(born.ids) > 0 {
 		stmts = append(stmts, &db.Stmt{SQL: importSlots, Args: []any{born.cells, born.ids, born.groups, born.prints, []byte{}, born.ends, born.spkis}})
 	}
 	return w.tx.Send(ctx, stmts...)
 }
 
-// births writes the rows by which devices are found from their birth certificates.
+// births writes the rows by which devices are found from their birth certificates, or as products.
 func (w *importWriter) births(ctx context.Context, births []birthPlace) error {
 	if !w.tx.Arrays() {
 		for i := range births {

@@ -28,6 +28,7 @@ import (
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
+	"mooring/internal/core/maker"
 	"mooring/internal/core/revoke"
 	"mooring/wire/der"
 )
@@ -144,6 +145,7 @@ type Deps struct {
 	Audit   *audit.Log
 	Access  *access.Decider
 	Devices *device.Registry
+	Makers  *maker.Service // whose IDevIDs show which product a device is
 	CA      *ca.Authority
 	Revoke  *revoke.Service
 	// Campaigns may be nil.

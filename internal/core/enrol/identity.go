@@ -3,7 +3,6 @@ package enrol
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -59,7 +58,7 @@ func unauthenticated(format string, args ...any) error {
 }
 
 // Authenticate proves who presented chain, which holds DER certificates, leaf first, with possession of the leaf's key proven. The
-// certificate must be one that this platform issued and recorded, or one registered as a device's birth certificate; it must be valid now,
+// certificate must be one that this platform issued and recorded, one registered as a device's birth certificate, or the IDevID of a listed product; it must be valid now,
 // meant for clients, not revoked, and still stand in the device's slot.
 func (s *Service) Authenticate(ctx context.Context, chain [][]byte) (*Identity, error) {
 	return s.byChain(ctx, chain, false)
@@ -76,11 +75,14 @@ func (s *Service) byChain(ctx context.Context, chain [][]byte, forgive bool) (*I
 		return nil, unauthenticated("the client certificate cannot be parsed; present one that strict X.509 readers accept")
 	}
 	at, expired := s.Now(), int64(0)
-	if forgive && at.After(leaf.NotAfter) {
+	if at.After(leaf.NotAfter) {
 		at, expired = leaf.NotAfter, leaf.NotAfter.Unix()
 	}
 	if err := fit(leaf, at); err != nil {
 		return nil, err
+	}
+	if expired != 0 && !forgive {
+		return s.byBirth(ctx, leaf, chain[1:], expired)
 	}
 	own, err := s.recorded(ctx, leaf)
 	if err != nil {
@@ -89,11 +91,8 @@ func (s *Service) byChain(ctx context.Context, chain [][]byte, forgive bool) (*I
 	if own == nil && ca.KeptAs(leaf.SerialNumber.Bytes()) == ca.Ephemeral {
 		return nil, unauthenticated("the client certificate is for one transaction with others, and nothing is known about it here; present the device's own")
 	}
-	if own == nil && expired != 0 {
-		return nil, expiredText(expired)
-	}
 	if own == nil {
-		return s.byBirth(ctx, leaf)
+		return s.byBirth(ctx, leaf, chain[1:], expired)
 	}
 	id, err := s.byOwn(ctx, leaf, own)
 	if id != nil {
@@ -102,13 +101,11 @@ func (s *Service) byChain(ctx context.Context, chain [][]byte, forgive bool) (*I
 	return id, err
 }
 
-// fit checks what a certificate says about itself, at a time.
+// fit checks what a certificate says about itself, but for its end.
 func fit(leaf *x509.Certificate, now time.Time) error {
 	switch {
 	case now.Before(leaf.NotBefore):
 		return unauthenticated("the client certificate is not valid before %s; check the clocks", leaf.NotBefore.UTC().Format("2006-01-02 15:04:05Z"))
-	case now.After(leaf.NotAfter):
-		return expiredText(leaf.NotAfter.Unix())
 	case leaf.IsCA:
 		return unauthenticated("the client certificate is a CA certificate; present the device's own")
 	}
@@ -138,17 +135,6 @@ func (s *Service) recorded(ctx context.Context, leaf *x509.Certificate) (*ca.Cer
 		return nil, nil
 	}
 	return own, nil
-}
-
-func (s *Service) byBirth(ctx context.Context, leaf *x509.Certificate) (*Identity, error) {
-	d, err := s.Devices.ByBirth(ctx, sha256.Sum256(leaf.Raw))
-	if errs.Is(err, errs.NotFound) {
-		return nil, unauthenticated("the client certificate was neither issued here nor registered as a birth certificate; enrol with a token, or have it registered")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("looking for the birth certificate: %w", err)
-	}
-	return &Identity{Device: d, Evidence: ca.EvidenceBirth, Leaf: leaf.Raw}, nil
 }
 
 func (s *Service) byOwn(ctx context.Context, leaf *x509.Certificate, own *ca.Certificate) (*Identity, error) {

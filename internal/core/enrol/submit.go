@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	"mooring/internal/base/errs"
-	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
@@ -365,7 +364,7 @@ func (s *Service) recordRefusal(ctx context.Context, sub *submission, refusal er
 	reason := Reason(refusal)
 	var err error
 	if sub.identity == nil || errors.Is(refusal, ErrUnauthenticated) {
-		err = s.Audit.Refuse(ctx, access.Stranger(sub.req.Source, sub.req.Protocol), audit.Entry{Action: "enrol.refuse", Refused: reason, Detail: map[string]string{"protocol": sub.req.Protocol, "op": sub.req.Op.String()}})
+		err = s.Audit.Refuse(ctx, asker(sub.req, refusal), audit.Entry{Action: "enrol.refuse", Refused: reason, Detail: map[string]string{"protocol": sub.req.Protocol, "op": sub.req.Op.String()}})
 	} else {
 		err = s.Audit.Refuse(ctx, sub.identity.Actor(sub.req.Protocol), s.refusalEntry(sub, reason))
 	}

@@ -24,6 +24,7 @@ var samples = map[string]string{
 	"POST /v1/ca-requests":              `{"name":"a-request","subject":"CN=A request"}`,
 	"POST /v1/ca-crosses":               `{"old":"absent","new":"absent"}`,
 	"POST /v1/ca-crosses/import":        `{"certificate":"x"}`,
+	"POST /v1/manufacturers":            `{"name":"m","certificates":"x"}`,
 	"POST /v1/ca-responders":            `{"ca":"absent"}`,
 	"POST /v1/ca-responders/import":     `{"certificate":"x"}`,
 	"POST /v1/devices/{device}/token":   `{}`,

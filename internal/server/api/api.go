@@ -38,6 +38,7 @@ import (
 	"mooring/internal/core/export"
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
+	"mooring/internal/core/maker"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api/v1"
 	"mooring/internal/server/gate"
@@ -49,6 +50,7 @@ type Deps struct {
 	Audit    *audit.Log
 	Access   *access.Decider
 	Devices  *device.Registry
+	Makers   *maker.Service
 	Profiles *ca.Profiles
 	CA       *ca.Authority
 	Custody  *key.Meter

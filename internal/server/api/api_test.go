@@ -38,6 +38,7 @@ import (
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/key/keytest"
+	"mooring/internal/core/maker"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api"
 	"mooring/internal/server/api/client"
@@ -87,7 +88,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	t.Helper()
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
-	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), acme.Schema(), campaign.Schema())
+	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), acme.Schema(), maker.Schema(), campaign.Schema())
 	keys, _ := keytest.Store(t)
 	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
@@ -113,7 +114,8 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 		t.Fatal(err)
 	}
 	revocation := revoke.New(revoke.Deps{DB: d, Audit: record, Access: decider, CA: authority, Devices: devices, Keys: keys, Now: time.Now, Log: log})
-	registration := enrol.New(enrol.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now, Log: log,
+	makers := maker.New(maker.Deps{DB: d, Audit: record, Access: decider, Now: time.Now})
+	registration := enrol.New(enrol.Deps{DB: d, Audit: record, Access: decider, Devices: devices, Makers: makers, CA: authority, Revoke: revocation, Now: time.Now, Log: log,
 		Retry: time.Minute, MaxPending: 10, Default: "device"})
 	approvals := approve.New(approve.Deps{DB: d, Audit: record, Access: decider, Now: time.Now})
 	jobs := job.New(job.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Now: time.Now, Log: log})
@@ -125,7 +127,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	}
 	campaigns := campaign.New(campaign.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now, Log: log, AskAbove: 1000})
 	p.deps = api.Deps{Campaigns: campaigns, Approve: approvals, Jobs: jobs, Bulk: bulk, Bundle: bundle, Importer: importer,
-		Export: export.New(export.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now}), DB: d, Audit: record, Access: decider, Devices: devices, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
+		Export: export.New(export.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now}), DB: d, Audit: record, Access: decider, Devices: devices, Makers: makers, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
 		ACME: acme.New(acme.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Enrol: registration, Key: make([]byte, 32), Now: time.Now, Log: log}),
 		Now:  time.Now, Log: log, Version: v1.Version{Version: "test"},
 		Checkers: func() []audit.Checker {

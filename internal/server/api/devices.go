@@ -90,7 +90,7 @@ func (s *server) addDevice(ctx context.Context, actor access.Actor, in *addDevic
 			return v1.AddedDevice{}, err
 		}
 	}
-	d, err := s.Devices.Add(ctx, actor, device.Spec{Name: b.Name, Names: b.Names, Group: b.Group, Tags: b.Tags, Profile: b.Profile, Birth: birth})
+	d, err := s.Devices.Add(ctx, actor, device.Spec{Name: b.Name, Names: b.Names, Group: b.Group, Tags: b.Tags, Profile: b.Profile, Birth: birth, Product: device.Product{Maker: b.Maker, Serial: b.Serial}})
 	if err != nil {
 		return v1.AddedDevice{}, s.whyNotAdded(ctx, actor, b, err)
 	}
@@ -132,12 +132,27 @@ func (s *server) changeDevice(ctx context.Context, actor access.Actor, in *chang
 		change.Birth = &birth
 	}
 	d, err := s.named(ctx, actor, access.DeviceWrite, in.Device)
+	change.Product = productChange(d.Product, &in.Body)
 	if err == nil {
 		if d, err = s.Devices.Change(ctx, actor, d.ID, change); errs.Is(err, errs.Invalid) && in.Body.Profile != nil {
 			err = cmp.Or(s.unknownProfile(errs.Invalid, *in.Body.Profile), err)
 		}
 	}
 	return s.shownDevice(d), err
+}
+
+// productChange is what becomes of the product p, or nil.
+func productChange(p device.Product, b *v1.ChangeDevice) *device.Product {
+	if b.Maker == nil && b.Serial == nil {
+		return nil
+	}
+	if b.Maker != nil {
+		p.Maker = *b.Maker
+	}
+	if b.Serial != nil {
+		p.Serial = *b.Serial
+	}
+	return &p
 }
 
 // named returns the device called nameOrID to an actor who wants perm, which is asked for before anything is looked up.
@@ -280,7 +295,7 @@ func seconds(t time.Time) int64 {
 }
 
 func (s *server) shownDevice(d device.Device) v1.Device {
-	out := v1.Device{ID: d.ID.String(), Name: d.Name, Names: d.Names, Group: d.Group, Tags: d.Tags, Profile: d.Profile, State: d.State.String(), Issued: d.Issued,
+	out := v1.Device{ID: d.ID.String(), Name: d.Name, Names: d.Names, Group: d.Group, Tags: d.Tags, Profile: d.Profile, Maker: d.Product.Maker, Serial: d.Product.Serial, State: d.State.String(), Issued: d.Issued,
 		Created: moment(d.Created), Updated: moment(d.Updated), LastSeen: moment(d.LastSeen), Slots: each(d.Slots, shownSlot)}
 	if len(d.Token.Hash) > 0 {
 		out.Token = &v1.TokenState{Until: moment(d.Token.Until), Used: moment(d.Token.Used)}

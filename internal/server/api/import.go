@@ -24,7 +24,7 @@ import (
 )
 
 const aboutImport = "The body is CSV (RFC 4180) with a first line that names the columns, or one JSON object a line. Columns: name (required), group, " +
-	"profile, tags (k=v;k=v, or an object), names (dns:…;ip:…, or an array), birth (SHA-256 of the birth certificate, or the certificate in PEM or base64), " +
+	"profile, tags (k=v;k=v, or an object), names (dns:…;ip:…, or an array), birth (SHA-256 of the birth certificate, or the certificate in PEM or base64), maker and serial (the manufacturer and the serial number in the device's IDevID), " +
 	"id (only checked). All of it is checked before anything is stored. The answer is a stream of JSON lines that begins while the body is still being " +
 	"sent. The line with accepted says that the file is kept and a job imports it, also when nobody listens any more; the last line has report or error. " +
 	"With tokens also the permission device.token."

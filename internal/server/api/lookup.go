@@ -65,7 +65,8 @@ func actions() []string {
 		"audit.drop", "audit.snapshot", "ca.ceremony", "ca.create", "ca.cross", "ca.import", "ca.request", "ca.responder", "ca.withdraw", "campaign.abort", "campaign.approve", "campaign.create",
 		"campaign.excuse", "campaign.finish", "campaign.pause", "campaign.refuse", "campaign.resume", "campaign.start", "cert.confirm", "cert.ephemeral", "cert.hold", "cert.issue", "cert.purge",
 		"cert.release", "cert.revoke", "crl.delta", "crl.import", "crl.publish", "device.add", "device.change", "device.import", "device.rescue", "device.state", "device.token", "enrol.approve",
-		"enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move", "job.step", "key.exhausted", "key.limit", "key.use", "profile.load"}
+		"enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move", "job.step", "key.exhausted", "key.limit", "key.use", "maker.add", "maker.remove",
+		"profile.load"}
 }
 
 func checkAction(name string) error {

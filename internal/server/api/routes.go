@@ -113,6 +113,12 @@ func routes() []route {
 		{post, "/v1/acme/accounts/{account}/deactivate", "end-acme-account", access.DeviceState, "Take an account at the ACME server away",
 			"It never comes back; its certificates stay.", 0, answers((*server).endACMEAccount)},
 		{get, "/v1/acme/accounts/{account}/orders", "list-acme-orders", access.DeviceRead, "List the orders of an account that are still kept", "", 0, answers((*server).listACMEOrders)},
+		{get, "/v1/manufacturers", "list-manufacturers", access.DeviceRead, "List the manufacturers whose certificates show which product a device is", "", 0, answers((*server).listMakers)},
+		{post, "/v1/manufacturers", "add-manufacturer", access.MakerManage, "Register a manufacturer, or more CA certificates of one",
+			"A device with a certificate of the manufacturer still needs an entry in the registry with its serial number.", http.StatusCreated, answers((*server).addMaker)},
+		{get, "/v1/manufacturers/{manufacturer}", "get-manufacturer", access.DeviceRead, "Show a manufacturer with its CA certificates", "", 0, answers((*server).getMaker)},
+		{post, "/v1/manufacturers/{manufacturer}/remove", "remove-manufacturer", access.MakerManage, "Trust the certificates of a manufacturer no longer",
+			"What its devices have from this platform stays.", 0, answers((*server).removeMaker)},
 		{get, "/v1/profiles", "list-profiles", access.ProfileRead, "List profiles", "", 0, answers((*server).listProfiles)},
 		{get, "/v1/profiles/{profile}", "get-profile", access.ProfileRead, "Show a profile with its source", "", 0, answers((*server).getProfile)},
 

@@ -28,7 +28,8 @@ type sender struct {
 	mac   *cmp.MAC
 	stale error // device.ErrTokenUsed or device.ErrTokenExpired
 	// By signature.
-	leaf *x509.Certificate
+	leaf  *x509.Certificate
+	chain [][]byte // the leaf first, then whatever certificates came with it
 }
 
 // id tells senders apart.
@@ -170,7 +171,7 @@ func (x *exchange) bySignature() (*sender, error) {
 	if err := x.m.Verify(pub); err != nil {
 		return nil, unproven(cmp.BadMessageCheck, "the signature does not match the message and the first of the extraCerts")
 	}
-	return &sender{leaf: leaf}, nil
+	return &sender{leaf: leaf, chain: x.m.Certs}, nil
 }
 
 // refusal is a refusal with the failure that CMP has for it.

@@ -130,7 +130,7 @@ func (x *exchange) request() enrol.Request {
 	case x.by.mac != nil:
 		r.Basic, r.User, r.Secret = true, x.by.name, string(x.by.mac.Secret)
 	default:
-		r.Chain = [][]byte{x.by.leaf.Raw}
+		r.Chain = x.by.chain
 	}
 	return r
 }

@@ -92,7 +92,7 @@ func (x *exchange) possession(r *enrol.Request, one *cmp.Request) error {
 func (x *exchange) vouch(r *enrol.Request, template *cmp.Template) error {
 	chain := x.authority
 	if x.by.leaf != nil {
-		chain = [][]byte{x.by.leaf.Raw}
+		chain = x.by.chain
 	}
 	if chain == nil {
 		return refuse(cmp.BadPOP, "raVerified is the word of a registration authority, which signs the message: prove possession by a signature")

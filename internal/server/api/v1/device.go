@@ -10,6 +10,8 @@ type Device struct {
 	Group    string            `json:"group,omitempty" example:"plant-3" doc:"Group"`
 	Tags     map[string]string `json:"tags,omitempty" doc:"Free pairs for people and filters"`
 	Profile  string            `json:"profile" doc:"The profile that its certificates follow" example:"device"`
+	Maker    string            `json:"maker,omitempty" doc:"The manufacturer on whose ownership list it stands" example:"acme"`
+	Serial   string            `json:"serial,omitempty" doc:"Its serial number there, as its IDevID says it" example:"AC-00017"`
 	State    string            `json:"state" enum:"registered,enrolled,suspended,lost,retired" doc:"Where it stands in its life" example:"enrolled"`
 	Issued   int64             `json:"issued" doc:"Certificates issued so far" example:"3"`
 	Created  time.Time         `json:"created" doc:"When it was registered"`
@@ -54,6 +56,8 @@ type NewDevice struct {
 	Tags      map[string]string `json:"tags,omitempty" doc:"Free pairs for people and filters"`
 	Profile   string            `json:"profile" minLength:"1" doc:"The profile that its certificates follow" example:"device"`
 	Birth     string            `json:"birth,omitempty" doc:"The certificate, PEM, that another authority issued to it"`
+	Maker     string            `json:"maker,omitempty" doc:"With serial: the registered manufacturer whose IDevID lets it in" example:"acme"`
+	Serial    string            `json:"serial,omitempty" doc:"The serialNumber in the subject of that IDevID" example:"AC-00017"`
 	Token     bool              `json:"token,omitempty" doc:"Give it an enrolment token as well"`
 	TokenLife string            `json:"token_life,omitempty" doc:"How long the token is good: 1m to 2160h; 168h when absent" example:"24h"`
 }
@@ -71,6 +75,8 @@ type ChangeDevice struct {
 	Tags    *map[string]string `json:"tags,omitempty" doc:"All its tags"`
 	Profile *string            `json:"profile,omitempty" doc:"The profile that its certificates follow" example:"device"`
 	Birth   *string            `json:"birth,omitempty" doc:"The certificate, PEM, that another authority issued to it; empty: it is no longer known by one"`
+	Maker   *string            `json:"maker,omitempty" doc:"The manufacturer whose IDevID lets it in; empty, with an empty serial: none" example:"acme"`
+	Serial  *string            `json:"serial,omitempty" doc:"The serialNumber in the subject of that IDevID" example:"AC-00017"`
 }
 
 // MovedDevice is the device after a change of its state.
