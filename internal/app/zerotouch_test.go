@@ -2,8 +2,10 @@ package app_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -25,6 +27,7 @@ import (
 	"mooring/internal/core/device"
 	"mooring/internal/core/maker"
 	"mooring/internal/core/revoke"
+	"mooring/wire/der"
 )
 
 // factory is a manufacturer's CA, with an intermediate one below its root.
@@ -46,7 +49,7 @@ func (f *factory) ca(name string) *x509.Certificate {
 	return &x509.Certificate{Subject: pkix.Name{CommonName: name}, NotBefore: f.notBefore, NotAfter: f.before, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 }
 
-func (f *factory) sign(c, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
+func (f *factory) sign(c, parent *x509.Certificate, key, by crypto.Signer) *x509.Certificate {
 	f.test.Helper()
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	must(f.test, err)
@@ -63,7 +66,11 @@ func (f *factory) sign(c, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *
 // device makes an IDevID, which change may bend, with its chain up to the root.
 func (f *factory) device(serial string, change func(*x509.Certificate)) *tls.Certificate {
 	f.test.Helper()
-	key := apptest.Key(f.test)
+	return f.deviceWith(apptest.Key(f.test), serial, change)
+}
+
+func (f *factory) deviceWith(key crypto.Signer, serial string, change func(*x509.Certificate)) *tls.Certificate {
+	f.test.Helper()
 	c := &x509.Certificate{Subject: pkix.Name{Organization: []string{"ACME"}, CommonName: "Pump", SerialNumber: serial}, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), KeyUsage: x509.KeyUsageDigitalSignature}
 	if change != nil {
@@ -96,8 +103,12 @@ func lifeOfMakers(t *testing.T, p *apptest.Platform) {
 // enrolBy enrols by a certificate from the factory over one protocol, as our agent does.
 func enrolBy(t *testing.T, p *apptest.Platform, server, name string, idevid *tls.Certificate) (*tls.Certificate, error) {
 	t.Helper()
+	kind := der.KeyKind("ec-p256")
+	if strings.HasPrefix(server, "scep:") {
+		kind = "rsa-2048"
+	}
 	o := agent.Options{Dir: filepath.Join(t.TempDir(), "agent"), Now: p.Clock.Now, Sleep: func(context.Context, time.Duration) error { return nil }}
-	a, err := agent.Create(o, agent.Config{Server: server, Name: name, KeyType: "ec-p256"})
+	a, err := agent.Create(o, agent.Config{Server: server, Name: name, KeyType: kind})
 	must(t, err)
 	first := agent.First{Roots: []*x509.Certificate{p.Root}}
 	first.CertFile, first.KeyFile = asFiles(t, *idevid)
@@ -247,6 +258,23 @@ func TestZeroTouch(t *testing.T) {
 	if report := p.Verify(t); len(report.Findings) > 0 {
 		t.Errorf("the record and the tables differ: %v", report.Findings)
 	}
+}
+
+// TestZeroTouchBySCEP: the same by SCEP, which has RSA keys only; our agent sends its certificate without those above it, so the CA that issued it is registered.
+func TestZeroTouchBySCEP(t *testing.T) {
+	p := apptest.Start(t, func(c *conf.Config) { c.Listen.SCEP = "127.0.0.1:0" },
+		apptest.Variant("device", "printer", "keys: [ec-p256, rsa-2048]", "evidence: [birth, operational]", "scep: {ra: scep-ra}"))
+	acme := newFactory(t, "ACME", farAway)
+	_, err := p.Makers.Add(t.Context(), apptest.Operator(), maker.Spec{Name: "acme", Anchors: [][]byte{acme.line.Raw}})
+	must(t, err)
+	p.Add(t, device.Spec{Name: "printer-1", Profile: "printer", Product: device.Product{Maker: "acme", Serial: "P-1"}})
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	server := "scep" + strings.TrimPrefix(p.Addresses().SCEP, "http") + "/scep/printer"
+	_, err = enrolBy(t, p, server, "printer-1", acme.deviceWith(key, "P-1", nil))
+	must(t, err)
+	wantNone(t, p, server, "printer-1", acme.deviceWith(key, "P-1", nil), "serial number P-1 of the manufacturer acme is bound to another certificate")
+	wantNone(t, p, server, "printer-1", acme.deviceWith(key, "P-2", nil), "serial number P-2 of the manufacturer acme is on no ownership list")
 }
 
 // TestMakers: what is no manufacturer, and who may say which are.

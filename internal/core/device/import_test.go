@@ -89,7 +89,7 @@ func TestImport(t *testing.T) {
 // TestImportProblems holds the exact texts. Nothing may be stored by any of them.
 func TestImportProblems(t *testing.T) {
 	w := newWorld(t)
-	w.add(t, Spec{Name: "known", Birth: birthCertificate(t, "known")})
+	w.add(t, Spec{Name: "known", Birth: birthCertificate(t, "known"), Product: Product{"acme", "known"}})
 	known := w.load(t, w.mustID("known"))
 	fp := fmt.Sprintf("%x", known.birth())
 	many := "name,profile\n"
@@ -117,6 +117,11 @@ func TestImportProblems(t *testing.T) {
 		{"id", "csv", "name,profile,id\na,sensor,00\n", "f:2: column id: \"00\" is not the id of this name here\n"},
 		{"twice", "csv", "name,profile\na,sensor\nb,sensor\n\na,sensor\na,sensor\n", "f:5: column name: \"a\" stands in line 2 already\nf:6: column name: \"a\" stands in line 5 already\n"},
 		{"birth twice", "csv", "name,profile,birth\na,sensor," + hexDigest("0") + "\nb,sensor," + hexDigest("0") + "\n", "f:3: column birth: 00000000… stands in line 2 already\n"},
+		{"serial without maker", "csv", "name,profile,maker,serial\na,sensor,,1\nb,sensor,acme,\n", "f:2: column maker: the manufacturer and the serial number belong together: give both or neither\nf:3: column maker: the manufacturer and the serial number belong together: give both or neither\n"},
+		{"maker", "csv", "name,profile,maker,serial\na,sensor,a b,1\n", "f:2: column maker: \"a b\": must be 1 to 64 characters: letters, digits and . _ - : @ / + without blanks\n"},
+		{"serial", "csv", "name,profile,maker,serial\na,sensor,acme," + strings.Repeat("1", 65) + "\n", "f:2: column serial: " + shown(strings.Repeat("1", 65)) + ": must be at most 64 printable characters without blanks around them\n"},
+		{"serial twice", "jsonl", `{"name":"a","profile":"sensor","maker":"acme","serial":"1"}` + "\n" + `{"name":"b","profile":"sensor","maker":"other","serial":"1"}` + "\n" + `{"name":"c","profile":"sensor","maker":"acme","serial":"1"}`, "f:3: column serial: this manufacturer and serial number stand in line 1 already\n"},
+		{"serial known", "csv", "name,profile,maker,serial\na,sensor,acme,known\n", "f:2: column serial: another device is registered with this manufacturer and serial number\n"},
 		{"known", "csv", "name,profile,birth\na,sensor,\nknown,sensor,\nb,sensor," + fp + "\n", "f:3: column name: a device \"known\" exists already\nf:4: column birth: another device is known by this certificate\n"},
 		{"everything", "csv", "name,profile\na,sensor\na,sensor\nc,x\nknown,sensor\n", "f:3: column name: \"a\" stands in line 2 already\nf:4: column profile: unknown profile \"x\"\nf:5: column name: a device \"known\" exists already\n"},
 		{"many", "csv", many, manyWant + "and 10 more\n"},

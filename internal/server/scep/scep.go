@@ -290,7 +290,7 @@ func (c *call) request(r *http.Request, m *scep.Message, req enrol.Request, publ
 	req.CSR = content
 	// A renewal is told by who signed, before any challenge is looked at: a certificate, not a key that vouches for itself.
 	if !selfIssued(m.Signer) {
-		req.Chain = [][]byte{m.Signer.Raw}
+		req.Chain = append([][]byte{m.Signer.Raw}, m.Certificates...)
 		if m.Type == scep.RenewalReq {
 			req.Op, req.LeavesOut = enrol.Renew, true
 		}
