@@ -69,6 +69,8 @@ type deviceRow struct {
 	State    string            `json:"state"`
 	Names    []string          `json:"names,omitempty"`
 	Tags     map[string]string `json:"tags,omitempty"`
+	Maker    string            `json:"maker,omitempty"`
+	Serial   string            `json:"serial,omitempty"`
 	Issued   int64             `json:"issued"`
 	Created  string            `json:"created"`
 	LastSeen string            `json:"last_seen,omitempty"`
@@ -84,7 +86,7 @@ type slotRow struct {
 }
 
 func deviceHead() []string {
-	return []string{"id", "name", "group", "profile", "state", "names", "tags", "issued", "created", "last_seen", "certificates"}
+	return []string{"id", "name", "group", "profile", "state", "names", "tags", "maker", "serial", "issued", "created", "last_seen", "certificates"}
 }
 
 func (r deviceRow) cells() []string {
@@ -95,7 +97,7 @@ func (r deviceRow) cells() []string {
 	for _, s := range r.Slots {
 		slots = append(slots, s.Slot+"="+s.Serial+s.Fingerprint)
 	}
-	return []string{r.ID, r.Name, r.Group, r.Profile, r.State, strings.Join(r.Names, ";"), strings.Join(tags, ";"), strconv.FormatInt(r.Issued, 10), r.Created, r.LastSeen,
+	return []string{r.ID, r.Name, r.Group, r.Profile, r.State, strings.Join(r.Names, ";"), strings.Join(tags, ";"), r.Maker, r.Serial, strconv.FormatInt(r.Issued, 10), r.Created, r.LastSeen,
 		strings.Join(slots, ";")}
 }
 
@@ -117,7 +119,7 @@ func (s *Service) devices(q Query) (source, error) {
 	}
 	return func(ctx context.Context, tx *db.Tx, put func(row) error) error {
 		return s.Devices.EachTx(ctx, tx, f, func(d *device.Device) error {
-			r := deviceRow{ID: d.ID.String(), Name: d.Name, Group: d.Group, Profile: d.Profile, State: d.State.String(), Names: d.Names, Tags: d.Tags, Issued: d.Issued,
+			r := deviceRow{ID: d.ID.String(), Name: d.Name, Group: d.Group, Profile: d.Profile, State: d.State.String(), Names: d.Names, Tags: d.Tags, Maker: d.Product.Maker, Serial: d.Product.Serial, Issued: d.Issued,
 				Created: moment(d.Created), LastSeen: moment(d.LastSeen)}
 			for _, slot := range d.Slots {
 				r.Slots = append(r.Slots, slotRow{Slot: slot.Name, Serial: hex.EncodeToString(slot.Serial), NotAfter: moment(slot.NotAfter), Revoked: moment(slot.Revoked),
