@@ -86,6 +86,7 @@ func (r RSARecipient) add(b *cryptobyte.Builder, rand io.Reader, key []byte) err
 
 func (r RSARecipient) encrypt(rand io.Reader, key []byte) ([]byte, Algorithm, error) {
 	if r.PKCS1v15 {
+		//lint:ignore SA1019 clients of SCEP can open nothing else
 		encrypted, err := rsa.EncryptPKCS1v15(rand, r.Key, key)
 		return encrypted, Algorithm{oidRSA, []byte{5, 0}}, err
 	}

@@ -222,10 +222,17 @@ func (c *call) operate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if !ok {
 		return c.fail(r.Context(), m, req, scep.BadAlg, errs.New(errs.Invalid, "SCEP can answer RSA keys only; use EST, ACME or CMP with other keys"))
 	}
-	content, err := m.Open(scep.OpenKey{Certificate: c.ra.Certificate, Key: c.ra.Key, TripleDES: c.profile.SCEP.TripleDES, Rand: rand.Reader})
-	if cipher := m.Cipher(); err != nil && (cipher == 0 || cipher == cms.TripleDESCBC) {
+	// Whatever can be refused without a look inside is refused first: anybody can sign the content that somebody else encrypted, and must not
+	// learn from the answer whether what it decrypts to is well-formed.
+	switch m.Type {
+	case scep.PKCSReq, scep.RenewalReq, scep.CertPoll, scep.GetCert, scep.GetCRL:
+	default:
+		return c.fail(r.Context(), m, req, scep.BadRequest, errs.New(errs.Invalid, "a client cannot send a %s", m.Type))
+	}
+	if cipher := m.Cipher(); cipher != cms.AES128CBC && cipher != cms.AES256CBC && (cipher != cms.TripleDESCBC || !c.profile.SCEP.TripleDES) {
 		return c.fail(r.Context(), m, req, scep.BadAlg, errs.New(errs.Invalid, "the message is not encrypted by AES"))
 	}
+	content, err := m.Open(scep.OpenKey{Certificate: c.ra.Certificate, Key: c.ra.Key, TripleDES: c.profile.SCEP.TripleDES, Rand: rand.Reader})
 	if err != nil {
 		return c.unreadable(r.Context(), m, req)
 	}
@@ -236,10 +243,8 @@ func (c *call) operate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return c.poll(r, m, req, content)
 	case scep.GetCert:
 		return c.getCert(r.Context(), m, req, content)
-	case scep.GetCRL:
-		return c.getCRL(r.Context(), m, req, content)
 	}
-	return c.fail(r.Context(), m, req, scep.BadRequest, errs.New(errs.Invalid, "a client cannot send a %s", m.Type))
+	return c.getCRL(r.Context(), m, req, content)
 }
 
 // message returns the octets of a message: the body of a POST, or base64 in the query of a GET.
@@ -283,8 +288,9 @@ func (c *call) unreadable(ctx context.Context, m *scep.Message, req enrol.Reques
 
 // request answers PKCSReq and RenewalReq.
 func (c *call) request(r *http.Request, m *scep.Message, req enrol.Request, public *rsa.PublicKey, content []byte) ([]byte, error) {
+	// A request that was changed in its encryption may still look like one, but its signature is not good any more.
 	csr, err := der.ParseRequest(content)
-	if err != nil {
+	if err != nil || der.CheckKey(csr.PublicKey) != nil || csr.CheckSignature() != nil {
 		return c.unreadable(r.Context(), m, req)
 	}
 	req.CSR = content

@@ -588,6 +588,32 @@ func TestAcceptance(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a stranger learns nothing about another's message", func(t *testing.T) {
+		for _, profile := range []string{"printer", "old-printer"} {
+			victim := newClient(t, p, profile, "victim", one)
+			victim.cipher = cms.AES128CBC
+			if profile == "old-printer" {
+				victim.cipher = cms.TripleDESCBC
+			}
+			sniffed := victim.message(t, scep.PKCSReq, "1", victim.csr(t, one, "victim", "a secret"))
+			stranger := newClient(t, p, profile, "nobody", two)
+			stranger.nonce = victim.nonce
+			seen := map[string]int{}
+			for guess := range 256 { // one of them gives the last block a good padding
+				m := stranger.answered(t, "1", stranger.resigned(t, sniffed, func(content []byte) { content[len(content)-17] ^= byte(guess) | 1 }))
+				seen[fmt.Sprintf("%d %s %s", m.Status, m.FailInfo, m.FailText)]++
+			}
+			if len(seen) != 1 {
+				t.Errorf("%s: got different answers: %v", profile, seen)
+			}
+		}
+	})
+	t.Run("unknown type of message", func(t *testing.T) {
+		c := newClient(t, p, "printer", "nobody", one)
+		good := c.message(t, 99, "1", c.csr(t, one, "nobody", "x"))
+		refused(t, c.answered(t, "1", good), scep.BadRequest, "cannot send")
+		refused(t, c.answered(t, "1", c.resigned(t, good, func(content []byte) { content[len(content)-1] ^= 1 })), scep.BadRequest, "cannot send")
+	})
 	t.Run("signature wrong", func(t *testing.T) {
 		_, token := p.Device(t, "bad-signature", "printer")
 		c := newClient(t, p, "printer", "bad-signature", one)
