@@ -37,7 +37,7 @@ const agentEnrolHelp = `Gets the first certificate, or another one in the same f
 was revoked, say, give --again: it stays in use until the new one is there.
 
 The server is believed by its root: --ca FILE with the root certificate, or --fingerprint with its SHA-256 as "mooring ca show"
-or "openssl x509 -noout -fingerprint -sha256" prints it. The device is believed by its token (--token-file or --token-stdin; at a
+or "openssl x509 -noout -fingerprint -sha256" prints it. By CMP (cmp://) the token proves the server too. The device is believed by its token (--token-file or --token-stdin; at a
 terminal the command asks for it), or by a certificate that it has from its maker (--birth-cert and --birth-key).
 
 At a server that begins with acme:// the token makes an account of the device (ACME, RFC 8555), by which certificates are ordered for the names
@@ -121,7 +121,7 @@ func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443 or coaps://pki.example.com:5684, or ACME server, such as acme://pki.example.com:8444 or acme:// and the rest of the address of its directory")
+	flags.StringVar(&f.config.Server, "server", "", "EST server, such as https://pki.example.com:8443 or coaps://pki.example.com:5684, CMP server, such as cmp://pki.example.com:8081, or ACME server, such as acme://pki.example.com:8444 or acme:// and the rest of the address of its directory")
 	flags.StringVar(&f.protocol, "protocol", "", protocolUsage)
 	flags.StringVar(&f.config.HTTPListen, "http-listen", "", "ACME: where validations of names are answered, such as :80 (default: nowhere, for profiles that trust the account)")
 	flags.StringVar(&f.config.Name, "name", "", "name of this device, as it is registered")
@@ -234,13 +234,17 @@ func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First,
 		return first, usagef("mooring agent enrol needs --server and --name")
 	case strings.HasPrefix(f.config.Server, "coaps:") && (f.birthCert == "" || f.ca == ""):
 		return first, usagef("EST over CoAP takes a certificate of the device and no token: give --birth-cert, --birth-key and --ca, or enrol over https:// and renew over coaps://")
+	case strings.HasPrefix(f.config.Server, "cmp:") && f.fingerprint != "":
+		return first, usagef("by CMP the server is believed by the token, or by its root: give --ca instead of --fingerprint, or neither")
+	case strings.HasPrefix(f.config.Server, "cmp:") && f.ca == "" && f.birthCert != "":
+		return first, usagef("give --ca, so that the device can tell its server from others")
 	case strings.HasPrefix(f.config.Server, "acme:") && (f.fingerprint != "" || f.birthCert != ""):
 		return first, usagef("by ACME the server is believed by its root, --ca, and the device by its token: take --fingerprint and --birth-cert out")
 	case strings.HasPrefix(f.config.Server, "acme:") && len(f.config.Names) == 0:
 		return first, usagef("by ACME names are ordered: give --san at least once, such as --san dns:gw1.example.com")
 	case !strings.HasPrefix(f.config.Server, "acme:") && f.config.HTTPListen != "":
 		return first, usagef("--http-listen is for ACME, with a server that begins with acme://")
-	case (f.ca == "") == (f.fingerprint == ""):
+	case !strings.HasPrefix(f.config.Server, "cmp:") && (f.ca == "") == (f.fingerprint == ""):
 		return first, usagef("give either --ca or --fingerprint, so that the device can tell its server from others")
 	case (f.birthCert == "") != (f.birthKey == ""):
 		return first, usagef("--birth-cert and --birth-key belong together")
@@ -257,7 +261,7 @@ func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First,
 		if first.Roots, err = agent.ReadCertificates(f.ca); err != nil {
 			return first, err
 		}
-	} else {
+	} else if f.fingerprint != "" {
 		sum, err := est.ParseFingerprint(f.fingerprint)
 		if err != nil {
 			return first, usagef("%v", err)

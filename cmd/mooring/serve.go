@@ -65,8 +65,7 @@ func (c *cli) serve(ctx context.Context, readyFile string) error {
 		if err := announce(readyFile, addresses); err != nil {
 			log.LogAttrs(ctx, slog.LevelError, "the ready file cannot be written", slog.Any("cause", err))
 		}
-		log.LogAttrs(ctx, slog.LevelInfo, "ready", slog.String("est", addresses.EST), slog.String("api", addresses.API),
-			slog.String("status", addresses.Status), slog.String("socket", addresses.Socket))
+		log.LogAttrs(ctx, slog.LevelInfo, "ready", listeners(addresses)...)
 	})
 	if err == nil {
 		log.LogAttrs(ctx, slog.LevelInfo, "stopped")
@@ -128,4 +127,14 @@ func profiled(path string, work func() error) (err error) {
 		err = errors.Join(err, f.Close())
 	}()
 	return work()
+}
+
+// listeners are the addresses of what is served.
+func listeners(a app.Addresses) (attrs []slog.Attr) {
+	for _, l := range []struct{ name, address string }{{"est", a.EST}, {"api", a.API}, {"status", a.Status}, {"coaps", a.CoAPS}, {"acme", a.ACME}, {"cmp", a.CMP}, {"scep", a.SCEP}, {"socket", a.Socket}} {
+		if l.address != "" {
+			attrs = append(attrs, slog.String(l.name, l.address))
+		}
+	}
+	return attrs
 }
