@@ -116,10 +116,10 @@ type exchange struct {
 	label  string // the profile that path or header name; "" = the device's own
 	note   func(...slog.Attr)
 
-	m         *cmp.Message
-	by        *sender
-	t         *transaction // that the message belongs to, once it is found
-	authority [][]byte     // the chain of the registration authority whose nested message this came in; nil = it did not
+	m     *cmp.Message
+	by    *sender
+	t     *transaction // that the message belongs to, once it is found
+	inner bool         // it came in a nested message
 }
 
 // request returns what core is told of whoever sent the message.
@@ -195,9 +195,9 @@ func (x *exchange) refused(err error) ([]byte, error) {
 }
 
 // nested answers the messages that a registration authority passes on (RFC 9483, section 5.2.2): one as if it had come by itself, several in one
-// nested answer.
+// nested answer. That the authority passes a message on proves nothing of what is in it: each inner message is judged by its own protection.
 func (x *exchange) nested(t *transaction, list cmp.Messages) ([]byte, error) {
-	if x.authority != nil {
+	if x.inner {
 		return x.refused(refuse(cmp.BadRequest, "a nested message in a nested message"))
 	}
 	if x.by.mac != nil {
@@ -211,7 +211,7 @@ func (x *exchange) nested(t *transaction, list cmp.Messages) ([]byte, error) {
 	t.finish()
 	var answers cmp.Messages
 	for _, in := range list {
-		inner := &exchange{server: x.server, ctx: x.ctx, source: x.source, label: x.label, note: func(...slog.Attr) {}, authority: [][]byte{x.by.leaf.Raw}}
+		inner := &exchange{server: x.server, ctx: x.ctx, source: x.source, label: x.label, note: func(...slog.Attr) {}, inner: true}
 		out, err := inner.answer(in)
 		if err != nil {
 			return nil, err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -215,6 +216,7 @@ func TestAcceptance(t *testing.T) {
 		{"polling for a request that is refused", pollRefused},
 		{"nested", nestedOne},
 		{"nested, several", nestedMany},
+		{"raVerified in a nested message", nestedVouch},
 		{"nested by an end entity", func(t *testing.T, f *fleet) {
 			c, inner := f.member(t, "field"), f.newcomer(t, "field")
 			want(t, c, cmp.Messages{inner.build(inner.request(cmp.IR))}, cmp.SignerNotTrusted)
@@ -776,6 +778,52 @@ func nestedMany(t *testing.T, f *fleet) {
 	}
 	one.issued(one.read(answers[0]), cmp.IP)
 	two.issued(two.read(answers[1]), cmp.KUP)
+}
+
+// nestedVouch has devices claim to be a registration authority in messages that a registration authority passes on, as it must whatever is in them.
+func nestedVouch(t *testing.T, f *fleet) {
+	ra := f.authority(t)
+	// through asks for a certificate for another device, in a message that is passed on.
+	through := func(inner *client) (victim device.Device, answer cmp.Body) {
+		victim = f.p.Add(t, device.Spec{Name: f.name(), Profile: "field"})
+		inner.id, inner.theirs, ra.id = random(16), nil, random(16)
+		r := inner.request(cmp.IR)
+		var err error
+		if r.List[0].Template.Subject, err = der.BuildName([]der.Attribute{{Type: der.OIDCommonName, Value: victim.Name}}); err != nil {
+			t.Fatal(err)
+		}
+		vouch(t, &r.List[0])
+		inner.sent = inner.build(r)
+		return victim, inner.read(ra.post(ra.build(cmp.Messages{inner.sent})))
+	}
+	fresh, used := f.newcomer(t, "field"), f.newcomer(t, "field")
+	used.issued(used.send(used.request(cmp.IR)), cmp.IP)
+	var victims []string
+	for _, c := range []struct {
+		name  string
+		inner *client
+		want  cmp.Failure
+	}{
+		{"by MAC", fresh, cmp.BadPOP},
+		{"by MAC with a used token", used, cmp.BadPOP},
+		{"by a device's certificate", f.member(t, "field"), cmp.SignerNotTrusted},
+	} {
+		victim, answer := through(c.inner)
+		victims = append(victims, victim.ID.String())
+		if got := failure(t, answer); got != c.want {
+			t.Errorf("%s: got %v in %+v, want %v", c.name, got, answer, c.want)
+		}
+	}
+	for _, e := range f.p.Record(t) {
+		if e.Action == "cert.issue" && slices.Contains(victims, e.Device) {
+			t.Errorf("a certificate was issued: %+v", e.Entry)
+		}
+	}
+	other := f.authority(t) // the word of an authority counts when another one passes it on
+	victim, answer := through(other)
+	if cert := other.issued(answer, cmp.IP); cert.Subject.CommonName != victim.Name {
+		t.Errorf("the certificate is for %v", cert.Subject)
+	}
 }
 
 // ask sends one question and returns the answer to it.

@@ -88,14 +88,10 @@ func (x *exchange) possession(r *enrol.Request, one *cmp.Request) error {
 	return nil
 }
 
-// vouch makes the request that of a registration authority, for the device that the subject's common name names.
+// vouch makes the request that of the registration authority that signed it, for the device that the subject's common name names.
 func (x *exchange) vouch(r *enrol.Request, template *cmp.Template) error {
-	chain := x.authority
-	if x.by.leaf != nil {
-		chain = x.by.chain
-	}
-	if chain == nil {
-		return refuse(cmp.BadPOP, "raVerified is the word of a registration authority, which signs the message: prove possession by a signature")
+	if x.by.leaf == nil { // nested or not: an authority that passes a message on does not say that what is in it is true
+		return refuse(cmp.BadPOP, "raVerified is the word of a registration authority, which signs the request itself: prove possession by a signature")
 	}
 	subject, err := der.ParseName(template.Subject)
 	if err != nil {
@@ -103,7 +99,7 @@ func (x *exchange) vouch(r *enrol.Request, template *cmp.Template) error {
 	}
 	for _, a := range subject {
 		if a.Type == der.OIDCommonName {
-			r.Vouch = &enrol.Vouch{Chain: chain, Device: a.Value, Possession: true}
+			r.Vouch = &enrol.Vouch{Chain: x.by.chain, Device: a.Value, Possession: true}
 			return nil
 		}
 	}
