@@ -2,12 +2,10 @@ package revoke
 
 import (
 	"context"
-	"encoding/hex"
 	"slices"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
-	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 )
 
@@ -31,9 +29,4 @@ func (s *Service) ForHolder(ctx context.Context, actor access.Actor, holder devi
 		return Result{}, err
 	}
 	return s.carryOut(ctx, actor, nil, known, serial, reason)
-}
-
-// object names a certificate in the record of a refusal.
-func object(serial []byte) string {
-	return "certificate " + hex.EncodeToString(serial[:min(len(serial), len(ca.Certificate{}.Serial)+4)])
 }

@@ -13,7 +13,6 @@ import (
 	"io"
 	"net/http"
 	"testing"
-	"time"
 
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
@@ -260,15 +259,6 @@ func parts(t *testing.T, message []byte) (list [][]byte) {
 }
 
 func join(list ...[]byte) []byte { return der.AppendElement(nil, 0x30, bytes.Join(list, nil)) }
-
-func wait(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
 
 func ecdhOf(pair *tls.Certificate) (ecdh.KeyExchanger, error) {
 	return pair.PrivateKey.(*ecdsa.PrivateKey).ECDH()
