@@ -321,15 +321,36 @@ func (r *Registry) grants(profile string) bool {
 
 // owns reports whether one of the names is the platform's own.
 func (r *Registry) owns(names []string) bool {
-	return slices.ContainsFunc(names, func(name string) bool { return r.own[name] })
+	return slices.ContainsFunc(names, r.isOwn)
 }
 
-// NotOwn refuses names that are the platform's own, in the form "dns:…" or "ip:…", unless they are registered for d: a pattern of a profile
-// that happens to cover the host of the listeners must not make every device the server.
+// isOwn reports whether a name in the form "dns:…" or "ip:…" is the platform's own, or a wildcard that stands for such a name too (RFC 9525, section 6.3:
+// for exactly one label).
+func (r *Registry) isOwn(name string) bool {
+	name = strings.ToLower(name)
+	if r.own[name] {
+		return true
+	}
+	parent, wildcard := strings.CutPrefix(name, "dns:*.")
+	if !wildcard {
+		return false
+	}
+	for own := range r.own {
+		if host, ok := strings.CutPrefix(own, "dns:"); ok {
+			if _, above, ok := strings.Cut(host, "."); ok && above == parent {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// NotOwn refuses names that are the platform's own or wildcards for them, in the form "dns:…" or "ip:…", unless they are registered for d: a pattern of a
+// profile that happens to cover the host of the listeners must not make every device the server.
 func (r *Registry) NotOwn(d *Device, names []string) error {
 	for _, name := range names {
-		if r.own[name] && !slices.Contains(d.Names, name) {
-			return errs.New(errs.Denied, "the request asks for %q, which is a name of this platform", name)
+		if r.isOwn(name) && !slices.Contains(d.Names, strings.ToLower(name)) {
+			return errs.New(errs.Denied, "the request asks for %q, which is a name of this platform or a wildcard for one", name)
 		}
 	}
 	return nil
@@ -337,7 +358,7 @@ func (r *Registry) NotOwn(d *Device, names []string) error {
 
 // powerful reports whether d's certificates give more than the identity of a device: a role, or the name of the platform.
 func (r *Registry) powerful(d *Device) bool {
-	return r.grants(d.Profile) || r.owns(d.Names) || r.own["dns:"+strings.ToLower(d.Name)]
+	return r.grants(d.Profile) || r.owns(d.Names) || r.isOwn("dns:"+d.Name)
 }
 
 // Powerful reports whether it takes the permission access.grant to change d, to move it, or to take its certificates back.

@@ -595,3 +595,27 @@ func TestSeen(t *testing.T) {
 		t.Errorf("remembered: got %d, want the bound %d", len(w.seen.at), seenMost)
 	}
 }
+
+// TestWildcardsForThePlatform looks at names that are the platform's own by a wildcard, which stands for exactly one label.
+func TestWildcardsForThePlatform(t *testing.T) {
+	w := newWorld(t) // pki.test and 2001:db8::1
+	d := w.add(t, Spec{Name: "a"})
+	for name, own := range map[string]bool{
+		"dns:pki.test": true, "dns:PKI.Test": true, "dns:*.test": true, "dns:*.TEST": true, "ip:2001:db8::1": true,
+		"dns:*.pki.test": false, "dns:*.com": false, "dns:test": false, "dns:other.test": false, "dns:*.st": false, "ip:2001:db8::2": false, "dns:*.": false,
+	} {
+		if err := w.NotOwn(&d, []string{"dns:harmless.example", name}); errs.Is(err, errs.Denied) != own {
+			t.Errorf("%s: got %v, want a refusal: %v", name, err, own)
+		}
+		if w.owns([]string{name}) != own {
+			t.Errorf("%s counts as the platform's own: %v, want %v", name, !own, own)
+		}
+	}
+	d.Names = []string{"dns:pki.test"}
+	if err := w.NotOwn(&d, []string{"dns:PKI.test"}); err != nil {
+		t.Errorf("a name that is registered for the device: %v", err)
+	}
+	if err := w.NotOwn(&d, []string{"dns:*.test"}); !errs.Is(err, errs.Denied) {
+		t.Errorf("a wildcard where one of its names is registered: got %v, want a refusal", err)
+	}
+}

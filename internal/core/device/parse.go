@@ -297,7 +297,7 @@ func (s *importing) parse(row rawRow) (record, error) {
 		return c, err
 	}
 	c.product = row.product.join()
-	s.granting = s.granting || s.r.own["dns:"+strings.ToLower(c.name)]
+	s.granting = s.granting || s.r.isOwn("dns:"+c.name)
 	return c, c.setBirth(row.birth)
 }
 

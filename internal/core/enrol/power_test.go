@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/device"
@@ -151,8 +152,8 @@ func TestDecisionIsAboutTheRequestThatWasSeen(t *testing.T) {
 
 // TestPatternsDoNotCoverThePlatform has a device choose the name of the listeners, which a pattern of its profile permits.
 func TestPatternsDoNotCoverThePlatform(t *testing.T) {
-	profile := apptest.Variant("device", "open", "san: {dns: {request: [\"*\"], max: 2}, ip: {request: [\"0.0.0.0/0\"], max: 2}}")
-	p := apptest.Start(t, nil, apptest.Profile{Name: "open", YAML: withoutSAN(profile.YAML)})
+	profile := apptest.Variant("device", "open", "san: {dns: {request: [\"*\", \"*.example.com\", \"*.*.example.com\"], max: 2, wildcard: true}, ip: {request: [\"0.0.0.0/0\"], max: 2}}")
+	p := apptest.Start(t, func(c *conf.Config) { c.Names = append(c.Names, "pki.example.com") }, apptest.Profile{Name: "open", YAML: withoutSAN(profile.YAML)})
 	_, token := p.Device(t, "meter-1", "open")
 	ask := func(n der.AltNames) enrol.Request {
 		return byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{Names: n}))
@@ -165,8 +166,10 @@ func TestPatternsDoNotCoverThePlatform(t *testing.T) {
 	}
 	wantDenied(der.AltNames{DNS: []string{"LOCALHOST"}})
 	wantDenied(der.AltNames{DNS: []string{"meter", "localhost"}})
+	wantDenied(der.AltNames{DNS: []string{"pki.example.com"}})
+	wantDenied(der.AltNames{DNS: []string{"*.Example.com"}}) // stands for pki.example.com too
 	wantDenied(der.AltNames{IP: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
-	submit(t, p, ask(der.AltNames{DNS: []string{"meter"}, IP: []netip.Addr{netip.MustParseAddr("127.0.0.2")}}))
+	submit(t, p, ask(der.AltNames{DNS: []string{"meter", "*.pki.example.com"}, IP: []netip.Addr{netip.MustParseAddr("127.0.0.2")}}))
 }
 
 // withoutSAN drops the lines that follow from the base profile's own san.
