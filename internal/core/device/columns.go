@@ -244,9 +244,10 @@ func (w *words) contain(on []byte, text []byte, r *room) {
 		if k < 0 {
 			break
 		}
-		for at += k; at >= to; code++ {
+		at += k
+		for at >= to { // it lies in a later text
 			size, used := binary.Uvarint(lengths)
-			to, lengths = to+int(size), lengths[used:]
+			code, to, lengths = code+1, to+int(size), lengths[used:]
 		}
 		r.codes = append(r.codes, code)
 		at = to
