@@ -31,7 +31,6 @@ type roaming struct {
 	in     chan []byte
 	from   net.Addr
 	closed chan struct{}
-	limit  time.Time // guarded by mu
 	ring   chan struct{}
 }
 
