@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -97,6 +98,9 @@ func (s *Service) RevokeCert(ctx context.Context, by Revoker, raw []byte, reason
 	if len(c.DER) > 0 && !bytes.Equal(c.DER, raw) || c.SPKIHash != sha256.Sum256(leaf.RawSubjectPublicKeyInfo) {
 		return unknown
 	}
+	if err := s.genuine(ctx, c, leaf); err != nil {
+		return err
+	}
 	allowed, err := s.mayRevoke(ctx, by, c, leaf)
 	if err != nil {
 		return err
@@ -116,6 +120,19 @@ func (s *Service) RevokeCert(ctx context.Context, by Revoker, raw []byte, reason
 	return err
 }
 
+// genuine refuses a certificate that only looks like a recorded one. Where its octets are not kept, serial number and key are all that the record
+// has to compare with, and both are public: whoever saw a certificate could write any names beside them.
+func (s *Service) genuine(ctx context.Context, c *ca.Certificate, leaf *x509.Certificate) error {
+	if len(c.DER) > 0 {
+		return nil // compared by the caller
+	}
+	_, err := s.CA.SignedBy(ctx, c.Issuer, leaf)
+	if errors.Is(err, ca.ErrNotOurs) {
+		return refuse(errs.Denied, Unauthorized, "the certificate bears no signature of this platform: send it as it was issued")
+	}
+	return err
+}
+
 func (s *Service) mayRevoke(ctx context.Context, by Revoker, c *ca.Certificate, leaf *x509.Certificate) (bool, error) {
 	if by.Key != nil {
 		spki, err := der.EncodePublicKey(by.Key.Public)
@@ -124,32 +141,50 @@ func (s *Service) mayRevoke(ctx context.Context, by Revoker, c *ca.Certificate, 
 	if by.Account.Bound() && by.Account.Device == device.ID(c.Device) {
 		return true, nil
 	}
-	return s.holdsNames(ctx, by.Account, leaf)
+	return s.holdsNames(ctx, by.Account, c, leaf)
 }
 
-// holdsNames reports whether the account has valid authorizations for all names of a certificate.
-func (s *Service) holdsNames(ctx context.Context, a *Account, leaf *x509.Certificate) (bool, error) {
+// holdsNames reports whether the account has shown the right to all names of another account's certificate. Names that its profile trusts it with
+// were not shown. Of other kinds than DNS names and addresses only the device's URN counts, when the account showed a name to order for that device.
+func (s *Service) holdsNames(ctx context.Context, a *Account, c *ca.Certificate, leaf *x509.Certificate) (bool, error) {
+	names, err := altNamesOf(leaf)
+	if err != nil || len(names.DNS)+len(names.IP) == 0 || len(names.Email)+len(names.Other) > 0 {
+		return false, nil // what cannot be read was not shown either
+	}
 	missing := map[string]bool{}
-	for _, n := range leaf.DNSNames {
+	for _, n := range names.DNS {
 		missing["dns:"+n] = true
 	}
-	for _, raw := range leaf.IPAddresses {
-		ip, _ := netip.AddrFromSlice(raw)
-		missing["ip:"+ip.Unmap().String()] = true
+	for _, ip := range names.IP {
+		missing["ip:"+ip.String()] = true
 	}
-	if len(missing) == 0 {
-		return false, nil
+	for _, uri := range names.URI {
+		missing["uri:"+uri] = true
 	}
-	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		return tx.Each(ctx, func(r db.Row) error {
 			o, err := scanOrder(r)
 			for _, z := range o.Authz {
-				if z.Status == acme.StatusValid {
-					delete(missing, z.full())
+				if z.Status != acme.StatusValid || z.Method == byAccount {
+					continue
+				}
+				delete(missing, z.full())
+				if o.Device == device.ID(c.Device) {
+					delete(missing, "uri:urn:mooring:device:"+o.Device.String())
 				}
 			}
 			return err
 		}, orderColumns+` WHERE account = $1 AND expires > $2 LIMIT 1000`, a.ID[:], s.Now().Unix())
 	})
 	return len(missing) == 0, err
+}
+
+// altNamesOf reads the names of a certificate.
+func altNamesOf(leaf *x509.Certificate) (der.AltNames, error) {
+	for _, e := range leaf.Extensions {
+		if e.Id.String() == der.OIDSubjectAltName.String() {
+			return der.ParseAltNames(e.Value)
+		}
+	}
+	return der.AltNames{}, nil
 }
