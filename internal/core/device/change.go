@@ -324,8 +324,8 @@ func (r *Registry) owns(names []string) bool {
 	return slices.ContainsFunc(names, r.isOwn)
 }
 
-// isOwn reports whether a name in the form "dns:…" or "ip:…" is the platform's own, or a wildcard that stands for such a name too (RFC 9525, section 6.3:
-// for exactly one label).
+// isOwn reports whether a name in the form "dns:…" or "ip:…" is the platform's own, or a wildcard, which stands for exactly one label, that
+// covers such a name.
 func (r *Registry) isOwn(name string) bool {
 	name = strings.ToLower(name)
 	if r.own[name] {
