@@ -97,6 +97,9 @@ func (a *association) receiveBody(m *wire.Message) (t transfer, done *wire.Messa
 		if done := a.continued(m, *t.ask); done != nil {
 			return t, done
 		}
+		if !a.conn.Allow() { // it begins something after all
+			return t, tooMany()
+		}
 	}
 	if size, ok := m.Options.Uint(wire.Size1); (ok && int64(size) > int64(a.Body)) || len(m.Payload) > a.Body {
 		a.mu.Lock()

@@ -324,6 +324,41 @@ func TestMessages(t *testing.T) {
 				t.Errorf("the next block is answered by %+v", a)
 			}
 		},
+		"rate of what asks for later blocks": func(t *testing.T) {
+			large := strings.Repeat("large ", 50)
+			p := begin(t, nil, func(*Request) Response { return Response{Code: wire.Content, Body: []byte(large)} })
+			get := func(num uint32) *wire.Message {
+				m := p.post("", block(wire.Block2, num, false, 2))
+				m.Code = wire.GET
+				return m
+			}
+			p.set(&p.refuse, true)
+			for name, m := range map[string]*wire.Message{
+				"a whole body":          p.post("x", block(wire.Block2, 1, false, 2), block(wire.Block1, 0, false, 2)),
+				"an answer that is not": get(1),
+			} {
+				if a := p.ask(t, m); a.Code != wire.TooManyRequests {
+					t.Errorf("%s: answered by %+v", name, a)
+				}
+			}
+			if a := p.ask(t, p.post("", block(wire.Block2, 1, false, 2))); a.Code != wire.EntityIncomplete {
+				t.Errorf("the rest of what POST never began: answered by %+v", a)
+			}
+			if n := p.handled(); len(n) != 0 {
+				t.Errorf("handled %q over the rate", n)
+			}
+			p.set(&p.refuse, false)
+			p.ask(t, get(0))
+			p.set(&p.refuse, true)
+			if a := p.ask(t, get(1)); a.Code != wire.Content || string(a.Payload) != large[64:128] {
+				t.Errorf("the rest of what was begun is answered by %+v", a)
+			}
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if len(p.refusals) != 0 {
+				t.Errorf("told of %q: what is over the rate would fill the record", p.refusals)
+			}
+		},
 		"requests at once": func(t *testing.T) {
 			p := begin(t, nil, func(r *Request) Response { time.Sleep(500 * time.Millisecond); return echo(r) })
 			for i := range maxCalls {

@@ -219,9 +219,7 @@ func (a *association) request(ctx context.Context, m *wire.Message) {
 		return
 	}
 	if begins(m) && !a.conn.Allow() {
-		out := RefuseAs(wire.TooManyRequests, "too many requests from this address")
-		out.MaxAge = time.Second
-		a.refuse(x, m, compose(out, nil, nil))
+		a.refuse(x, m, tooMany())
 		return
 	}
 	path, ok := m.Options.Path()
@@ -239,7 +237,7 @@ func (a *association) request(ctx context.Context, m *wire.Message) {
 	}
 	t, done := a.receiveBody(m)
 	if done != nil {
-		if done.Code.Class() == 4 && done.Code != wire.EntityIncomplete {
+		if done.Code.Class() == 4 && done.Code != wire.EntityIncomplete && done.Code != wire.TooManyRequests {
 			a.tell(ctx, path, Response{Err: errs.New(errs.Invalid, "%s", done.Payload)})
 		}
 		a.refuse(x, m, done)
@@ -255,16 +253,22 @@ func (a *association) request(ctx context.Context, m *wire.Message) {
 	go a.await(x, m, t, c)
 }
 
-// begins reports whether a message is more than one block of what was begun before. Such blocks are many, and cost little.
+// begins reports whether a message is more than one block of what was begun before. Such blocks are many, and cost little. A block of the request's own
+// body decides it where there is one: what has only the first of them is a whole request, whichever block of the answer it asks for.
 func begins(m *wire.Message) bool {
 	for _, n := range []wire.Number{wire.Block1, wire.Block2} {
 		if value, ok := m.Options.Get(n); ok {
-			if b, err := wire.ParseBlock(value); err == nil && b.Num > 0 {
-				return false
-			}
+			b, err := wire.ParseBlock(value)
+			return err != nil || b.Num == 0
 		}
 	}
 	return true
+}
+
+func tooMany() *wire.Message {
+	out := RefuseAs(wire.TooManyRequests, "too many requests from this address")
+	out.MaxAge = time.Second
+	return compose(out, nil, nil)
 }
 
 // refuse answers without the handler: with a refusal, or with what carries a transfer on.
