@@ -64,6 +64,8 @@ const (
 	maxOpen       = 10_000              // open accounts
 	maxWaiting    = 1024                // validations under way or waiting, in this process
 	validators    = 32                  // of these at work
+
+	maxAccountWaiting = 16 // validations of one account under way or waiting
 )
 
 // ID names an account or an order: 16 random octets.

@@ -28,6 +28,7 @@ type place struct {
 // attempt is a validation under way. A challenge is processing as long as there is one.
 type attempt struct {
 	place
+	account   ID
 	challenge Challenge
 	owner     device.ID
 	actor     string
@@ -73,7 +74,10 @@ func (s *Service) Validate(ctx context.Context, a *Account, id ID, n int, method
 	if z.Status != acme.StatusPending || o.Status(s.Now().Unix()) != acme.StatusPending {
 		return o, z, nil
 	}
-	at := &attempt{place: place{id, n}, owner: o.Device, device: o.Device.String(), actor: "account:" + a.ID.String(), done: make(chan struct{}),
+	if method != acme.DeviceAttest01 {
+		response = nil // empty objects, which wait in thousands
+	}
+	at := &attempt{place: place{id, n}, account: a.ID, owner: o.Device, device: o.Device.String(), actor: "account:" + a.ID.String(), done: make(chan struct{}),
 		challenge: Challenge{Type: method, Name: z.Name, Token: z.Token, KeyAuthorization: acme.KeyAuthorization(z.Token, a.Key.Thumbprint[:]), Response: response}}
 	if at, err = s.begin(at); err != nil {
 		return Order{}, nil, err
@@ -100,6 +104,15 @@ func (s *Service) begin(at *attempt) (*attempt, error) {
 	}
 	if len(s.running) >= maxWaiting {
 		return nil, errs.WithRetry(refuse(errs.Limited, RateLimited, "too many validations are under way; ask again"), 10*time.Second)
+	}
+	share := 0
+	for _, other := range s.running {
+		if other.account == at.account {
+			share++
+		}
+	}
+	if share >= maxAccountWaiting {
+		return nil, errs.WithRetry(refuse(errs.Limited, RateLimited, "%d validations of this account are under way; ask again", share), 10*time.Second)
 	}
 	s.running[at.place] = at
 	s.work <- at // there is room for all that may run
