@@ -18,6 +18,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -38,9 +39,9 @@ type Conn interface {
 	Payload() int
 	// Allow reports whether the client may send one more request now.
 	Allow() bool
-	// Moved reports whether the client's address has changed and nothing shows that it is there; Prove says that it has answered.
-	Moved() bool
-	Prove()
+	// Moved returns where the client was last, and whether nothing shows that it is there; Prove says that it has answered from there.
+	Moved() (at netip.AddrPort, moved bool)
+	Prove(at netip.AddrPort)
 	// Draining returns a channel that is closed when the association should come to its end.
 	Draining() <-chan struct{}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -23,8 +24,9 @@ type peer struct {
 	in, out  chan []byte
 	drain    chan struct{}
 	mu       sync.Mutex
-	moved    bool // guarded by mu
-	refuse   bool // guarded by mu
+	at       netip.AddrPort // guarded by mu: where it was last
+	proven   netip.AddrPort // guarded by mu: where it was shown to be
+	refuse   bool           // guarded by mu
 	payload  int
 	server   *Server
 	refusals []string // guarded by mu
@@ -44,11 +46,22 @@ func (p *peer) Write(b []byte) (int, error) {
 	p.out <- bytes.Clone(b)
 	return len(b), nil
 }
-func (p *peer) Payload() int              { return p.payload }
-func (p *peer) Allow() bool               { p.mu.Lock(); defer p.mu.Unlock(); return !p.refuse }
-func (p *peer) Moved() bool               { p.mu.Lock(); defer p.mu.Unlock(); return p.moved }
-func (p *peer) Prove()                    { p.mu.Lock(); defer p.mu.Unlock(); p.moved = false }
+func (p *peer) Payload() int { return p.payload }
+func (p *peer) Allow() bool  { p.mu.Lock(); defer p.mu.Unlock(); return !p.refuse }
+func (p *peer) Moved() (netip.AddrPort, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at, p.at != p.proven
+}
+func (p *peer) Prove(at netip.AddrPort)   { p.mu.Lock(); defer p.mu.Unlock(); p.proven = at }
 func (p *peer) Draining() <-chan struct{} { return p.drain }
+
+// move has the next datagrams come from, and go to, port.
+func (p *peer) move(port uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at = netip.AddrPortFrom(netip.IPv6Loopback(), port)
+}
 
 func (p *peer) set(flag *bool, to bool) { p.mu.Lock(); defer p.mu.Unlock(); *flag = to }
 
@@ -124,6 +137,17 @@ func (p *peer) get(t *testing.T) *wire.Message {
 		t.Fatal("nothing was sent")
 		return nil
 	}
+}
+
+// pinged takes a ping, and returns its ID.
+func (p *peer) pinged(t *testing.T) uint16 {
+	t.Helper()
+	m := p.get(t)
+	if m.Type != wire.Confirmable || m.Code != wire.Empty {
+		t.Fatalf("sent %+v to an address that is not proven, want a ping", m)
+	}
+	p.nothing(t)
+	return m.ID
 }
 
 func (p *peer) nothing(t *testing.T) {
@@ -383,23 +407,68 @@ func TestMessages(t *testing.T) {
 		"address change": func(t *testing.T) {
 			large := strings.Repeat("large ", 50)
 			p := begin(t, nil, func(r *Request) Response { return Response{Code: wire.Content, Body: []byte(large)} })
-			p.set(&p.moved, true)
+			p.move(1)
 			m := p.post("x")
 			p.put(m)
-			ping := p.get(t)
-			if ping.Type != wire.Confirmable || ping.Code != wire.Empty {
-				t.Fatalf("sent %+v to an address that is not proven, want a ping", ping)
-			}
+			first := p.pinged(t)
+			p.put(&wire.Message{Type: wire.Reset, ID: first + 1}) // of something else
 			p.nothing(t)
-			p.put(&wire.Message{Type: wire.Reset, ID: ping.ID + 1}) // of something else
+			p.put(&wire.Message{Type: wire.Reset, ID: first})
+			second := p.pinged(t)
+			p.put(&wire.Message{Type: wire.Reset, ID: first}) // it came twice
 			p.nothing(t)
-			p.put(&wire.Message{Type: wire.Reset, ID: ping.ID})
+			p.put(&wire.Message{Type: wire.Reset, ID: second})
 			if a := p.get(t); string(a.Payload) != large || a.ID != m.ID {
 				t.Errorf("answered by %+v", a)
 			}
-			p.set(&p.moved, true)                                                                                                   // what is small is answered all the same
+			p.move(2)                                                                                                               // what is small is answered all the same
 			if a := p.ask(t, p.post("short", block(wire.Block1, 0, true, 0), wire.Option{Number: 10})); a.Code != wire.BadRequest { // not full
 				t.Errorf("answered by %+v", a)
+			}
+		},
+		"an address where the client is not": func(t *testing.T) {
+			large := strings.Repeat("large ", 50)
+			p := begin(t, nil, func(r *Request) Response { return Response{Code: wire.Content, Body: []byte(large)} })
+			reset := func(id uint16) { p.put(&wire.Message{Type: wire.Reset, ID: id}) }
+			m := p.post("x")
+			m.Type = wire.NonConfirmable
+			p.put(m)
+			known := p.get(t).ID
+			p.move(1)
+			p.put(p.post("x"))
+			if ping := p.pinged(t); ping == known+1 { // one in 65536 is so by chance, two of two are not
+				reset(ping)
+				if next := p.pinged(t); next == known+2 {
+					t.Errorf("the pings follow upon %d, which the client has seen", known)
+				}
+			}
+			// What was learned at an address of the client's own is worth nothing at another.
+			p.move(2)
+			p.put(p.post("y"))
+			reset(p.pinged(t))
+			last := p.pinged(t)
+			p.move(3)
+			reset(last)
+			p.nothing(t)
+			p.put(p.post("z"))
+			ping := p.pinged(t)
+			for range maxWrong - 1 { // with the one above
+				reset(ping + 1)
+			}
+			reset(ping) // too late
+			p.nothing(t)
+			p.put(p.post("at once"))
+			p.nothing(t)
+			p.move(4)
+			p.put(p.post("from elsewhere"))
+			p.nothing(t)
+			time.Sleep(proofPause)
+			m = p.post("later")
+			p.put(m)
+			reset(p.pinged(t))
+			reset(p.pinged(t))
+			if a := p.get(t); string(a.Payload) != large || a.ID != m.ID {
+				t.Errorf("after a pause answered by %+v", a)
 			}
 		},
 		"draining": func(t *testing.T) {

@@ -33,9 +33,6 @@ const (
 // maxMessage is more than a message of RFC 7252, section 4.6, has: 1152 octets.
 const maxMessage = 2048
 
-// small is what may be sent to an address from which the client has not answered: about what came from there.
-const small = 64
-
 // association is the state of one client.
 type association struct {
 	*Server
@@ -51,9 +48,9 @@ type association struct {
 	kept     []*kept                     // guarded by mu; oldest first
 	awaiting map[uint16]chan struct{}    // guarded by mu: closed when our message of this ID is acknowledged or rejected
 	next     uint16                      // guarded by mu: ID of our next message
-	held     [][]byte                    // guarded by mu
-	ping     uint16                      // guarded by mu
-	pinged   bool                        // guarded by mu
+	proof    *proof                      // guarded by mu, as is what it points to; nil: none is needed
+	wrong    int                         // guarded by mu: answers to nothing during proofs
+	pause    time.Time                   // guarded by mu: until then no other proof is begun
 	working  sync.WaitGroup              // of handlers
 }
 
@@ -167,45 +164,11 @@ func (a *association) receive(ctx context.Context, b []byte) {
 
 func reset(id uint16) []byte { return (&wire.Message{Type: wire.Reset, ID: id}).Append(nil) }
 
-// acknowledged notes that the client has a message of ours, or does not want it.
-func (a *association) acknowledged(m *wire.Message) {
-	a.mu.Lock()
-	if done := a.awaiting[m.ID]; done != nil {
-		close(done)
-		delete(a.awaiting, m.ID)
-	}
-	var held [][]byte
-	if a.pinged && m.ID == a.ping {
-		a.pinged = false
-		a.conn.Prove()
-		held, a.held = a.held, nil
-	}
-	a.mu.Unlock()
-	for _, b := range held {
-		a.send(b)
-	}
-}
-
-// send sends a datagram, or keeps it back and pings, when it is too much for an address that the client may not be at. What cannot be sent is lost as on
-// the way.
-func (a *association) send(b []byte) {
-	if len(b) > small && a.conn.Moved() {
-		a.mu.Lock()
-		if len(a.held) < maxHeld {
-			a.held = append(a.held, b)
-		}
-		if !a.pinged {
-			a.ping, a.pinged = a.id(), true
-		}
-		b = (&wire.Message{Type: wire.Confirmable, ID: a.ping}).Append(nil)
-		a.mu.Unlock()
-	}
-	_, _ = a.conn.Write(b)
-}
-
 // id returns the ID of our next message. The caller holds mu.
 func (a *association) id() uint16 {
-	a.next++
+	if a.next++; a.proof != nil && a.next == a.proof.ping {
+		a.next++
+	}
 	return a.next
 }
 

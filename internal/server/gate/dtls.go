@@ -476,23 +476,21 @@ func (s *Session) Allow() bool {
 // Draining returns a channel that is closed when the listener is about to stop.
 func (s *Session) Draining() <-chan struct{} { return s.draining }
 
-// Moved reports whether the client's address is another one than it was shown to be at, since a newer record came from there (RFC 9146, section 6): so
-// something that only the client can answer must be answered from there before much is sent.
-func (s *Session) Moved() bool {
-	at, ok := s.conn.RemoteAddr().(endpoint)
+// Moved returns where the client was last, and whether that is another address than it was shown to be at, since a newer record came from there
+// (RFC 9146, section 6): so something that only the client can answer must be answered from there before much is sent.
+func (s *Session) Moved() (at netip.AddrPort, moved bool) {
+	last, ok := s.conn.RemoteAddr().(endpoint)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ok && at != s.proven
+	return last.AddrPort, ok && last != s.proven
 }
 
-// Prove says that the client has answered from the address at which it is now.
-func (s *Session) Prove() {
-	if at, ok := s.conn.RemoteAddr().(endpoint); ok {
-		s.mu.Lock()
-		s.proven = at
-		s.mu.Unlock()
-		s.front.gate.counts.moved.Add(1)
-	}
+// Prove says that the client has answered what was sent to it at this address, which need not be where it is now.
+func (s *Session) Prove(at netip.AddrPort) {
+	s.mu.Lock()
+	s.proven = endpoint{at}
+	s.mu.Unlock()
+	s.front.gate.counts.moved.Add(1)
 }
 
 // secureDTLS adds what the handshake proved.

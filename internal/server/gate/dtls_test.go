@@ -75,9 +75,11 @@ func (s *dtlsSetup) echo(_ context.Context, session *Session) {
 			return
 		}
 		if string(b[:n]) == "prove" {
-			session.Prove()
+			at, _ := session.Moved()
+			session.Prove(at)
 		}
-		if _, err := session.Write(fmt.Appendf(nil, "%s moved=%v", b[:n], session.Moved())); err != nil {
+		_, moved := session.Moved()
+		if _, err := session.Write(fmt.Appendf(nil, "%s moved=%v", b[:n], moved)); err != nil {
 			return
 		}
 	}
