@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -124,8 +125,8 @@ func (s *Service) rootsFor(format string) *x509.CertPool {
 func (s *Service) ownChain(ctx context.Context, chain []*x509.Certificate, owner device.ID) error {
 	ours := false
 	s.CA.Each(func(i *ca.Issuer) {
-		c := i.Certificate()
-		ours = ours || c != nil && len(chain) > 1 && c.Equal(chain[1])
+		c := i.Certificate() // not the only one for this key: others may have certified it too
+		ours = ours || c != nil && len(chain) > 1 && bytes.Equal(c.RawSubjectPublicKeyInfo, chain[1].RawSubjectPublicKeyInfo)
 	})
 	if !ours {
 		return nil

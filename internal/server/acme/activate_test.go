@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
 	"mooring/internal/core/acme"
 	"mooring/internal/core/device"
 	"mooring/internal/core/revoke"
@@ -245,6 +246,44 @@ func TestActivation(t *testing.T) {
 	if r := w.Verify(t); len(r.Findings) > 0 {
 		t.Errorf("the verification: %v", r.Findings)
 	}
+}
+
+// TestAttestationByCrossCertificate: an attestation key's certificate from here stays bound to its device when the chain leads over a certificate
+// of the same CA key that somebody else made, who is trusted too.
+func TestAttestationByCrossCertificate(t *testing.T) {
+	w, m := attestWorld(t, func(c *conf.Config) { c.ACME.Attest.TPM = c.ACME.Attest.Step })
+	tpm, now := newSoftTPM(t), w.Clock.Now()
+	spki, err := x509.MarshalPKIXPublicKey(tpm.ek.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(spki)
+	register := func(name string) *account {
+		tags := map[string]string{acme.TagEK: hex.EncodeToString(sum[:]), acme.TagSerial: "unit-1"} // so that each may order this name
+		return w.boundTo(t, w.Add(t, device.Spec{Name: name, Profile: "attested", Tags: tags}))
+	}
+	own, other := register("unit-1"), register("unit-2")
+	chain := own.activate(t, tpm, tpm.begin())
+	issuer := parse(t, chain[1])
+	cross, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(9), RawSubject: issuer.RawSubject, SubjectKeyId: issuer.SubjectKeyId, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}, m.root, issuer.PublicKey, m.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempt := func(who string, a *account, status string) {
+		t.Helper()
+		_, o := a.order(t, permanent("unit-1"))
+		z := a.attest(t, o, func(_, auth string) []byte { return tpm.statement(t, [][]byte{chain[0], cross}, auth) })
+		if z.Status != status {
+			t.Errorf("%s: the authorization is %s, want %s: %+v", who, z.Status, status, z.Challenges[0].Error)
+		}
+	}
+	attempt("its device", own, wire.StatusValid)
+	attempt("another device", other, wire.StatusInvalid)
+	if _, err := w.Revoke.Certificate(t.Context(), apptest.Operator(), parse(t, chain[0]).SerialNumber.FillBytes(make([]byte, 16)), revoke.Superseded); err != nil {
+		t.Fatal(err)
+	}
+	attempt("its device, after the revocation", own, wire.StatusInvalid)
 }
 
 // directoryName is a subjectAltName as certificates of endorsement keys have it, of a kind that crypto/x509 does not know.

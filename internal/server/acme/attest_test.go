@@ -91,15 +91,20 @@ func attestedProfiles() []apptest.Profile {
 	return list
 }
 
-// attestWorld trusts m for statements of the format step.
-func attestWorld(t *testing.T) (*world, *maker) {
+// attestWorld trusts m for statements of the format step and for endorsement keys, and change may have it trusted for more.
+func attestWorld(t *testing.T, change ...func(*conf.Config)) (*world, *maker) {
 	t.Helper()
 	m := newMaker(t, time.Now())
 	file := filepath.Join(t.TempDir(), "roots.pem")
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: m.root.Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return newWorld(t, func(c *conf.Config) { c.ACME.Attest.Step, c.ACME.Attest.EK = file, file }, attestedProfiles()...), m
+	return newWorld(t, func(c *conf.Config) {
+		c.ACME.Attest.Step, c.ACME.Attest.EK = file, file
+		for _, f := range change {
+			f(c)
+		}
+	}, attestedProfiles()...), m
 }
 
 // answer sends an attestation object for the only authorization of an order and returns the authorization when it is decided.
