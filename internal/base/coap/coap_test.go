@@ -27,6 +27,7 @@ type peer struct {
 	at       netip.AddrPort // guarded by mu: where it was last
 	proven   netip.AddrPort // guarded by mu: where it was shown to be
 	refuse   bool           // guarded by mu
+	written  func()         // guarded by mu, which it is called with; nil: nothing happens
 	payload  int
 	server   *Server
 	refusals []string // guarded by mu
@@ -44,6 +45,11 @@ func (p *peer) Read(b []byte) (int, error) {
 
 func (p *peer) Write(b []byte) (int, error) {
 	p.out <- bytes.Clone(b)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.written != nil {
+		p.written()
+	}
 	return len(b), nil
 }
 func (p *peer) Payload() int { return p.payload }
@@ -469,6 +475,21 @@ func TestMessages(t *testing.T) {
 			reset(p.pinged(t))
 			if a := p.get(t); string(a.Payload) != large || a.ID != m.ID {
 				t.Errorf("after a pause answered by %+v", a)
+			}
+		},
+		"a ping that may have gone elsewhere": func(t *testing.T) {
+			large := strings.Repeat("large ", 50)
+			p := begin(t, nil, func(r *Request) Response { return Response{Code: wire.Content, Body: []byte(large)} })
+			p.move(1)
+			p.mu.Lock()
+			p.written = func() { p.at, p.written = netip.AddrPortFrom(netip.IPv6Loopback(), 2), nil }
+			p.mu.Unlock()
+			p.put(p.post("x"))
+			ping := p.pinged(t)
+			p.move(1)
+			for range proofPings {
+				p.put(&wire.Message{Type: wire.Reset, ID: ping})
+				p.nothing(t)
 			}
 		},
 		"draining": func(t *testing.T) {
