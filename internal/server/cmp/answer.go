@@ -78,8 +78,9 @@ func (x *exchange) fail(err error) ([]byte, error) {
 	return x.reply(&cmp.Failed{Status: cmp.Refused(x.failure(err), errs.Public(err))}, nil, nil)
 }
 
-// tell has the log say why something was refused, as the record does.
+// tell notes that the message is refused, and has the log say why, as the record does.
 func (x *exchange) tell(err error) {
+	x.refusal = err
 	kind := errs.KindOf(err)
 	attrs := []slog.Attr{slog.String("refused", kind.String()), slog.String("reason", enrol.Reason(err)), slog.String("failure", x.failure(err).String())}
 	if errors.Is(err, enrol.ErrUnauthenticated) {

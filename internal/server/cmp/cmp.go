@@ -116,10 +116,12 @@ type exchange struct {
 	label  string // the profile that path or header name; "" = the device's own
 	note   func(...slog.Attr)
 
-	m     *cmp.Message
-	by    *sender
-	t     *transaction // that the message belongs to, once it is found
-	inner bool         // it came in a nested message
+	m       *cmp.Message
+	by      *sender
+	t       *transaction // that the message belongs to, once it is found
+	fresh   bool         // the message began it
+	inner   bool         // the message came in a nested one
+	refusal error        // with which it was answered
 }
 
 // request returns what core is told of whoever sent the message.
@@ -159,7 +161,9 @@ func (x *exchange) answer(in []byte) ([]byte, error) {
 	}
 	defer x.open.release(t)
 	x.t = t
-	return x.handle(t)
+	out, err := x.handle(t)
+	x.keep(t, err)
+	return out, err
 }
 
 // handle does what the message asks for.

@@ -3,12 +3,17 @@ package cmp_test
 import (
 	"bufio"
 	"bytes"
+	"crypto"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +24,7 @@ import (
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
 	"mooring/internal/core/revoke"
+	server "mooring/internal/server/cmp"
 	"mooring/wire/cmp"
 	"mooring/wire/cms"
 	"mooring/wire/der"
@@ -1088,5 +1094,74 @@ func TestRefusalsAreRecorded(t *testing.T) {
 	}
 	if text := p.Log.String(); !strings.Contains(text, "failure=badSenderNonce") || !strings.Contains(text, "surface=cmp") {
 		t.Errorf("the log does not tell: %s", text)
+	}
+}
+
+// TestStrangersLeaveNothing has somebody with a certificate of his own making send a message of each kind, and a device with a bad request: neither
+// takes anything of the memory for open exchanges. A device that is known does.
+func TestStrangersLeaveNothing(t *testing.T) {
+	p := apptest.Start(t, withCMP)
+	f := &fleet{p: p, prefix: "s"}
+	_, own := p.Enrolled(t, f.name(), "device") // the server signs with it here
+	s := server.New(server.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Secret: p.Devices.TokenSecret, Now: p.Clock.Now,
+		Identity: func() (crypto.Signer, *x509.Certificate, [][]byte) {
+			return own.PrivateKey.(crypto.Signer), own.Leaf, nil
+		}})
+	ask := func(c *client, body cmp.Body) cmp.Body {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodPost, cmp.WellKnown, bytes.NewReader(c.build(body)))
+		r.Header.Set("Content-Type", cmp.MediaType)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		m, err := cmp.Parse(w.Body.Bytes())
+		if err != nil {
+			t.Fatalf("%s: got %d, %v", body.Kind(), w.Code, err)
+		}
+		c.theirs = m.Header.SenderNonce
+		return m.Body
+	}
+	key := apptest.Key(t)
+	spec := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "nobody"}, NotBefore: p.Clock.Now().Add(-time.Hour), NotAfter: p.Clock.Now().Add(time.Hour)}
+	raw, err := x509.CreateCertificate(rand.Reader, spec, spec, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := func() *client {
+		return byCert(t, p, tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key, Leaf: leaf})
+	}
+	c := nobody()
+	two := c.request(cmp.IR)
+	two.List = append(two.List, two.List...)
+	for _, body := range []cmp.Body{&cmp.General{As: cmp.GenM}, c.request(cmp.IR), c.request(cmp.CR), c.request(cmp.KUR), two, c.give(leaf, 1), cmp.Messages{[]byte{0x30, 0}}, confirm(leaf),
+		cmp.PKCS10(apptest.CSR(t, apptest.Key(t), der.RequestSpec{})), cmp.Poll{0}, &cmp.Failed{Status: cmp.Refused(cmp.SystemFailure, "no")}, cmp.Confirmed{}} {
+		c := nobody()
+		switch body.Kind() {
+		case cmp.CertConf, cmp.PollReq, cmp.PKIConf:
+			c.theirs = random(16)
+		}
+		if answer := ask(c, body); failure(t, answer) < 0 && body.Kind() != cmp.Error {
+			t.Errorf("a %s of a stranger was answered with a %s", body.Kind(), answer.Kind())
+		}
+		if n := s.Open(); n != 0 {
+			t.Fatalf("after a %s of a stranger %d exchanges are kept", body.Kind(), n)
+		}
+	}
+	known := f.newcomer(t, "device")
+	bad := known.request(cmp.IR)
+	bad.List[0].Proof.Bits = known.request(cmp.IR).List[0].Proof.Bits
+	if got := failure(t, ask(known, bad)); got != cmp.BadPOP || s.Open() != 0 {
+		t.Errorf("a bad request: got %v, and %d exchanges are kept, want badPOP and none", got, s.Open())
+	}
+	known.theirs = nil
+	cert := known.issued(ask(known, known.request(cmp.IR)), cmp.IP) // the transactionID is free again
+	if n := s.Open(); n != 1 {
+		t.Errorf("an exchange that waits for its certConf: %d are kept, want 1", n)
+	}
+	if b := ask(known, confirm(cert)); b.Kind() != cmp.PKIConf || s.Open() != 1 {
+		t.Errorf("the certConf: got a %s, and %d exchanges are kept, want pkiconf and 1", b.Kind(), s.Open())
 	}
 }

@@ -239,8 +239,8 @@ func (x *exchange) seal(private []byte) ([]byte, error) {
 
 // wait keeps the request that somebody must approve, and tells when to ask again (RFC 9483, section 4.4).
 func (x *exchange) wait(t *transaction, number int, r enrol.Request, after time.Duration) ([]byte, error) {
-	if x.m.Body.Kind() != cmp.PollReq && !x.open.room() {
-		return x.refused(refuse(cmp.SystemUnavail, "too many requests wait here; send this one again later"))
+	if x.m.Body.Kind() != cmp.PollReq && !x.open.room(t) {
+		return x.refused(refuse(cmp.SystemUnavail, "too many requests wait here, of this sender or in all; send this one again later"))
 	}
 	r.Basic, r.User, r.Secret = false, "", ""
 	t.waiting, t.number = &r, number
