@@ -83,7 +83,14 @@ func excusesInRows() map[string][2]string {
 	const times = "a time for people; what it tells of stands in the record with its own"
 	const foreign = "of a birth certificate that others issued only the fingerprint is recorded; these two are for people"
 	const order = "where an order stands; a certificate comes of it only through the funnel, which looks at the account and the names that were shown, and they are compared"
+	const leaving = "the pieces of a list before the newest leave, a few at a time and the first ones first: what is left of it may begin anywhere"
+	const old = "number < (SELECT MAX(number) FROM crl_chunk AS n WHERE n.cell = crl_chunk.cell AND n.issuer = crl_chunk.issuer AND n.shard = crl_chunk.shard)"
 	return map[string][2]string{
+		"crl_chunk.cell":       {leaving, old},
+		"crl_chunk.issuer":     {leaving, old},
+		"crl_chunk.shard":      {leaving, old},
+		"crl_chunk.number":     {leaving, old},
+		"crl_chunk.seq":        {leaving, old},
 		"acme_account.binding": {"shown to its account again; what it bound is compared", ""},
 		"acme_account.created": {times, ""},
 		"acme_account.used":    {times, ""},

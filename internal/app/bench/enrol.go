@@ -56,7 +56,7 @@ type EnrolOptions struct {
 // when certificate, registry and audit entry are durable. By EST the connections are kept; the others begin anew for each device, as devices do. The floor is
 // what the server must do of cryptography by the protocol itself, on all cores at once, as busy as the server is: see protocols.
 func Enrol(ctx context.Context, o EnrolOptions, print func(Line) error) error {
-	if o.Protocol != "" && protocols()[o.Protocol] == nil {
+	if _, known := protocols()[o.Protocol]; o.Protocol != "" && !known {
 		return fmt.Errorf("there is no protocol %q: use one of %s", o.Protocol, strings.Join(Protocols(), ", "))
 	}
 	for _, database := range o.Databases {
