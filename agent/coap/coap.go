@@ -22,6 +22,7 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	piondtls "github.com/pion/dtls/v3"
@@ -72,12 +73,13 @@ type Answer struct {
 
 // Conn is an association. It is used by one goroutine at a time.
 type Conn struct {
-	config Config
-	dtls   *piondtls.Conn
-	peer   []*x509.Certificate
-	szx    uint8
-	id     uint16
-	token  uint64
+	config  Config
+	dtls    *piondtls.Conn
+	peer    []*x509.Certificate
+	szx     uint8
+	id      uint16
+	token   uint64
+	refused atomic.Pointer[error] // why the server was not believed
 }
 
 // ErrNoAnswer says that the server did not answer.
@@ -140,7 +142,10 @@ func dial(ctx context.Context, c Config, to netip.AddrPort) (*Conn, error) {
 	}
 	if err := conn.dtls.HandshakeContext(ctx); err != nil {
 		_ = conn.dtls.Close() // the handshake's error is the one that says something
-		if ctx.Err() != nil {
+		switch refused := conn.refused.Load(); {
+		case refused != nil: // whatever the server said to that meanwhile
+			err = *refused
+		case ctx.Err() != nil:
 			err = fmt.Errorf("%w within the time for it", ErrNoAnswer)
 		}
 		return nil, fmt.Errorf("connecting to %s by DTLS: %w", c.Address, err)
@@ -160,7 +165,11 @@ func (c *Conn) verify(raw [][]byte, _ [][]*x509.Certificate) error {
 	if len(c.peer) == 0 {
 		return errors.New("the server has no certificate")
 	}
-	return c.config.Verify(c.peer)
+	err := c.config.Verify(c.peer)
+	if err != nil {
+		c.refused.Store(&err)
+	}
+	return err
 }
 
 // Peer returns the server's certificates, the leaf first.
