@@ -51,7 +51,7 @@ INTEROP = $(shell grep -rl '^func TestInterop' --include='*_test.go' . | xargs -
 
 interop:
 	@[ -n "$(INTEROP)" ] || { echo 'no test is named TestInterop...'; exit 1; }
-	openssl35=$$(.ci/openssl35) && OPENSSL35=$$openssl35 $(GO) test -tags interop -count=1 -run '^TestInterop' $(INTEROP)
+	openssl35=$$(.ci/openssl35) && OPENSSL35=$$openssl35 $(GO) test -tags interop -count=1 -timeout 25m -run '^TestInterop' $(INTEROP)
 
 # The packages that use a database, on a PostgreSQL that is started for the purpose.
 DBPACKAGES = $(shell grep -rlE '"mooring/internal/(base/db/dbtest|app/apptest)"|MOORING_TEST_DB' --include='*_test.go' . | xargs -r -n1 dirname | sort -u)
