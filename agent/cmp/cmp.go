@@ -343,22 +343,11 @@ func refused(k cmp.Kind, s cmp.Status, unproven error) error {
 			status = http.StatusUnauthorized
 		}
 	}
-	reason := clean(s.String())
+	reason := est.Clean(s.String())
 	if unproven != nil {
 		reason += " (this answer is not proven to be the server's: " + unproven.Error() + ")"
 	}
 	return &est.RefusedError{Operation: wire.Operation(k.String()), Status: status, Reason: reason}
-}
-
-// clean makes the server's words fit for a terminal, on one line.
-func clean(text string) string {
-	text = strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c >= 0x80 && c < 0xa0 {
-			return ' '
-		}
-		return c
-	}, text)
-	return text[:min(len(text), 400)]
 }
 
 // await polls while the server has not decided, for a little; then the order is pending.

@@ -144,7 +144,7 @@ func judge(op wire.Operation, response *http.Response, body []byte, now time.Tim
 // decode checks the media type and returns the DER in the body. Parameters are not compared: servers differ in them.
 func (a *answer) decode(want string) ([]byte, error) {
 	if got := wire.MediaType(a.contentType); got != want {
-		return nil, fmt.Errorf("the server answered %s with content of type %q where %q belongs; is it an EST server?", a.op, clean(a.contentType), want)
+		return nil, fmt.Errorf("the server answered %s with content of type %q where %q belongs; is it an EST server?", a.op, Clean(a.contentType), want)
 	}
 	der, err := wire.DecodeBase64(a.body)
 	if err != nil {
@@ -182,12 +182,12 @@ func clampWait(d time.Duration) time.Duration { return min(max(d, minWait), maxW
 // Mooring has no body, because some clients fail on one; its text is beside the challenge.
 func reason(header http.Header, body []byte) string {
 	if wire.MediaType(header.Get("Content-Type")) == wire.TypeReason {
-		if text := clean(string(body[:min(len(body), 4*maxReason)])); text != "" {
+		if text := Clean(string(body[:min(len(body), 4*maxReason)])); text != "" {
 			return text
 		}
 	}
 	for _, challenge := range header.Values("WWW-Authenticate") {
-		if text := clean(description(challenge)); text != "" {
+		if text := Clean(description(challenge)); text != "" {
 			return text
 		}
 	}
@@ -214,8 +214,8 @@ func description(challenge string) string {
 	return string(text) // cut off, or without its closing quotation mark
 }
 
-// clean makes a stranger's text fit for a terminal and a log: one line, no control characters, bounded.
-func clean(text string) string {
+// Clean makes a stranger's text fit for a terminal and a log: one line, no control characters, bounded.
+func Clean(text string) string {
 	var out []rune
 	for _, word := range strings.Fields(text) {
 		if len(out) > 0 {

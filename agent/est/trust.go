@@ -131,7 +131,7 @@ func ParseFingerprint(text string) (sum [sha256.Size]byte, err error) {
 	digits = strings.NewReplacer(":", "", " ", "").Replace(digits)
 	raw, err := hex.DecodeString(digits)
 	if err != nil || len(raw) != len(sum) {
-		return sum, fmt.Errorf("fingerprint %q is not a SHA-256 in hexadecimal (64 digits, colons allowed)", clean(text))
+		return sum, fmt.Errorf("fingerprint %q is not a SHA-256 in hexadecimal (64 digits, colons allowed)", Clean(text))
 	}
 	return [sha256.Size]byte(raw), nil
 }

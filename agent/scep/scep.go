@@ -294,7 +294,7 @@ func (t *transaction) send(ctx context.Context, kind scep.MessageType, content [
 	case m.Status != scep.Success:
 		reason := m.FailInfo.String()
 		if m.FailText != "" {
-			reason += ": " + clean(m.FailText)
+			reason += ": " + est.Clean(m.FailText)
 		}
 		return nil, &est.RefusedError{Operation: wire.Operation(kind.String()), Status: http.StatusForbidden, Reason: reason}
 	}
@@ -322,18 +322,7 @@ func (c *Client) exchange(ctx context.Context, method, operation string, body []
 		return nil, est.Unanswered(fmt.Errorf("reading the server's answer: %w", err))
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, &est.RefusedError{Operation: wire.Operation(operation), Status: response.StatusCode, Reason: clean(string(in))}
+		return nil, &est.RefusedError{Operation: wire.Operation(operation), Status: response.StatusCode, Reason: est.Clean(string(in))}
 	}
 	return in, nil
-}
-
-// clean makes the server's words fit for a terminal, on one line.
-func clean(text string) string {
-	text = strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c >= 0x80 && c < 0xa0 {
-			return ' '
-		}
-		return c
-	}, text)
-	return strings.TrimSpace(text[:min(len(text), 400)])
 }
