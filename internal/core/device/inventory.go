@@ -331,7 +331,7 @@ func (r *Registry) flushPart(ctx context.Context, tx *db.Tx, ids []ID, cells map
 
 // selectFirsts finds out where the blocks of cells begin.
 func selectFirsts() string {
-	return `SELECT cell, first FROM inventory WHERE kind = 2 AND cell IN (` + placeholders(1, cellsMost) + `) ORDER BY cell, first`
+	return `SELECT cell, first FROM inventory WHERE kind = 2 AND cell IN (` + parameters(1, cellsMost) + `) ORDER BY cell, first`
 }
 
 // findBlocks returns the blocks that ids belong to, which are of few cells. Where there is none, the walk has not come yet, and will find the devices as they are.

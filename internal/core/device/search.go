@@ -124,19 +124,19 @@ func (s *search) window(ctx context.Context, begin, end int64, further []part) (
 // selectParts reads one part of all blocks of some cells. There is one text for any number of cells: the last is repeated. The list lets the
 // engines jump from cell to cell; a range of cells would have them read all parts of each. Order is made here, where it costs nothing.
 func selectParts() string {
-	return `SELECT cell, first, data FROM inventory WHERE cell IN (` + placeholders(1, cellsMost) + `) AND kind = $` + strconv.Itoa(cellsMost+1)
+	return `SELECT cell, first, data FROM inventory WHERE cell IN (` + parameters(1, cellsMost) + `) AND kind = $` + strconv.Itoa(cellsMost+1)
 }
 
-// tuples is n lists of placeholders in brackets.
+// tuples is n lists of parameters in brackets.
 func tuples(width, n int) string {
 	list := make([]string, n)
 	for i := range list {
-		list[i] = "(" + placeholders(width*i+1, width) + ")"
+		list[i] = "(" + parameters(width*i+1, width) + ")"
 	}
 	return strings.Join(list, ", ")
 }
 
-func placeholders(from, n int) string {
+func parameters(from, n int) string {
 	list := make([]string, n)
 	for i := range list {
 		list[i] = "$" + strconv.Itoa(from+i)
