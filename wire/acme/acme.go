@@ -40,6 +40,7 @@ type Directory struct {
 	KeyChange   string `json:"keyChange"`
 	RenewalInfo string `json:"renewalInfo,omitempty"`
 	ActivateTPM string `json:"mooringActivateTPM,omitempty"` // see Activation; no standard knows it
+	BindBirth   string `json:"mooringBindBirth,omitempty"`   // see BirthBinding; no standard knows it either
 	Meta        Meta   `json:"meta"`
 }
 
@@ -193,6 +194,14 @@ type Finalize struct {
 type Revoke struct {
 	Certificate string `json:"certificate"`
 	Reason      *int   `json:"reason,omitempty"`
+}
+
+// BirthBinding is what a device gets that connects with the certificate of its manufacturer and sends an empty POST: an external account binding for
+// its account (section 7.3.4), good once.
+type BirthBinding struct {
+	KID     string `json:"kid"`
+	Key     string `json:"hmacKey"` // base64url
+	Expires string `json:"expires"`
 }
 
 // RenewalInfo says when to renew (RFC 9773, section 4.2).

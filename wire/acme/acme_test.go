@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,6 +86,40 @@ func TestSignAndVerify(t *testing.T) {
 	}
 }
 
+// TestSignatureForms: an ECDSA signature is R and S, each as long as the order, and neither 0 nor above (RFC 7518, section 3.4).
+func TestSignatureForms(t *testing.T) {
+	key, ok := signers(t)["ES256"].(*ecdsa.PrivateKey)
+	if !ok {
+		t.Fatal("no key on P-256")
+	}
+	text, err := Sign(key, Header{Nonce: "n", URL: "u"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(m.signed)
+	asn, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, order := m.signature, key.Params().N.Bytes()
+	for name, signature := range map[string][]byte{"none": nil, "zeros": make([]byte, 64), "R is 0": slices.Concat(make([]byte, 32), good[32:]), "S is 0": slices.Concat(good[:32], make([]byte, 32)),
+		"the order": slices.Concat(order, order), "DER": asn, "a zero before": slices.Concat([]byte{0}, good), "two before each": slices.Concat(make([]byte, 2), good[:32], make([]byte, 2), good[32:]),
+		"an octet after": slices.Concat(good, []byte{0}), "half": good[:32]} {
+		m.signature = signature
+		if err := m.Verify(m.Key); !errors.Is(err, ErrSignature) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	m.signature = good
+	if err := m.Verify(m.Key); err != nil {
+		t.Error(err)
+	}
+}
+
 // message makes a JWS with any header.
 func message(header, payload string) string {
 	e := base64.RawURLEncoding.EncodeToString
@@ -103,6 +138,8 @@ func TestParseRefusals(t *testing.T) {
 		"jwk and kid":            {message(`{"alg":"ES256","nonce":"n","url":"u","kid":"k","jwk":`+jwk+`}`, ""), nil},
 		"neither":                {message(`{"alg":"ES256","nonce":"n","url":"u"}`, ""), nil},
 		"critical":               {message(`{"alg":"ES256","nonce":"n","url":"u","kid":"k","crit":["x"]}`, ""), nil},
+		"a bracket after it":     {message(`{"alg":"ES256","nonce":"n","url":"u","kid":"k"}`, "") + "]", nil},
+		"a brace after it":       {message(`{"alg":"ES256","nonce":"n","url":"u","kid":"k"}`, "") + "\n}", nil},
 		"b64":                    {message(`{"alg":"ES256","nonce":"n","url":"u","kid":"k","b64":false}`, ""), nil},
 		"symmetric key":          {message(`{"alg":"ES256","nonce":"n","url":"u","jwk":{"kty":"oct","k":"AAAA"}}`, ""), ErrKey},
 		"P-521":                  {message(`{"alg":"ES256","nonce":"n","url":"u","jwk":{"kty":"EC","crv":"P-521","x":"AA","y":"AA"}}`, ""), ErrKey},
@@ -205,6 +242,25 @@ func TestKeyAuthorization(t *testing.T) {
 }
 
 // FuzzParse: whatever parses is written again in a form that jose reads too, and never verifies under a key that did not sign it.
+// FuzzSplit: what is read the short way is read the same the long way.
+func FuzzSplit(f *testing.F) {
+	for _, text := range []string{`{"protected":"a","payload":"","signature":"-_"}`, " { \"signature\" : \"c\" ,\n\"payload\":\"b\",\t\"protected\":\"a\" } \r\n",
+		`{"protected":"a","payload":"b","signature":"c","header":{}}`, `{"protected":"a","payload":"b","payload":"c"}`, `{"protected":"\u0061","payload":"b","signature":"c"}`,
+		`{"protected":"a","payload":"b","signature":"c"}]`, `{"protected":"a","payload":"b","signature":"c"`, `{"Protected":"a","payload":"b","signature":"c"}`, ``} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		short, ok := split(text)
+		if !ok {
+			return
+		}
+		var long flattened
+		if err := decode(text, &long); err != nil || *long.Protected != *short.Protected || *long.Payload != *short.Payload || *long.Signature != *short.Signature {
+			t.Errorf("%q is read as %q, %q, %q; the long way with error %v", text, *short.Protected, *short.Payload, *short.Signature, err)
+		}
+	})
+}
+
 func FuzzParse(f *testing.F) {
 	signer := signers(f)["EdDSA"]
 	text, err := Sign(signer, Header{Nonce: "n", URL: "u"}, []byte("{}"))

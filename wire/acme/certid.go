@@ -40,6 +40,9 @@ func ParseCertID(text string) (CertID, error) {
 	if !ok || len(text) > 4*maxCertID {
 		return CertID{}, errors.New("not two parts with a dot between them")
 	}
+	if strings.ContainsAny(text, "\r\n") { // which base64 passes over
+		return CertID{}, errors.New("there are ends of lines in it")
+	}
 	strict := base64.RawURLEncoding.Strict()
 	authority, err := strict.DecodeString(a)
 	if err != nil || len(authority) == 0 || len(authority) > maxCertID {

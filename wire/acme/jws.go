@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
+	"math/big"
 	"slices"
 	"strings"
 
@@ -175,12 +177,14 @@ func parse(text []byte) (*Message, error) {
 	if len(text) > MaxRequest {
 		return nil, errors.New("it is too long")
 	}
-	var parts flattened
-	if err := decode(text, &parts); err != nil {
-		return nil, fmt.Errorf("it is not a JWS in the flattened JSON serialisation with one signature and no unprotected header: %w", err)
-	}
-	if parts.Protected == nil || parts.Payload == nil || parts.Signature == nil {
-		return nil, errors.New("protected, payload or signature is missing")
+	parts, plain := split(text)
+	if !plain {
+		if err := decode(text, &parts); err != nil {
+			return nil, fmt.Errorf("it is not a JWS in the flattened JSON serialisation with one signature and no unprotected header: %w", err)
+		}
+		if parts.Protected == nil || parts.Payload == nil || parts.Signature == nil {
+			return nil, errors.New("protected, payload or signature is missing")
+		}
 	}
 	strict := base64.RawURLEncoding.Strict()
 	raw, err1 := strict.DecodeString(*parts.Protected)
@@ -205,6 +209,79 @@ func parse(text []byte) (*Message, error) {
 	return m, nil
 }
 
+// split reads the form that messages have as a rule: an object of exactly the three members, each once, with strings of the letters of base64url. That
+// is a tenth of the work of decode, which reads all others, and which ok being false leaves them to.
+func split(text []byte) (parts flattened, ok bool) {
+	rest, ok := after(text, '{')
+	for n := 0; ok && n < 3; n++ {
+		if n > 0 {
+			rest, ok = after(rest, ',')
+		}
+		var name, value string
+		if ok {
+			name, rest, ok = letters(rest)
+		}
+		if ok {
+			rest, ok = after(rest, ':')
+		}
+		if ok {
+			value, rest, ok = letters(rest)
+		}
+		var into **string
+		switch name {
+		case "protected":
+			into = &parts.Protected
+		case "payload":
+			into = &parts.Payload
+		case "signature":
+			into = &parts.Signature
+		}
+		if ok = ok && into != nil && *into == nil; ok {
+			*into = &value
+		}
+	}
+	if ok {
+		rest, ok = after(rest, '}')
+	}
+	if ok = ok && len(space(rest)) == 0; !ok {
+		return flattened{}, false
+	}
+	return parts, true
+}
+
+// space returns text without the white space of JSON before it.
+func space(text []byte) []byte {
+	for len(text) > 0 && (text[0] == ' ' || text[0] == '\t' || text[0] == '\r' || text[0] == '\n') {
+		text = text[1:]
+	}
+	return text
+}
+
+// after returns what follows the octet c, before which there may be white space.
+func after(text []byte, c byte) (rest []byte, ok bool) {
+	if text = space(text); len(text) == 0 || text[0] != c {
+		return nil, false
+	}
+	return text[1:], true
+}
+
+// letters returns a string of letters of base64url, and what follows it.
+func letters(text []byte) (value string, rest []byte, ok bool) {
+	if text, ok = after(text, '"'); !ok {
+		return "", nil, false
+	}
+	for i, c := range text {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+		case c == '"':
+			return string(text[:i]), text[i+1:], true
+		default:
+			return "", nil, false
+		}
+	}
+	return "", nil, false
+}
+
 // decode reads one JSON object and refuses members that it does not know.
 func decode(text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
@@ -212,26 +289,46 @@ func decode(text []byte, into any) error {
 	if err := d.Decode(into); err != nil {
 		return err
 	}
-	if d.More() {
+	if _, err := d.Token(); err != io.EOF { // More would pass over a bracket
 		return errors.New("something follows it")
 	}
 	return nil
 }
 
-// Verify returns nil when the message was signed with key.
+// Verify returns nil when the message was signed with key (RFC 7515, section 5.2).
 func (m *Message) Verify(key *Key) error {
-	if !key.fits(m.Alg) {
+	switch {
+	case !key.fits(m.Alg):
 		return fmt.Errorf("%w: %s is not the algorithm of the account's key", ErrSignature, m.Alg)
-	}
-	compact := string(m.signed) + "." + base64.RawURLEncoding.EncodeToString(m.signature)
-	jws, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(m.Alg)})
-	if err != nil {
-		return ErrSignature
-	}
-	if _, err := jws.Verify(key.Public); err != nil {
+	case !key.signed(m.signed, m.signature):
 		return ErrSignature
 	}
 	return nil
+}
+
+// signed reports whether signature is the key's over text. That is done by the standard library alone: another parse of what was parsed already
+// costs a third of the verification again.
+func (k *Key) signed(text, signature []byte) bool {
+	switch pub := k.Public.(type) {
+	case *ecdsa.PublicKey:
+		size := (pub.Curve.Params().BitSize + 7) / 8
+		if len(signature) != 2*size { // R and S, each as long as the curve's order
+			return false
+		}
+		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
+		if pub.Curve == elliptic.P384() {
+			sum := sha512.Sum384(text)
+			return ecdsa.Verify(pub, sum[:], r, s)
+		}
+		sum := sha256.Sum256(text)
+		return ecdsa.Verify(pub, sum[:], r, s)
+	case ed25519.PublicKey:
+		return ed25519.Verify(pub, text, signature)
+	case *rsa.PublicKey:
+		sum := sha256.Sum256(text)
+		return rsa.VerifyPKCS1v15(pub, crypto.SHA256, sum[:], signature) == nil
+	}
+	return false
 }
 
 func (m *Message) hash() func() hash.Hash {

@@ -24,7 +24,7 @@ type Link struct {
 	Attributes []Attribute
 }
 
-// Attribute says something about a link.
+// Attribute says something about a link; without a value that is all there is to say.
 type Attribute struct{ Name, Value string }
 
 // AppendLinks appends a list of links in the CoRE link format. Neither targets nor values may hold quotation marks or backslashes.
@@ -35,7 +35,11 @@ func AppendLinks(b []byte, links []Link) []byte {
 		}
 		b = append(append(append(b, '<'), l.Target...), '>')
 		for _, a := range l.Attributes {
-			b = append(append(append(b, ';'), a.Name...), '=')
+			b = append(append(b, ';'), a.Name...)
+			if a.Value == "" {
+				continue
+			}
+			b = append(b, '=')
 			b = append(append(append(b, '"'), a.Value...), '"')
 		}
 	}

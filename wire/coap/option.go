@@ -136,7 +136,7 @@ func PathOptions(path string) (list Options) {
 }
 
 // OperationKey returns what messages have in common that carry blocks of one body: the method and all options but the blocks themselves and those that
-// have no part in a cache key. Token and message ID are no part of it; Request-Tag is, so that two uploads to one resource are told apart
+// have no part in a cache key, as Observe has none (RFC 7641, section 2): the rest of a notification is asked for without it. Token and message ID are no part of it; Request-Tag is, so that two uploads to one resource are told apart
 // (RFC 9175, section 3.3).
 func OperationKey(m *Message) string { return operationKey(m, func(Number) bool { return false }) }
 
@@ -149,7 +149,7 @@ func LooseKey(m *Message) string {
 func operationKey(m *Message, without func(Number) bool) string {
 	key := []byte{byte(m.Code)}
 	for _, o := range m.Options {
-		if o.Number == Block1 || o.Number == Block2 || o.Number.NoCacheKey() && !o.Number.Critical() || without(o.Number) {
+		if o.Number == Block1 || o.Number == Block2 || o.Number == Observe || o.Number.NoCacheKey() && !o.Number.Critical() || without(o.Number) {
 			continue
 		}
 		key = binary.BigEndian.AppendUint16(key, uint16(o.Number))

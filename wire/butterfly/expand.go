@@ -1,0 +1,112 @@
+package butterfly
+
+import (
+	"crypto/aes"
+	"crypto/subtle"
+	"encoding/binary"
+)
+
+// Purpose is what the keys of an expansion are for.
+type Purpose uint32
+
+// The purposes, by the prefix that the function has for each.
+const (
+	Signing    Purpose = 0
+	Encryption Purpose = 0xffffffff
+)
+
+// Expand is f_k(i,j).
+func Expand(k [16]byte, p Purpose, i, j uint32) Scalar {
+	block, err := aes.NewCipher(k[:])
+	if err != nil {
+		panic(err) // 16 octets
+	}
+	var x [16]byte
+	binary.BigEndian.PutUint32(x[0:], uint32(p))
+	binary.BigEndian.PutUint32(x[4:], i)
+	binary.BigEndian.PutUint32(x[8:], j)
+	var f [48]byte
+	for m := range uint32(3) {
+		binary.BigEndian.PutUint32(x[12:], m+1)
+		part := f[16*m : 16*m+16]
+		block.Encrypt(part, x[:])
+		subtle.XORBytes(part, part, x[:])
+	}
+	return reduce(f[:])
+}
+
+// Variant is how the two cocoon keys of a certificate come about: the one that is certified, and the one that the answer is encrypted to.
+type Variant uint8
+
+// The variants of IEEE 1609.2.1, 9.3.
+const (
+	Original       Variant = iota // from two caterpillar keys and two expansion keys
+	Unified                       // from one of each
+	CompactUnified                // likewise, and the answer is not signed: its authenticity follows from the certificate within
+)
+
+// Derivation is how the key of encryption follows in the unified variants.
+type Derivation uint8
+
+// The derivations. The first is how we read the standard, whose comments say that key and function are the same as for signing.
+const (
+	SameCocoon    Derivation = iota // it is the cocoon key of signing
+	OwnExpansions                   // it is expanded from the same keys with the prefix of encryption
+)
+
+// Caterpillar is what a vehicle hands out. EncryptionKey and EncryptionExpansion are of the original variant alone.
+type Caterpillar struct {
+	Variant             Variant
+	Derivation          Derivation // of the unified variants
+	SigningKey          Point
+	SigningExpansion    [16]byte
+	EncryptionKey       Point
+	EncryptionExpansion [16]byte
+}
+
+// Cocoon returns the cocoon keys (i,j).
+func (c *Caterpillar) Cocoon(i, j uint32) (signing, encryption Point) {
+	signing = c.SigningKey.Add(Expand(c.SigningExpansion, Signing, i, j).Public())
+	switch {
+	case c.Variant == Original:
+		return signing, c.EncryptionKey.Add(Expand(c.EncryptionExpansion, Encryption, i, j).Public())
+	case c.Derivation == OwnExpansions:
+		return signing, c.SigningKey.Add(Expand(c.SigningExpansion, Encryption, i, j).Public())
+	}
+	return signing, signing
+}
+
+// CaterpillarKeys is what a vehicle keeps: the private side of a Caterpillar.
+type CaterpillarKeys struct {
+	Variant             Variant
+	Derivation          Derivation
+	SigningKey          Scalar
+	SigningExpansion    [16]byte
+	EncryptionKey       Scalar
+	EncryptionExpansion [16]byte
+}
+
+// Public is what is handed out.
+func (k *CaterpillarKeys) Public() Caterpillar {
+	c := Caterpillar{Variant: k.Variant, Derivation: k.Derivation, SigningKey: k.SigningKey.Public(), SigningExpansion: k.SigningExpansion, EncryptionExpansion: k.EncryptionExpansion}
+	if k.Variant == Original {
+		c.EncryptionKey = k.EncryptionKey.Public()
+	}
+	return c
+}
+
+// Cocoon returns the private keys of the cocoon keys (i,j).
+func (k *CaterpillarKeys) Cocoon(i, j uint32) (signing, encryption Scalar) {
+	signing = k.SigningKey.Add(Expand(k.SigningExpansion, Signing, i, j))
+	switch {
+	case k.Variant == Original:
+		return signing, k.EncryptionKey.Add(Expand(k.EncryptionExpansion, Encryption, i, j))
+	case k.Derivation == OwnExpansions:
+		return signing, k.SigningKey.Add(Expand(k.SigningExpansion, Encryption, i, j))
+	}
+	return signing, signing
+}
+
+// Randomise is the key of an explicit certificate for a cocoon key, with the authority's random number: cocoon + r·G. The private key is that of the
+// cocoon key plus r.
+func Randomise(cocoon Point, r Scalar) Point { return cocoon.Add(r.Public()) }

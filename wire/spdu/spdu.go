@@ -1,0 +1,332 @@
+// Package spdu makes and opens secured protocol data units: messages of IEEE 1609.2 that are signed, encrypted, or both, as TS 103 097 and TS 102 941 use them.
+// It joins the structures of package its with the cryptography of package butterfly.
+//
+//	signed, err := spdu.Sign(payload, header, spdu.Signer{...})
+//	request, session, err := spdu.Seal(rand.Reader, signed, recipient)     // to the certificate of an authority
+//	...
+//	inner, session, err := spdu.Open(request, holder)                      // the authority: holder has the private key
+//	answer, err := session.Answer(rand.Reader, signedAnswer)               // encrypted with the key of the request
+//	...
+//	inner, err = session.Open(answer)
+//
+// The errors say what TS 102 941 has response codes for. If the key of a message could be had, and only what was encrypted with it is wrong, Open returns a
+// session beside the error, so that the answer can be encrypted.
+//
+// Randomness comes from the caller. Messages are encrypted to keys of P-256 and brainpoolP256r1, and opened with those of P-256.
+package spdu
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"encoding/asn1"
+	"errors"
+	"io"
+	"math/big"
+
+	"mooring/wire/brainpool"
+	"mooring/wire/butterfly"
+	"mooring/wire/coer"
+	"mooring/wire/its"
+)
+
+// Why a message cannot be opened.
+var (
+	ErrContent    = errors.New("the message is not encrypted")
+	ErrRecipient  = errors.New("the message is encrypted for others")
+	ErrAlgorithm  = errors.New("the message, its key, or the key of a recipient is of an algorithm that is not supported")
+	ErrKey        = errors.New("the key of the message cannot be decrypted")
+	ErrCiphertext = errors.New("the message cannot be decrypted with its key")
+	ErrInside     = errors.New("what was encrypted is no message")
+)
+
+// Recipient is who can open a message, and how it is named there.
+type Recipient struct {
+	choice its.RecipientChoice
+	id     its.HashedId8
+	key    its.PublicEncryptionKey
+	p1     []byte // what the key of the message is bound to (IEEE 1609.2, 6.3.36)
+}
+
+// ToCertificate is the holder of a certificate that has a key for encryption.
+func ToCertificate(cert *its.Certificate) (Recipient, error) {
+	key, ok := cert.ToBeSigned.EncryptionKey.Get()
+	if !ok {
+		return Recipient{}, ErrAlgorithm
+	}
+	p1, err := cert.Digest() // of 48 octets if the key for signatures has 384 bits
+	if err != nil {
+		return Recipient{}, err
+	}
+	return Recipient{its.RecipientCert, its.HashedId8(p1[len(p1)-8:]), key, p1}, nil
+}
+
+// ToSender is who sent a signed message with a key for the answer in its header.
+func ToSender(d *its.Ieee1609Dot2Data) (Recipient, error) {
+	if d.Content.Choice != its.ContentSigned || d.Content.SignedData == nil {
+		return Recipient{}, ErrContent
+	}
+	key, ok := d.Content.SignedData.TbsData.HeaderInfo.EncryptionKey.Get()
+	if !ok || key.Choice != its.EncryptionKeyPublic {
+		return Recipient{}, ErrAlgorithm
+	}
+	p1, err := d.Digest()
+	if err != nil {
+		return Recipient{}, err
+	}
+	return Recipient{its.RecipientSignedData, its.HashedId8(p1[len(p1)-8:]), key.Public, p1}, nil
+}
+
+// ToKey is the holder of a key that is named by itself.
+func ToKey(key its.PublicEncryptionKey) (Recipient, error) {
+	id, err := key.HashedId8()
+	if err != nil {
+		return Recipient{}, err
+	}
+	nothing := sha256.Sum256(nil)
+	return Recipient{its.RecipientRek, id, key, nothing[:]}, nil
+}
+
+// Seal encrypts a message for recipients. The session is for the answer.
+func Seal(random io.Reader, d *its.Ieee1609Dot2Data, to ...Recipient) (*its.Ieee1609Dot2Data, *Session, error) {
+	var key [16]byte
+	if _, err := io.ReadFull(random, key[:]); err != nil {
+		return nil, nil, err
+	}
+	s, err := newSession(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	var infos []its.RecipientInfo
+	for _, r := range to {
+		info, err := r.wrap(random, key)
+		if err != nil {
+			return nil, nil, err
+		}
+		infos = append(infos, info)
+	}
+	sealed, err := s.seal(random, d, infos)
+	return sealed, s, err
+}
+
+// wrap encrypts the key of a message for a recipient.
+func (r Recipient) wrap(random io.Reader, key [16]byte) (its.RecipientInfo, error) {
+	of := r.key.PublicKey
+	wrapped := its.EncryptedDataEncryptionKey{Choice: of.Choice}
+	var err error
+	switch {
+	case r.key.SupportedSymmAlg != its.AES128CCM:
+		err = ErrAlgorithm
+	case of.Choice == its.ECIESNistP256:
+		err = wrapNIST(random, &of.Point, key, r.p1, &wrapped)
+	case of.Choice == its.ECIESBrainpoolP256r1:
+		err = wrapBrainpool(random, &of.Point, key, r.p1, &wrapped)
+	default:
+		err = ErrAlgorithm
+	}
+	return its.RecipientInfo{Choice: r.choice, RecipientId: r.id, EncKey: wrapped}, err
+}
+
+func wrapNIST(random io.Reader, to *its.CurvePoint, key [16]byte, p1 []byte, into *its.EncryptedDataEncryptionKey) error {
+	public, err := point(to)
+	if err != nil {
+		return err
+	}
+	w, err := butterfly.Wrap(random, public, key, p1)
+	if err != nil {
+		return err
+	}
+	into.V, into.C, into.T = its.Compressed(w.V.Bytes()), w.C[:], w.T[:]
+	return nil
+}
+
+func wrapBrainpool(random io.Reader, to *its.CurvePoint, key [16]byte, p1 []byte, into *its.EncryptedDataEncryptionKey) error {
+	curve := brainpool.P256r1()
+	public, err := to.Brainpool(curve)
+	if err != nil {
+		return err
+	}
+	v, z, err := curve.Agree(random, public)
+	if err != nil {
+		return err
+	}
+	c, t := butterfly.WrapShared(z, p1, key)
+	into.V, into.C, into.T = its.Compressed(v), c[:], t[:]
+	return nil
+}
+
+func point(p *its.CurvePoint) (butterfly.Point, error) {
+	b, err := p.SEC1()
+	if err != nil {
+		return butterfly.Point{}, err
+	}
+	return butterfly.NewPoint(b)
+}
+
+// Holder is a recipient with the private key.
+type Holder struct {
+	Recipient
+	Private butterfly.Scalar
+}
+
+// Open decrypts a message that is encrypted for one of the holders.
+func Open(d *its.Ieee1609Dot2Data, holders ...Holder) (*its.Ieee1609Dot2Data, *Session, error) {
+	e := d.Content.EncryptedData
+	if d.Content.Choice != its.ContentEncrypted || e == nil {
+		return nil, nil, ErrContent
+	}
+	for i := range e.Recipients {
+		for _, h := range holders {
+			if info := &e.Recipients[i]; info.Choice == h.choice && info.RecipientId == h.id {
+				return h.open(e, info)
+			}
+		}
+	}
+	return nil, nil, ErrRecipient
+}
+
+func (h Holder) open(e *its.EncryptedData, info *its.RecipientInfo) (*its.Ieee1609Dot2Data, *Session, error) {
+	if info.EncKey.Choice != its.ECIESNistP256 || e.Ciphertext.Choice != its.AES128CCM {
+		return nil, nil, ErrAlgorithm
+	}
+	v, err := point(&info.EncKey.V)
+	if err != nil || len(info.EncKey.C) != 16 || len(info.EncKey.T) != 16 {
+		return nil, nil, ErrKey
+	}
+	key, err := butterfly.Unwrap(h.Private, butterfly.WrappedKey{V: v, C: [16]byte(info.EncKey.C), T: [16]byte(info.EncKey.T)}, h.p1)
+	if err != nil {
+		return nil, nil, ErrKey
+	}
+	s, err := newSession(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	inner, err := s.open(e)
+	return inner, s, err
+}
+
+// Session is the key of a message, which its answer is encrypted with too. It forbids a nonce to be used twice.
+type Session struct {
+	key *butterfly.MessageKey
+	id  its.HashedId8
+}
+
+func newSession(key [16]byte) (*Session, error) {
+	id, err := (&its.SymmetricEncryptionKey{Key: key[:]}).HashedId8()
+	return &Session{butterfly.NewMessageKey(key), id}, err
+}
+
+// String does not tell the key.
+func (s *Session) String() string { return "session " + s.id.String() }
+
+// Answer encrypts a message with the key of the one that it answers.
+func (s *Session) Answer(random io.Reader, d *its.Ieee1609Dot2Data) (*its.Ieee1609Dot2Data, error) {
+	return s.seal(random, d, []its.RecipientInfo{{Choice: its.RecipientPsk, RecipientId: s.id}})
+}
+
+// Open decrypts the answer.
+func (s *Session) Open(d *its.Ieee1609Dot2Data) (*its.Ieee1609Dot2Data, error) {
+	e := d.Content.EncryptedData
+	switch {
+	case d.Content.Choice != its.ContentEncrypted || e == nil:
+		return nil, ErrContent
+	case len(e.Recipients) != 1 || e.Recipients[0].Choice != its.RecipientPsk || e.Recipients[0].RecipientId != s.id:
+		return nil, ErrRecipient
+	}
+	return s.open(e)
+}
+
+func (s *Session) seal(random io.Reader, d *its.Ieee1609Dot2Data, to []its.RecipientInfo) (*its.Ieee1609Dot2Data, error) {
+	b, err := coer.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	var c its.SymmetricCiphertext
+	if _, err := io.ReadFull(random, c.Nonce[:]); err != nil {
+		return nil, err
+	}
+	if c.CcmCiphertext, err = s.key.Seal(c.Nonce, b); err != nil {
+		return nil, err
+	}
+	return &its.Ieee1609Dot2Data{Content: its.Ieee1609Dot2Content{Choice: its.ContentEncrypted, EncryptedData: &its.EncryptedData{Recipients: to, Ciphertext: c}}}, nil
+}
+
+func (s *Session) open(e *its.EncryptedData) (*its.Ieee1609Dot2Data, error) {
+	if e.Ciphertext.Choice != its.AES128CCM {
+		return nil, ErrAlgorithm
+	}
+	b, err := s.key.Open(e.Ciphertext.Nonce, e.Ciphertext.CcmCiphertext)
+	if err != nil {
+		return nil, ErrCiphertext
+	}
+	inner := new(its.Ieee1609Dot2Data)
+	if err := coer.Unmarshal(b, inner); err != nil {
+		return nil, errors.Join(ErrInside, err)
+	}
+	return inner, nil
+}
+
+// Signer is who signs. Sign gets the digest, of the algorithm that goes with the key.
+type Signer struct {
+	Algorithm   its.SignatureAlgorithm
+	Certificate *its.Certificate // nil: the holder of a key and nothing else (self)
+	Attach      bool             // the certificate goes along; else its digest does
+	Sign        func(digest []byte) (its.Signature, error)
+}
+
+func (s *Signer) identifier() (its.SignerIdentifier, error) {
+	switch {
+	case s.Certificate == nil:
+		return its.SignerIdentifier{Choice: its.SignerSelf}, nil
+	case s.Attach:
+		return its.SignerIdentifier{Choice: its.SignerCertificate, Certificate: []its.Certificate{*s.Certificate}}, nil
+	}
+	id, err := s.Certificate.HashedId8()
+	return its.SignerIdentifier{Digest: id}, err
+}
+
+// Sign signs a payload.
+func Sign(payload its.SignedDataPayload, header its.HeaderInfo, s Signer) (*its.Ieee1609Dot2Data, error) {
+	by, err := s.identifier()
+	if err != nil {
+		return nil, err
+	}
+	d := &its.SignedData{HashId: s.Algorithm.Hash(), TbsData: its.ToBeSignedData{Payload: payload, HeaderInfo: header}, Signer: by}
+	digest, err := d.Input(s.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	if d.Signature, err = s.Sign(digest); err != nil {
+		return nil, err
+	}
+	return &its.Ieee1609Dot2Data{Content: its.Ieee1609Dot2Content{Choice: its.ContentSigned, SignedData: d}}, nil
+}
+
+// Payload is a payload of these octets, unsecured.
+func Payload(octets []byte) its.SignedDataPayload {
+	return its.SignedDataPayload{Data: its.Unsecured(octets)}
+}
+
+// ECDSA signs with a key of P-256 or P-384 as Signer.Sign does: deterministically (RFC 6979), with the lower of the two values of s.
+func ECDSA(key *ecdsa.PrivateKey) func(digest []byte) (its.Signature, error) {
+	return func(digest []byte) (its.Signature, error) {
+		algorithm, hash := its.ECDSANistP256, crypto.SHA256
+		if key.Curve.Params().BitSize == 384 {
+			algorithm, hash = its.ECDSANistP384, crypto.SHA384
+		}
+		der, err := key.Sign(nil, digest, hash)
+		if err != nil {
+			return its.Signature{}, err
+		}
+		var v struct{ R, S *big.Int }
+		if _, err := asn1.Unmarshal(der, &v); err != nil {
+			return its.Signature{}, err
+		}
+		n := key.Curve.Params().N
+		if v.S.Cmp(new(big.Int).Rsh(n, 1)) > 0 {
+			v.S.Sub(n, v.S)
+		}
+		size := algorithm.Size()
+		return its.Signature{Choice: algorithm, R: its.CurvePoint{X: v.R.FillBytes(make([]byte, size))}, S: v.S.FillBytes(make([]byte, size))}, nil
+	}
+}
