@@ -41,7 +41,7 @@ func (a *Agent) orderByACME(ctx context.Context, roots []*x509.Certificate, proo
 	if err != nil {
 		return err
 	}
-	client, err := a.register(ctx, roots, proof)
+	client, err := a.register(ctx, roots, proof, old == nil)
 	if err != nil {
 		return err
 	}
@@ -94,21 +94,22 @@ func (a *Agent) identifiers() (list []wire.Identifier, err error) {
 }
 
 // register finds or makes the account, with a key that is used for nothing else.
-func (a *Agent) register(ctx context.Context, roots []*x509.Certificate, proof est.Credential) (*acme.Client, error) {
+func (a *Agent) register(ctx context.Context, roots []*x509.Certificate, proof est.Credential, first bool) (*acme.Client, error) {
 	key, err := a.accountKey()
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	for _, root := range roots {
-		pool.AddCert(root)
-	}
-	web := &http.Client{Timeout: acmeTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{DialContext: a.options.Dial, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, Time: a.options.Now}}}
+	web := a.acmeWeb(roots, nil)
 	client := &acme.Client{Directory: a.directory(), HTTP: web, Key: key, Now: a.options.Now, Pause: a.options.Sleep}
 	var binding *acme.Binding
-	if proof.Secret != "" {
+	switch {
+	case proof.Secret != "":
 		binding = &acme.Binding{Name: proof.User, Token: proof.Secret}
+	case proof.Certificate != nil && first:
+		shown := &acme.Client{Directory: client.Directory, HTTP: a.acmeWeb(roots, proof.Certificate), Now: a.options.Now}
+		if binding, err = shown.BindBirth(ctx); err != nil {
+			return nil, err
+		}
 	}
 	err = client.Register(ctx, binding)
 	if acme.Is(err, "unauthorized") && binding != nil { // the account of this key has ended; the token is for another one
@@ -121,6 +122,20 @@ func (a *Agent) register(ctx context.Context, roots []*x509.Certificate, proof e
 		err = client.Register(ctx, binding)
 	}
 	return client, err
+}
+
+// acmeWeb speaks to the server as nobody, or with a certificate.
+func (a *Agent) acmeWeb(roots []*x509.Certificate, by *tls.Certificate) *http.Client {
+	pool := x509.NewCertPool()
+	for _, root := range roots {
+		pool.AddCert(root)
+	}
+	c := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, Time: a.options.Now}
+	if by != nil { // whatever CAs the server names
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return by, nil }
+	}
+	return &http.Client{Timeout: acmeTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{DialContext: a.options.Dial, TLSClientConfig: c}}
 }
 
 // directory is the address of the directory: the server's, with the path that Mooring's has if there is none.

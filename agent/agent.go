@@ -11,6 +11,7 @@
 // The folder of an agent:
 //
 //	config.json      what Create was given
+//	masa-ca.pem      what vouchers of the device's manufacturer are believed by, if it asked for one
 //	server-ca.pem    what the server is believed by, unless it is in ca.pem already
 //	ca.pem           the roots of the server's authorities: what this device believes its peers by
 //	current          symbolic link to the generation in use
@@ -18,6 +19,7 @@
 //	next/            the generation that is being made: its key, its request, last its certificate
 //	state.json       when to try again, and what went wrong last
 //	advice.json      what the server said last about when to renew
+//	report-owed      there while a registrar is to be told how the enrolment went
 //	lock             held while something is being changed
 //
 // Key and certificate of a generation are complete before "current" points to it, and that happens in one step. A crash
@@ -100,6 +102,11 @@ type Config struct {
 	User string `json:"user,omitempty"`
 	// Subject is a distinguished name as der.ParseDN reads it; "" is CN=Name.
 	Subject string `json:"subject,omitempty"`
+	// Nameless asks for no subject at all: the server knows what the device is called, and the device does not. Name then is its own idea of that.
+	Nameless bool `json:"nameless,omitempty"`
+	// CMCRA believes a server by another name too, if its certificate is that of a registration authority (id-kp-cmcRA; RFC 7030, section 3.6.1): for a
+	// device that finds its registrar by other means than its name, as those of BRSKI do.
+	CMCRA bool `json:"cmc_ra,omitempty"`
 	// Names are alternative names to ask for, each with its kind: "dns:", "ip:", "uri:", "email:".
 	Names []string `json:"names,omitempty"`
 	// KeyType is the kind of key; "" is what the server wants, or ec-p256.
@@ -169,9 +176,9 @@ func (a *Agent) forgetOther(c Config) error {
 		return err
 	}
 	if a.folder.enrolled() { // the roots are still what other programs of the device check their peers by
-		return errors.Join(os.RemoveAll(a.folder.next()), a.folder.remove(stateFile))
+		return errors.Join(os.RemoveAll(a.folder.next()), a.folder.remove(stateFile, reportFile))
 	}
-	return errors.Join(os.RemoveAll(a.folder.next()), a.folder.remove(serverCAFile, caFile, stateFile))
+	return errors.Join(os.RemoveAll(a.folder.next()), a.folder.remove(serverCAFile, caFile, stateFile, reportFile))
 }
 
 // mayEnrol tells whether there is no identity that an enrolment would replace unasked.
@@ -279,7 +286,7 @@ func (a *Agent) client(roots []*x509.Certificate) (*est.Client, error) {
 }
 
 func (a *Agent) estConfig() est.Config {
-	return est.Config{Server: a.config.Server, Label: a.config.Label, Now: a.options.Now, Dial: a.options.Dial}
+	return est.Config{Server: a.config.Server, Label: a.config.Label, CMCRA: a.config.CMCRA, Now: a.options.Now, Dial: a.options.Dial}
 }
 
 // create makes what an agent's folder always has.

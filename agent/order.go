@@ -27,6 +27,10 @@ type First struct {
 	Roots []*x509.Certificate
 	// Fingerprint is the SHA-256 of the server's root certificate.
 	Fingerprint *[sha256.Size]byte
+	// MASA, if set, are what vouchers of the device's manufacturer are believed by, and neither Roots nor a Fingerprint are given: the server is believed
+	// by the voucher that it brings (BRSKI, RFC 8995), for which the device shows the certificate in CertFile. Vouchers are signed by one of these, or by what
+	// leads to one.
+	MASA []*x509.Certificate
 	// Token is the claim code or device password that goes with Config.User.
 	Token string
 	// CertFile and KeyFile are a certificate that the device has already, such as one from its maker, and its key.
@@ -48,6 +52,7 @@ type credential struct {
 	Token    string `json:"token,omitempty"`
 	CertFile string `json:"cert_file,omitempty"`
 	KeyFile  string `json:"key_file,omitempty"`
+	Voucher  stage  `json:"voucher,omitempty"`
 }
 
 // Enrol gets the first certificate, or another one in place of what has expired or is to be replaced (Replace). When the server wants to think about it, the error is an *est.PendingError; Run goes
@@ -58,14 +63,21 @@ func (a *Agent) Enrol(ctx context.Context, first First) (*Identity, error) {
 		if !a.mayEnrol() {
 			return ErrEnrolled
 		}
-		if err := a.believe(ctx, first); err != nil {
+		c := credential{Token: first.Token, CertFile: first.CertFile, KeyFile: first.KeyFile}
+		believe := a.believe
+		if len(first.MASA) > 0 {
+			believe = a.believeByVoucher
+		}
+		if err := believe(ctx, first); err != nil {
 			return err
 		}
-		c := credential{first.Token, first.CertFile, first.KeyFile}
-		err := a.enrol(ctx, c)
+		if len(first.MASA) > 0 {
+			c.Voucher = a.stage(c)
+		}
+		err := a.enrol(ctx, &c)
 		var pending *est.PendingError
 		if errors.As(err, &pending) {
-			return errors.Join(err, a.folder.writeJSON(filepath.Join(nextFolder, credentialFile), c))
+			return errors.Join(err, a.keep(c))
 		}
 		if err == nil {
 			a.again = false
@@ -80,6 +92,11 @@ func (a *Agent) waiting() bool {
 	return err == nil
 }
 
+// keep stores what an enrolment needs that goes on later.
+func (a *Agent) keep(c credential) error {
+	return a.folder.writeJSON(filepath.Join(nextFolder, credentialFile), c)
+}
+
 // resume sends a pending enrolment again. One that was to replace an identity is given up when it is refused, so that the
 // old identity is renewed again while it lives.
 func (a *Agent) resume(ctx context.Context) (*Identity, error) {
@@ -88,7 +105,11 @@ func (a *Agent) resume(ctx context.Context) (*Identity, error) {
 		if err := a.folder.readJSON(filepath.Join(nextFolder, credentialFile), &c); err != nil {
 			return err
 		}
-		err := a.enrol(ctx, c)
+		before := c
+		err := a.enrol(ctx, &c)
+		if err != nil && c != before {
+			err = errors.Join(err, a.keep(c))
+		}
 		var refused *est.RefusedError
 		if errors.As(err, &refused) && !refused.Temporary() && a.folder.enrolled() && !a.expired() {
 			return errors.Join(err, a.folder.remove(filepath.Join(nextFolder, credentialFile)))
@@ -177,21 +198,13 @@ func (a *Agent) believe(ctx context.Context, first First) error {
 
 // enrol orders a certificate by what the device has from elsewhere. What it was given to believe the server by counts alone: a
 // device that enrols again may do so because the old authority is not to be believed any more.
-func (a *Agent) enrol(ctx context.Context, c credential) error {
-	proof := est.Credential{User: a.config.User, Secret: c.Token}
-	if proof.User == "" {
-		proof.User = a.config.Name
+func (a *Agent) enrol(ctx context.Context, c *credential) error {
+	if c.Voucher == voucherWanted {
+		return a.enrolByVoucher(ctx, c)
 	}
-	if c.CertFile != "" {
-		cert, err := ReadCertificates(c.CertFile)
-		if err != nil {
-			return err
-		}
-		key, err := keyfile.Read(c.KeyFile)
-		if err != nil {
-			return err
-		}
-		proof.Certificate = (&Identity{Chain: cert, Key: key}).TLS()
+	proof, err := a.proof(*c)
+	if err != nil {
+		return err
 	}
 	roots, err := a.folder.readCertificates(serverCAFile)
 	if err == nil && len(roots) == 0 {
@@ -201,6 +214,27 @@ func (a *Agent) enrol(ctx context.Context, c credential) error {
 		return err
 	}
 	return a.order(ctx, roots, proof, nil)
+}
+
+// proof is what the device proves itself with.
+func (a *Agent) proof(c credential) (est.Credential, error) {
+	proof := est.Credential{User: a.config.User, Secret: c.Token}
+	if proof.User == "" {
+		proof.User = a.config.Name
+	}
+	if c.CertFile == "" {
+		return proof, nil
+	}
+	cert, err := ReadCertificates(c.CertFile)
+	if err != nil {
+		return proof, err
+	}
+	key, err := keyfile.Read(c.KeyFile)
+	if err != nil {
+		return proof, err
+	}
+	proof.Certificate = (&Identity{Chain: cert, Key: key}).TLS()
+	return proof, nil
 }
 
 // order gets a certificate and puts it into use; old is the identity to be renewed, or nil.
@@ -223,6 +257,14 @@ func (a *Agent) order(ctx context.Context, roots []*x509.Certificate, proof est.
 		return err
 	}
 	defer session.Close()
+	if old != nil {
+		return a.orderBy(ctx, session, old)
+	}
+	return a.reporting(ctx, session, a.orderBy(ctx, session, nil))
+}
+
+// orderBy gets a certificate over a session and puts it into use.
+func (a *Agent) orderBy(ctx context.Context, session *est.Session, old *Identity) error {
 	cert, chain, err := a.orderOver(ctx, session, old)
 	if err != nil {
 		return err
@@ -318,6 +360,9 @@ func (a *Agent) attributes(ctx context.Context, session *est.Session) (*wire.CSR
 	return attributes, err
 }
 
+// emptyName is a name without attributes, in DER.
+var emptyName = []byte{0x30, 0}
+
 // prepare makes the order, with the key and if possible the very request of an earlier attempt.
 func (a *Agent) prepare(attributes *wire.CSRAttrs, old *Identity) (est.Order, error) {
 	kind, err := a.keyKind(attributes, old)
@@ -329,6 +374,9 @@ func (a *Agent) prepare(attributes *wire.CSRAttrs, old *Identity) (est.Order, er
 		return est.Order{}, err
 	}
 	order := est.Order{Key: key, Attributes: attributes, Subject: a.subject, Names: a.names}
+	if a.config.Nameless {
+		order.RawSubject = emptyName
+	}
 	if old != nil {
 		if order, err = est.OrderAgain(old.Certificate(), key, attributes); err != nil {
 			return est.Order{}, err

@@ -48,6 +48,9 @@ func (a *Agent) state() (state, error) {
 // is pending, until ctx ends; then it returns nil. It returns early only if there is nothing to look after: ErrNotEnrolled, or a folder that cannot be read.
 func (a *Agent) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
+		if a.reportDue() {
+			a.reportSuccess(ctx)
+		}
 		due, err := a.Due()
 		if err != nil {
 			return err

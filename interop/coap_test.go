@@ -14,8 +14,8 @@ import (
 	"mooring/wire/coap"
 )
 
-// startCoAP is start with EST over CoAP on its own port.
-func startCoAP(t *testing.T) *site {
+// startCoAP is start with EST over CoAP on its own port, and with these lines in the section coaps of the configuration.
+func startCoAP(t *testing.T, lines ...string) *site {
 	t.Helper()
 	for _, program := range []string{"coap-client-gnutls", "coap-client-openssl"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -29,11 +29,14 @@ func startCoAP(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changed := strings.Replace(string(text), "\nlisten:\n", "\nlisten:\n  coaps: "+s.env["HOST"]+":5684\n", 1)
-	if changed == string(text) {
-		t.Fatal("the configuration has no listeners")
+	for section, line := range map[string]string{"listen": "coaps: " + s.env["HOST"] + ":5684", "coaps": strings.Join(lines, "\n  ")} {
+		changed := strings.Replace(string(text), "\n"+section+":\n", "\n"+section+":\n  "+line+"\n", 1)
+		if changed == string(text) {
+			t.Fatalf("the configuration has no section %s", section)
+		}
+		text = []byte(changed)
 	}
-	if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.serve(t)
@@ -144,7 +147,16 @@ func (s *site) keygenParts(t *testing.T) {
 openssl x509 -inform DER -in got.der -out got.pem`)
 }
 
-// TestInteropCoAPAgent: the commands of doc/est-coap.md for our own agent.
+// TestInteropCoAPPage does what doc/est-coap.md says, with libcoap and with our own agent.
+func TestInteropCoAPPage(t *testing.T) {
+	engines(t, func(t *testing.T, database string) {
+		s := newSite(t)
+		s.env["COAP"] = "coaps://" + s.env["HOST"] + ":5684"
+		s.followWith(t, database, "../doc/est-coap.md", 10, "127.0.0.1:5684", s.env["HOST"]+":5684")
+	})
+}
+
+// TestInteropCoAPAgent has our own agent go from one certificate and protocol to another.
 func TestInteropCoAPAgent(t *testing.T) {
 	s := startCoAP(t)
 	s.enrol(t, "sensor", "birth", p256)

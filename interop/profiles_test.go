@@ -37,12 +37,13 @@ func TestInteropProfiles(t *testing.T) {
 			{"birth", "birth", p384, nil, ""},
 			{"gateway", "gateway", p256, names, "sslserver"},
 			{"server", "server", rsa2048, names, "sslserver"},
+			{"service", "service", p256, nil, "sslclient"},
 			{"operator", "operator", p256, nil, "sslclient"},
 			{"operator-admin", "operator-admin", p384, nil, "sslclient"},
 			{"auditor", "auditor", edwards, nil, "sslclient"},
 		}
-		// A transaction's takes a working certificate: package app tries it. That of a registration authority is the platform's own: clients of SCEP try it.
-		seen := map[string]bool{"careful": true, "transaction": true, "scep-ra": true}
+		// A transaction's takes a working certificate: package app tries it. Those of a registration authority and of the registrar are the platform's own: clients of SCEP and BRSKI try them.
+		seen := map[string]bool{"careful": true, "transaction": true, "scep-ra": true, "registrar": true}
 		for _, row := range rows {
 			seen[row.profile] = true
 			t.Run(row.name, func(t *testing.T) {
@@ -57,16 +58,21 @@ func TestInteropProfiles(t *testing.T) {
 					trusted = "birth-ca.pem"
 					s.sh(t, `mooring ca export birth -o birth-ca.pem`)
 				}
-				exported := `mooring cert export "$(openssl x509 -in "$NAME.pem" -noout -serial | sed 's/.*=//')" --chain -o "$NAME.chain"
-certtool --verify --load-ca-certificate ` + trusted + ` --infile "$NAME.chain"
-`
-				if row.profile == "device-short" { // such certificates are not kept
-					exported = ""
+				name := "NAME=" + row.name
+				t.Run("openssl verify -x509_strict", func(t *testing.T) {
+					s.sh(t, `openssl verify -x509_strict `+flags+` -CAfile `+trusted+` -untrusted cas.pem "$NAME.pem"
+openssl x509 -in "$NAME.pem" -noout -pubkey | diff - <(openssl pkey -in "$NAME.key" -pubout)`, name)
+				})
+				if row.profile != "device-short" { // such certificates are not kept
+					t.Run("certtool", func(t *testing.T) {
+						s.sh(t, `mooring cert export "$(openssl x509 -in "$NAME.pem" -noout -serial | sed 's/.*=//')" --chain -o "$NAME.chain"
+certtool --verify --load-ca-certificate `+trusted+` --infile "$NAME.chain"`, name)
+					})
 				}
-				s.sh(t, `openssl verify -x509_strict `+flags+` -CAfile `+trusted+` -untrusted cas.pem "$NAME.pem"
-`+exported+`openssl x509 -in "$NAME.pem" -noout -pubkey | diff - <(openssl pkey -in "$NAME.key" -pubout)`, "NAME="+row.name)
-				block, _ := pem.Decode(s.read(t, row.name+".pem"))
-				lintCertificate(t, block.Bytes)
+				t.Run("zlint RFC 5280", func(t *testing.T) {
+					block, _ := pem.Decode(s.read(t, row.name+".pem"))
+					lintCertificate(t, block.Bytes)
+				})
 			})
 		}
 		for _, line := range strings.Split(strings.TrimSpace(s.sh(t, `mooring profile list -q`)), "\n")[1:] {

@@ -44,6 +44,7 @@ func withPrograms(run func() int) (int, error) {
 		{"mooring", "mooring/cmd/mooring", "0", ""},
 		{tokenProgram, "mooring/cmd/mooring", "1", "pkcs11"},
 		{"checkproof", "./testdata/checkproof", "0", ""},
+		{"nats-server", "github.com/nats-io/nats-server/v2", "0", ""}, // Debian's, 2.9, has no auth callout
 	} {
 		build := exec.Command("go", "build", "-tags", p.tags, "-o", filepath.Join(dir, p.name), p.pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED="+p.cgo)
@@ -60,11 +61,18 @@ func withPrograms(run func() int) (int, error) {
 	return run(), nil
 }
 
-// engines runs test on SQLite and, where there is one, on PostgreSQL.
+// engines runs test on SQLite and, where there is one, on PostgreSQL, at the same time: most of it is waiting for programs to start and to
+// ask again. Each has an address of this machine for itself.
 func engines(t *testing.T, test func(t *testing.T, database string)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, "") })
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, "")
+	})
 	if os.Getenv("MOORING_TEST_DB") != "" {
-		t.Run("postgres", func(t *testing.T) { test(t, dbtest.URL(t)) })
+		t.Run("postgres", func(t *testing.T) {
+			t.Parallel()
+			test(t, dbtest.URL(t))
+		})
 	}
 }
 

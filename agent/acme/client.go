@@ -82,8 +82,33 @@ type Client struct {
 	nonces []string // guarded by mu
 }
 
-// Binding ties the account to a device: its external name and its token.
+// Binding ties the account to a device: its external name and its token, or what BindBirth got.
 type Binding struct{ Name, Token string }
+
+// BindBirth gets a binding for the device that HTTP connects as: by the certificate of its manufacturer. Of the Client only Directory, HTTP and Now need be
+// filled in. Servers other than Mooring do not know this.
+func (c *Client) BindBirth(ctx context.Context) (*Binding, error) {
+	var d acme.Directory
+	if err := c.getJSON(ctx, c.Directory, &d); err != nil {
+		return nil, fmt.Errorf("reading the directory: %w", err)
+	}
+	if d.BindBirth == "" {
+		return nil, errors.New("the server takes no certificates of manufacturers by ACME: use the device's token")
+	}
+	r, err := c.send(ctx, http.MethodPost, d.BindBirth, nil)
+	if err != nil {
+		return nil, err
+	}
+	var b acme.BirthBinding
+	if err := c.read(r, &b); err != nil {
+		return nil, fmt.Errorf("showing the certificate of the manufacturer: %w", err)
+	}
+	key, err := base64.RawURLEncoding.DecodeString(b.Key)
+	if err != nil || b.KID == "" || len(key) == 0 {
+		return nil, errors.New("showing the certificate of the manufacturer: the answer holds no binding")
+	}
+	return &Binding{Name: b.KID, Token: string(key)}, nil
+}
 
 // Register reads the directory and makes the account of the key, or finds it. binding may be nil.
 func (c *Client) Register(ctx context.Context, binding *Binding) (err error) {
@@ -216,7 +241,7 @@ func (c *Client) authorize(ctx context.Context, url string, solver Solver) error
 		}
 		return nil
 	}
-	return fmt.Errorf("showing the right to %q: the server offers no challenge that can be met here", z.Identifier.Value)
+	return fmt.Errorf("showing the right to %q: the server offers no challenge that can be met here; http-01 can be with --http-listen", z.Identifier.Value)
 }
 
 // poll asks for what is at url until done says so.
@@ -366,6 +391,7 @@ func (c *Client) getJSON(ctx context.Context, url string, into any) error {
 	if err != nil {
 		return err
 	}
+	c.keep(r)
 	return c.read(r, into)
 }
 

@@ -7,7 +7,17 @@
 //
 // The association offers connection IDs (RFC 9146), so that it outlives a change of the device's address.
 //
-// It deliberately does not observe, answer requests, use shared keys, or resume associations.
+// Messages: Publish says something under a topic; Observe asks to be told, and Wait returns what came (RFC 7641). What comes while another answer is
+// waited for is kept, up to a bound; beyond it the server says again what is confirmable.
+//
+//	commands, _, err := conn.Observe(ctx, "v1/meter-1/cmd/+")
+//	err = conn.Publish(ctx, coap.Publication{Topic: "v1/meter-1/telemetry/power", Payload: reading, Confirmed: true})
+//	for {
+//		command, err := conn.Wait(ctx)
+//		…
+//	}
+//
+// It deliberately does not answer requests, use shared keys, or resume associations.
 package coap
 
 import (
@@ -80,6 +90,10 @@ type Conn struct {
 	id      uint16
 	token   uint64
 	refused atomic.Pointer[error] // why the server was not believed
+
+	observations []*Observation
+	came         []*wire.Message // notifications, the oldest first
+	known        []uint16        // the IDs of those that were acknowledged lately
 }
 
 // ErrNoAnswer says that the server did not answer.
@@ -308,8 +322,10 @@ func (c *Conn) download(ctx context.Context, r Request, base wire.Options, m *wi
 // exchange sends one message and returns what answers it, at once or later.
 func (c *Conn) exchange(ctx context.Context, m *wire.Message) (*wire.Message, error) {
 	c.id++
-	c.token++
-	m.Type, m.ID, m.Token = wire.Confirmable, c.id, binary.BigEndian.AppendUint64(nil, c.token)
+	m.Type, m.ID = wire.Confirmable, c.id
+	if m.Token == nil && m.Code != wire.Empty {
+		m.Token = c.newToken()
+	}
 	datagram := m.Append(nil)
 	timeout := ackTimeout + time.Duration(mathrand.Int64N(int64(ackTimeout/2)))
 	for range maxRetransmit + 1 {
@@ -332,7 +348,12 @@ func (c *Conn) exchange(ctx context.Context, m *wire.Message) (*wire.Message, er
 	return nil, fmt.Errorf("%w to %d messages", ErrNoAnswer, maxRetransmit+1)
 }
 
-// await waits for the answer to m. It returns early when m was acknowledged without one.
+func (c *Conn) newToken() []byte {
+	c.token++
+	return binary.BigEndian.AppendUint64(nil, c.token)
+}
+
+// await waits for the answer to m. It returns early when m was acknowledged without one. Without m it returns when a notification has come.
 func (c *Conn) await(ctx context.Context, m *wire.Message, limit time.Duration) (answer *wire.Message, acknowledged bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -347,6 +368,9 @@ func (c *Conn) await(ctx context.Context, m *wire.Message, limit time.Duration) 
 		}
 		_ = c.dtls.SetReadDeadline(time.Time{})
 	}()
+	if m == nil && len(c.came) > 0 {
+		return nil, false, nil
+	}
 	buffer := make([]byte, maxDatagram)
 	for {
 		n, err := c.dtls.Read(buffer)
@@ -361,17 +385,23 @@ func (c *Conn) await(ctx context.Context, m *wire.Message, limit time.Duration) 
 			continue
 		}
 		switch {
-		case got.Type == wire.Reset && got.ID == m.ID:
+		case m != nil && got.Type == wire.Reset && got.ID == m.ID && m.Code == wire.Empty: // the answer to a ping
+			return got, true, nil
+		case m != nil && got.Type == wire.Reset && got.ID == m.ID:
 			return nil, false, errors.New("the server does not want this message")
-		case got.Type == wire.Acknowledgement && got.ID == m.ID && got.Code == wire.Empty:
+		case m != nil && got.Type == wire.Acknowledgement && got.ID == m.ID && got.Code == wire.Empty:
 			return nil, true, nil
 		case got.Type == wire.Confirmable && got.Code == wire.Empty: // a ping: are we here?
 			c.say(&wire.Message{Type: wire.Reset, ID: got.ID})
-		case got.Code.Class() >= 2 && bytes.Equal(got.Token, m.Token):
+		case m != nil && got.Code.Class() >= 2 && bytes.Equal(got.Token, m.Token):
 			if got.Type == wire.Confirmable {
 				c.say(&wire.Message{Type: wire.Acknowledgement, ID: got.ID})
 			}
 			return got, true, nil
+		case c.notification(got):
+			if m == nil {
+				return nil, false, nil
+			}
 		case got.Type == wire.Confirmable: // an answer that was waited for no longer, or came again
 			c.say(&wire.Message{Type: wire.Reset, ID: got.ID})
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,15 +99,17 @@ func (e *RefusedError) Temporary() bool {
 	return e.Status >= 500
 }
 
+// statusHint says what a status means: some mean it only as answers to operations of EST, and this type has those of BRSKI, CMP and SCEP as well.
 func statusHint(op wire.Operation, status int) string {
+	est := slices.Contains([]wire.Operation{wire.CACerts, wire.SimpleEnroll, wire.SimpleReenroll, wire.FullCMC, wire.ServerKeygen, wire.CSRAttributes}, op)
 	switch {
-	case status == http.StatusUnauthorized && op == wire.SimpleReenroll:
+	case est && status == http.StatusUnauthorized && op == wire.SimpleReenroll:
 		return "it does not accept the certificate of this device"
-	case status == http.StatusUnauthorized:
+	case est && status == http.StatusUnauthorized:
 		return "token or certificate unknown, used up or expired"
-	case status == http.StatusForbidden:
+	case est && status == http.StatusForbidden:
 		return "this device may not have the certificate"
-	case status == http.StatusNotFound:
+	case est && status == http.StatusNotFound:
 		return "no EST service of this label"
 	case status == http.StatusTooManyRequests:
 		return "too many requests"

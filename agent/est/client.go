@@ -54,6 +54,9 @@ type Config struct {
 	Label string
 	// Roots are the certificates that the server's certificate must lead to.
 	Roots []*x509.Certificate
+	// CMCRA believes a server by another name too, if its certificate leads to Roots and is that of a registration authority (id-kp-cmcRA; RFC 7030,
+	// section 3.6.1): for devices that find their server by other means than its name.
+	CMCRA bool
 	// Now is the clock by which certificates are judged; nil is the system's.
 	Now func() time.Time
 	// Dial opens connections; nil is a plain TCP dialler.
@@ -152,6 +155,12 @@ func (c *Client) tlsConfig(credential Credential) *tls.Config {
 		RootCAs:    pool(c.config.Roots),
 		NextProtos: []string{"http/1.1"},
 		Time:       c.config.Now,
+	}
+	if c.config.CMCRA {
+		config.InsecureSkipVerify = true // verify does it, and takes one more kind of certificate
+		config.VerifyConnection = func(state tls.ConnectionState) error {
+			return c.verify(state.PeerCertificates, c.config.Roots, nil)
+		}
 	}
 	if credential.Certificate != nil {
 		// Given unasked whichever issuers the server names: it may name none, or not the one of this certificate.

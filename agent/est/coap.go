@@ -41,14 +41,7 @@ func (c *Client) dialCoAP(ctx context.Context, config *tls.Config, credential Cr
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	conn, err := coap.Dial(ctx, coap.Config{Address: c.address, ServerName: config.ServerName, Certificate: credential.Certificate, MaxBody: wire.MaxBody,
-		Verify: func(chain []*x509.Certificate) error {
-			options := x509.VerifyOptions{Roots: config.RootCAs, Intermediates: pool(chain[1:]), DNSName: config.ServerName}
-			if config.Time != nil {
-				options.CurrentTime = config.Time()
-			}
-			_, err := chain[0].Verify(options)
-			return err
-		}})
+		Verify: func(chain []*x509.Certificate) error { return c.verify(chain, c.config.Roots, nil) }})
 	if err != nil {
 		return nil, unanswered(fmt.Errorf("%w%s", err, handshakeHint(err)))
 	}

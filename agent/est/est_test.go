@@ -198,6 +198,26 @@ func TestChannelBinding(t *testing.T) {
 	}
 }
 
+// TestNoCSRAttrs: that a server wishes for nothing is said in three ways (RFC 8951, section 4).
+func TestNoCSRAttrs(t *testing.T) {
+	for name, answer := range map[string]http.HandlerFunc{
+		"csrattrs 204": esttest.Status(204),
+		"csrattrs 404": esttest.Status(404),
+		"csrattrs empty SEQUENCE": func(w http.ResponseWriter, _ *http.Request) {
+			esttest.Send(w, wire.TypeCSRAttrs, []byte{0x30, 0})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := esttest.Start(t, esttest.Options{Attributes: wire.CSRAttrs{Items: []wire.Item{wire.WantOID(wire.OIDChallengePassword)}}})
+			server.Answer(wire.CSRAttributes, answer)
+			attributes, err := connect(t, server, est.Credential{}).CSRAttrs(t.Context())
+			if err != nil || attributes.Template != nil || len(attributes.Items) != 0 {
+				t.Errorf("got %+v, %v, want none", attributes, err)
+			}
+		})
+	}
+}
+
 // A server that closes the connection after each answer gets a request that is bound to the next one.
 func TestBindingAfterReconnect(t *testing.T) {
 	server := esttest.Start(t, esttest.Options{Attributes: wire.CSRAttrs{Items: []wire.Item{wire.WantOID(wire.OIDChallengePassword)}}})

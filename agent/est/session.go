@@ -34,6 +34,8 @@ type Session struct {
 	conn       connection
 	http       *http.Client
 	report     string // the roots that are trusted, for the server's information
+	// provisional: the server is not believed yet.
+	provisional bool
 }
 
 // Connect opens a session. The credential is used for all its operations.
@@ -89,8 +91,12 @@ func (s *Session) Close() {
 
 // reconnect replaces a connection that the server closed.
 func (s *Session) reconnect(ctx context.Context) error {
+	before := s.Peer()
 	s.Close()
-	return s.connect(ctx)
+	if err := s.connect(ctx); err != nil || !s.provisional {
+		return err
+	}
+	return s.samePeer(before[0])
 }
 
 // Binding returns the values that tie a request to the present connection (RFC 7030, section 3.5; RFC 9266).
@@ -207,6 +213,9 @@ func (s *Session) post(ctx context.Context, op wire.Operation, order Order) (*an
 
 // send makes one HTTP exchange of an operation.
 func (s *Session) send(ctx context.Context, method string, op wire.Operation, body []byte) (*answer, error) {
+	if s.provisional {
+		return nil, errProvisional
+	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, s.client.base.JoinPath(string(op)).String(), bytes.NewReader(body))
@@ -241,7 +250,7 @@ func (s *Session) exchange(op wire.Operation, request *http.Request) (*answer, e
 	if len(content) > wire.MaxBody {
 		return nil, fmt.Errorf("the %s answer of %s is larger than %d bytes and was not read", op, s.client.address, wire.MaxBody)
 	}
-	return judge(op, response, content, s.now())
+	return judge(op, response, content, s.client.now())
 }
 
 // bare takes off what net/http puts around an error: method and URL are named already, in our own words.
@@ -270,11 +279,11 @@ func (s *Session) checkRedirect(next *http.Request, before []*http.Request) erro
 }
 
 // now is the time of the device; zero when the configuration has no clock, which only dates of Retry-After suffer from.
-func (s *Session) now() time.Time {
-	if s.client.config.Now == nil {
+func (c *Client) now() time.Time {
+	if c.config.Now == nil {
 		return time.Time{}
 	}
-	return s.client.config.Now()
+	return c.config.Now()
 }
 
 // certificates reads a certs-only message.

@@ -66,14 +66,7 @@ func (b *Bundle) Chain(cert *x509.Certificate, now time.Time) ([]*x509.Certifica
 
 // Accepts tells whether the server of the session would still be believed if the bundle were all that is trusted.
 func (b *Bundle) Accepts(s *Session) error {
-	peer := s.conn.ConnectionState().PeerCertificates
-	_, err := peer[0].Verify(x509.VerifyOptions{
-		Roots:         pool(b.Roots),
-		Intermediates: pool(append(peer[1:len(peer):len(peer)], b.Others...)),
-		DNSName:       s.config.ServerName,
-		CurrentTime:   s.now(),
-	})
-	return err
+	return s.client.verify(s.Peer(), b.Roots, b.Others)
 }
 
 // Pin makes the first contact of a device that knows nothing but the fingerprint of its root: it fetches the bundle over
@@ -90,7 +83,7 @@ func Pin(ctx context.Context, config Config, fingerprint [sha256.Size]byte) (*x5
 		return nil, errors.New("EST over CoAP answers nobody without a certificate, so that a fingerprint cannot be looked up by it; give the root certificate itself (--ca)")
 	}
 	s := &Session{client: client, config: client.tlsConfig(Credential{})}
-	s.config.InsecureSkipVerify = true // the chain is checked below, when the root is known
+	s.config.InsecureSkipVerify, s.config.VerifyConnection = true, nil // the chain is checked below, when the root is known
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}

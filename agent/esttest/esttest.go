@@ -16,6 +16,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,6 +45,12 @@ type Options struct {
 	Now        func() time.Time // nil is the system's clock
 	// Advice answers the question when to renew; nil: there is no such thing, as at other servers.
 	Advice func(r *http.Request) est.Advice
+	// Else answers what is not for EST; nil: not found.
+	Else http.Handler
+	// Seen is told of each request before it is answered; may be nil.
+	Seen func(r *http.Request)
+	// CMCRA has the server's certificate say that it is a registration authority's.
+	CMCRA bool
 }
 
 // Server is a running server.
@@ -171,7 +178,13 @@ func (s *Server) vouch(t testing.TB, root, by *x509.Certificate, key crypto.Sign
 // Certify issues a certificate for a key, outside EST.
 func (s *Server) Certify(t testing.TB, name string, key crypto.PublicKey) *x509.Certificate {
 	t.Helper()
-	raw, err := s.sign(&x509.Certificate{Subject: pkix.Name{CommonName: name}, NotAfter: s.options.Now().Add(s.options.Life)}, key)
+	return s.CertifySubject(t, pkix.Name{CommonName: name}, key)
+}
+
+// CertifySubject is Certify for any subject.
+func (s *Server) CertifySubject(t testing.TB, subject pkix.Name, key crypto.PublicKey) *x509.Certificate {
+	t.Helper()
+	raw, err := s.sign(&x509.Certificate{Subject: subject, NotAfter: s.options.Now().Add(s.options.Life)}, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,10 +212,14 @@ func (s *Server) authority(t testing.TB, name string, parent *x509.Certificate, 
 func (s *Server) serverCertificate(t testing.TB) tls.Certificate {
 	t.Helper()
 	key := newKey(t)
-	raw, err := s.sign(&x509.Certificate{
+	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "est"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotAfter: s.Root.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}, key.Public())
+	}
+	if s.options.CMCRA {
+		template.UnknownExtKeyUsage = []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 28}}
+	}
+	raw, err := s.sign(template, key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,6 +253,9 @@ func parse(t testing.TB, raw []byte) *x509.Certificate {
 
 // serve finds the operation and lets the script go first.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if s.options.Seen != nil {
+		s.options.Seen(r)
+	}
 	if r.URL.Path == est.RenewalPath && s.options.Advice != nil {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(s.options.Advice(r)) // a client that is gone is the test's business
@@ -244,6 +264,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	path, ok := strings.CutPrefix(r.URL.Path, est.WellKnown)
 	op := est.Operation(path[strings.LastIndex(path, "/")+1:])
 	if !ok || !est.IsOperation(string(op)) {
+		if s.options.Else != nil {
+			s.options.Else.ServeHTTP(w, r)
+			return
+		}
 		http.NotFound(w, r)
 		return
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"mooring/agent"
+	"mooring/agent/brski"
 	"mooring/agent/est"
 	"mooring/internal/base/errs"
 	"mooring/wire/der"
@@ -39,6 +40,9 @@ was revoked, say, give --again: it stays in use until the new one is there.
 The server is believed by its root: --ca FILE with the root certificate, or --fingerprint with its SHA-256 as "mooring ca show"
 or "openssl x509 -noout -fingerprint -sha256" prints it. By CMP (cmp://) the token proves the server too. The device is believed by its token (--token-file or --token-stdin; at a
 terminal the command asks for it), or by a certificate that it has from its maker (--birth-cert and --birth-key).
+
+With --brski the device needs no root and no token, and not even its name: it shows the certificate of its maker, asks the server for a voucher that the
+maker's service (MASA) signs, and believes the server by it (BRSKI, RFC 8995). --masa-ca is what the voucher is believed by.
 
 At a server that begins with acme:// the token makes an account of the device (ACME, RFC 8555), by which certificates are ordered for the names
 in --san. Names that the server wants to see validated are answered over HTTP at --http-listen while an order is made.
@@ -74,6 +78,8 @@ type agentFlags struct {
 	again                     bool
 	exec                      string
 	protocol                  string
+	brski                     bool
+	masaCA                    string
 }
 
 func (c *cli) agentCommand() *cobra.Command {
@@ -115,7 +121,9 @@ func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
 		Use: "enrol", Short: "Get the first certificate", Long: agentEnrolHelp,
 		Example: "  mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-file token --ca root.pem\n" +
 			"  cat token | mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-stdin --fingerprint 5F:0C:…\n" +
-			"  mooring agent enrol --server acme://pki.example.com:8444 --name gw-1 --token-file token --ca root.pem --san dns:gw1.example.com --http-listen :80",
+			"  mooring agent enrol --server acme://pki.example.com:8444 --name gw-1 --token-file token --ca root.pem --san dns:gw1.example.com --http-listen :80\n" +
+			"  mooring agent enrol --server acme://pki.example.com:8444 --name pump-17 --birth-cert idevid.pem --birth-key idevid.key --ca root.pem --san dns:pump-17.example.com\n" +
+			"  mooring agent enrol --brski --server https://pki.example.com:8443 --birth-cert idevid.pem --birth-key idevid.key --masa-ca masa.pem",
 		Args: needs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return agentError(c.agentEnrol(cmd.Context(), f)) },
 	}
@@ -137,6 +145,8 @@ func (c *cli) agentEnrolCommand(f *agentFlags) *cobra.Command {
 	flags.StringVar(&f.config.User, "user", "", "user name that goes with the token (default NAME)")
 	flags.StringVar(&f.birthCert, "birth-cert", "", "certificate from the maker of the device with its chain, PEM")
 	flags.StringVar(&f.birthKey, "birth-key", "", "its private key, PEM")
+	flags.BoolVar(&f.brski, "brski", false, "believe the server by a voucher of the device's maker (BRSKI, RFC 8995) instead of --ca; --name may be absent then")
+	flags.StringVar(&f.masaCA, "masa-ca", "", "with --brski: certificate that signs the maker's vouchers, or the CA above it, PEM")
 	flags.BoolVar(&f.again, "again", false, "replace a certificate that has not expired, because it was revoked, say")
 	flags.BoolVar(&f.config.KeepKey, "keep-key", false, "renew with the same key instead of a new one")
 	flags.BoolVar(&f.config.Bind, "bind", false, "tie requests to their TLS connection even if the server does not ask for it")
@@ -222,14 +232,19 @@ func (c *cli) agentEnrolWithin(ctx context.Context, a *agent.Agent, first agent.
 			return ctx.Err()
 		case <-time.After(pending.RetryAfter):
 		}
-		first.Roots, first.Fingerprint = nil, nil // the server is known now
+		first.Roots, first.Fingerprint = nil, nil // the server is known now, or a voucher is still to come
 	}
 }
 
 // agentFirst gathers what device and server believe each other by. The token comes last: nobody should have to type one before
 // being told that another flag is wrong.
 func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First, err error) {
+	if f.brski {
+		return c.agentFirstByVoucher(ctx, f)
+	}
 	switch {
+	case f.masaCA != "":
+		return first, usagef("--masa-ca goes with --brski")
 	case f.config.Server == "" || f.config.Name == "":
 		return first, usagef("mooring agent enrol needs --server and --name")
 	case strings.HasPrefix(f.config.Server, "coaps:") && (f.birthCert == "" || f.ca == ""):
@@ -238,8 +253,8 @@ func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First,
 		return first, usagef("by CMP the server is believed by the token, or by its root: give --ca instead of --fingerprint, or neither")
 	case strings.HasPrefix(f.config.Server, "cmp:") && f.ca == "" && f.birthCert != "":
 		return first, usagef("give --ca, so that the device can tell its server from others")
-	case strings.HasPrefix(f.config.Server, "acme:") && (f.fingerprint != "" || f.birthCert != ""):
-		return first, usagef("by ACME the server is believed by its root, --ca, and the device by its token: take --fingerprint and --birth-cert out")
+	case strings.HasPrefix(f.config.Server, "acme:") && f.fingerprint != "":
+		return first, usagef("by ACME the server is believed by its root: give --ca instead of --fingerprint")
 	case strings.HasPrefix(f.config.Server, "acme:") && len(f.config.Names) == 0:
 		return first, usagef("by ACME names are ordered: give --san at least once, such as --san dns:gw1.example.com")
 	case !strings.HasPrefix(f.config.Server, "acme:") && f.config.HTTPListen != "":
@@ -249,13 +264,8 @@ func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First,
 	case (f.birthCert == "") != (f.birthKey == ""):
 		return first, usagef("--birth-cert and --birth-key belong together")
 	}
-	if f.birthCert != "" {
-		if first.CertFile, err = filepath.Abs(f.birthCert); err != nil {
-			return first, err
-		}
-		if first.KeyFile, err = filepath.Abs(f.birthKey); err != nil {
-			return first, err
-		}
+	if err := f.birthFiles(&first); err != nil {
+		return first, err
 	}
 	if f.ca != "" {
 		if first.Roots, err = agent.ReadCertificates(f.ca); err != nil {
@@ -267,6 +277,51 @@ func (c *cli) agentFirst(ctx context.Context, f *agentFlags) (first agent.First,
 			return first, usagef("%v", err)
 		}
 		first.Fingerprint = &sum
+	}
+	first.Token, err = c.agentToken(ctx, f)
+	return first, err
+}
+
+// birthFiles fills in where the certificate lies that the device was made with.
+func (f *agentFlags) birthFiles(first *agent.First) (err error) {
+	if f.birthCert == "" {
+		return nil
+	}
+	if first.CertFile, err = filepath.Abs(f.birthCert); err != nil {
+		return err
+	}
+	first.KeyFile, err = filepath.Abs(f.birthKey)
+	return err
+}
+
+// agentFirstByVoucher gathers what it takes to be believed by a server, and to believe it by a voucher. Such a device need not know what the server calls it.
+func (c *cli) agentFirstByVoucher(ctx context.Context, f *agentFlags) (first agent.First, err error) {
+	switch {
+	case f.config.Server == "" || f.birthCert == "" || f.birthKey == "" || f.masaCA == "":
+		return first, usagef("with --brski give --server, --birth-cert, --birth-key and --masa-ca")
+	case f.ca != "" || f.fingerprint != "":
+		return first, usagef("with --brski the server is believed by the voucher: take --ca and --fingerprint out")
+	case !strings.HasPrefix(f.config.Server, "https://"):
+		return first, usagef("with --brski the server begins with https://")
+	case f.config.HTTPListen != "":
+		return first, usagef("--http-listen is for ACME, with a server that begins with acme://")
+	}
+	if err := f.birthFiles(&first); err != nil {
+		return first, err
+	}
+	if first.MASA, err = agent.ReadCertificates(f.masaCA); err != nil {
+		return first, err
+	}
+	f.config.CMCRA = true
+	if f.config.Name == "" {
+		birth, err := agent.ReadCertificates(f.birthCert)
+		if err != nil {
+			return first, err
+		}
+		if f.config.Name, err = brski.SerialNumber(birth[0]); err != nil {
+			return first, errs.New(errs.Invalid, "%v", err)
+		}
+		f.config.Nameless = f.config.Subject == ""
 	}
 	first.Token, err = c.agentToken(ctx, f)
 	return first, err

@@ -27,7 +27,8 @@ func (c *cli) benchCommand() *cobra.Command {
 		Example: "  mooring bench issue\n  mooring bench enrol --json",
 	}
 	cmd.AddCommand(c.benchIssueCommand(), c.benchEnrolCommand(), c.benchInventoryCommand(), c.benchStorageCommand(), c.benchCAsCommand(), c.benchOCSPCommand(), c.benchRevokeCommand(),
-		c.benchJobsCommand(), c.benchBareCommand())
+		c.benchJobsCommand(), c.benchBareCommand(), c.benchV2XCommand())
+	cmd.AddCommand(c.benchTalkCommands()...)
 	return cmd
 }
 
@@ -52,7 +53,7 @@ const benchEnrolHelp = `Measures enrolments against a server in a process of its
 another device, with a token and a key of its own (by SCEP some RSA keys for all), and is answered when certificate, registry and audit entry are durable.
 
 The floor is what the protocol demands of the server in cryptography, with all cores as busy as the server has them: in EST the check of one certification
-request and one P-256 signature; in EST over CoAP a DTLS handshake besides; in ACME seven messages of the account, which shows its address by http-01; in CMP
+request and one P-256 signature; in EST over CoAP a DTLS handshake besides; in ACME six messages of the account, which shows its address by http-01; in CMP
 four message authentication codes of 1,000 rounds; in SCEP its RSA operations. The CPU time of the server and of PostgreSQL, which must run on this machine,
 is read from the system.`
 
@@ -113,6 +114,14 @@ func benchable(o bench.EnrolOptions) error {
 	return nil
 }
 
+// figure is a number that may not have been measured.
+func figure(format string, value float64) string {
+	if value == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, value)
+}
+
 // serveProcess runs this program as the server of dir. It is asked to stop when ctx ends.
 func serveProcess(ctx context.Context, self, dir, ready, profile string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, self, "serve", "--dir", dir, "--ready-file", ready, "--cpu-profile", profile)
@@ -132,7 +141,15 @@ func (c *cli) bench(run func(print func(bench.Line) error) error) error {
 			row(w, "CASE", "N", "PER S", "CPU µs", "FLOOR µs", "RATIO", "MiB")
 			headed = true
 		}
-		row(w, l.Case, fmt.Sprint(l.N), fmt.Sprintf("%.0f", l.PerS), fmt.Sprintf("%.1f", l.CPU), fmt.Sprintf("%.1f", l.Floor), fmt.Sprintf("%.2f", l.Ratio), fmt.Sprintf("%.0f", l.RSS))
+		if l.P99 > 0 || l.KiB > 0 {
+			l.Case += ": "
+			if l.KiB > 0 {
+				l.Case += fmt.Sprintf("%.1f KiB each", l.KiB)
+			} else {
+				l.Case += fmt.Sprintf("p50 %.1f ms, p99 %.1f ms", l.P50, l.P99)
+			}
+		}
+		row(w, l.Case, fmt.Sprint(l.N), fmt.Sprintf("%.0f", l.PerS), fmt.Sprintf("%.1f", l.CPU), figure("%.1f", l.Floor), figure("%.2f", l.Ratio), fmt.Sprintf("%.0f", l.RSS))
 		return w.Flush()
 	})
 }

@@ -18,8 +18,8 @@ when the server starts again. These commands need no running server.`
 const configDescribeHelp = `Lists every key of the configuration file with its type, default, meaning and an example. With a KEY only that
 one; with the beginning of some, such as "limits" or "limits.body", those.`
 
-const configCheckHelp = `Reads mooring.yaml in the data directory as the server would, and reports every mistake with its line. The server must not run for
-this, and it makes no difference if it does.`
+const configCheckHelp = `Reads mooring.yaml in the data directory as the server would, and the files of messaging.brokers and messaging.sinks with those that they
+name, and reports every mistake with its line. It connects to nothing. The server need not run for this, and it makes no difference if it does.`
 
 func (c *cli) configCommand() *cobra.Command {
 	return group(&cobra.Command{
@@ -83,6 +83,9 @@ func (c *cli) configCheck() error {
 		return err
 	}
 	if err := app.CheckProfiles(config); err != nil {
+		return err
+	}
+	if err := app.CheckOutside(config); err != nil {
 		return err
 	}
 	warnings := config.Warnings()

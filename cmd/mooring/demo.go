@@ -20,7 +20,7 @@ import (
 
 const demoHelp = `Brings up a whole installation on this machine, on free ports of the loopback address with the embedded database, and runs a
 fleet of simulated devices through it: each is registered, enrols over EST with its own one-time token, and renews with its
-certificate; one is then revoked and refused. All of it goes through the real listeners. At the end the audit record is verified
+certificate; they connect by MQTT and publish readings, which a service hears; one is then revoked, cut off and refused. All of it goes through the real listeners. At the end the audit record is verified
 and what was measured is printed.
 
 The installation stays up to be looked at until it is interrupted; --exit ends it at once. It lives in a temporary directory that is
@@ -81,7 +81,7 @@ func (c *cli) demo(ctx context.Context, dir string, devices int, exit bool) (err
 		return err
 	}
 	c.advise("\nIt is up until you press Ctrl-C. Look at it from another window:\n"+
-		"  %[3]s device list --dir %[1]s\n  %[3]s audit list --dir %[1]s\n  %[2]s/ shows the CAs and their revocation lists", r.Dir, r.Addresses.Status, program())
+		"  %[3]s device list --dir %[1]s\n  %[3]s audit list --dir %[1]s\n  %[3]s connection list --dir %[1]s\n  %[2]s/ shows the CAs and their revocation lists", r.Dir, r.Addresses.Status, program())
 	select {
 	case <-ctx.Done():
 		return nil
@@ -104,6 +104,8 @@ func (c *cli) showDemo(r demo.Result) error {
 	return c.show(nil, func(w io.Writer) {
 		fact(w, "Enrolled", fmt.Sprintf("%d of %d devices over EST, each with its own token (%.0f a second)", r.Enrolled, r.Devices, r.EnrolPerSecond))
 		fact(w, "Renewed", fmt.Sprintf("%d over mutual TLS, each with a new key (%.0f a second)", r.Renewed, r.RenewPerSecond))
+		fact(w, "Talked", fmt.Sprintf("%d connected by MQTT; %d messages stored, acknowledged and heard (%.0f a second)", r.Connected, r.Messages, r.MessagesPerSecond))
+		fact(w, "Cut off", fmt.Sprintf("the connection of the revoked device, %.1f ms after the order to revoke it", r.Cut))
 		fact(w, "Revoked", fmt.Sprintf("%d; its renewal was refused %.1f ms after the revocation, and OCSP says %q", r.Revoked, r.CutOff, r.OCSP))
 		fact(w, "Audit", fmt.Sprintf("%s: %d entries, recomputed from the first to the signed head", r.Audit, r.Entries))
 		fact(w, "Took", fmt.Sprintf("%.1f s", r.Seconds))
@@ -111,6 +113,7 @@ func (c *cli) showDemo(r demo.Result) error {
 		fact(w, "EST", r.Addresses.EST+"/.well-known/est/")
 		fact(w, "API", r.Addresses.API+"/openapi.json")
 		fact(w, "Status", r.Addresses.Status+"/")
+		fact(w, "MQTT", r.Addresses.MQTT)
 		fact(w, "Directory", r.Dir)
 		fact(w, "Root's SHA-256", r.Fingerprint)
 	})

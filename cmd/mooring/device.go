@@ -36,7 +36,7 @@ func (c *cli) deviceCommand() *cobra.Command {
 		Example: "  mooring device show car-4711",
 		Args:    needs("NAME"),
 		RunE:    c.online(c.deviceShow),
-	}, c.deviceChangeCommand(), c.deviceTokenCommand(),
+	}, c.deviceChangeCommand(), c.deviceTokenCommand(), c.deviceTailCommand(),
 		c.deviceMoveCommand("suspend", "put on hold", "Block a device for a while", `A suspended device can neither enrol nor renew, and its certificates are revoked for the time being (certificateHold), until it is
 resumed.`),
 		c.deviceMoveCommand("resume", "released", "Let a suspended device go on", `The device may enrol and renew again, and its certificates that were put on hold are good again.`),

@@ -150,8 +150,14 @@ func needs(names ...string) cobra.PositionalArgs {
 }
 
 // upTo returns a check that the command gets the named arguments or only the first of them.
-func upTo(names ...string) cobra.PositionalArgs {
+func upTo(names ...string) cobra.PositionalArgs { return from(0, names...) }
+
+// from returns a check that the command gets the named arguments, and at least so many of them.
+func from(least int, names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least {
+			return usagef("%s needs %s: see %s --help", cmd.CommandPath(), strings.Join(names[len(args):least], " and "), cmd.CommandPath())
+		}
 		if len(args) > len(names) {
 			return usagef("%s does not take %q: see %s --help", cmd.CommandPath(), args[len(names)], cmd.CommandPath())
 		}

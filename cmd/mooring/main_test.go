@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
@@ -58,7 +59,7 @@ type running struct {
 
 type serving struct{}
 
-// server [ARG...] runs "mooring serve" until its log says that it is ready, and sets EST, API and SOCKET to its addresses.
+// server [ARG...] runs "mooring serve" until its log says that it is ready, and sets EST, API, STATUS and SOCKET to its addresses.
 func server(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(serving{}).(*running)
 	if neg || s.cmd != nil {
@@ -82,6 +83,7 @@ func server(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(ready)), &a))
 	ts.Setenv("EST", a.EST)
 	ts.Setenv("API", a.API)
+	ts.Setenv("STATUS", a.Status)
 	ts.Setenv("SOCKET", a.Socket)
 }
 
@@ -262,13 +264,30 @@ func TestExamplesParse(t *testing.T) {
 
 // words splits a line as a shell does, for lines with nothing but double quotes.
 func words(line string) (all []string) {
-	for i, part := range strings.Split(line, `"`) {
-		if i%2 == 1 {
-			all = append(all, part)
-		} else {
-			all = append(all, strings.Fields(part)...)
+	var word strings.Builder
+	var quote rune
+	open := false // word is one, be it empty
+	end := func() {
+		if open {
+			all = append(all, word.String())
+		}
+		word.Reset()
+		open = false
+	}
+	for _, r := range line {
+		switch {
+		case r == quote:
+			quote = 0
+		case quote == 0 && (r == '"' || r == '\''):
+			quote, open = r, true
+		case quote == 0 && unicode.IsSpace(r):
+			end()
+		default:
+			word.WriteRune(r)
+			open = true
 		}
 	}
+	end()
 	return all
 }
 

@@ -22,7 +22,14 @@ the same product is refused until "mooring device change NAME --birth ''" takes 
 const manufacturerAddHelp = `Registers a manufacturer with the certificates of the CAs that issue to its devices, or adds certificates to one that is registered. --ca may be
 repeated, and a file may hold several certificates; a root, or the issuing CA alone, will do. --organization is what the subject of the
 device certificates must say: it tells manufacturers apart that have one CA. --ignore-lifetime has certificates count although they, or their
-CAs, have expired: for manufacturers who wrote three years where the device lives for twenty. It needs the permission maker.manage.`
+CAs, have expired: for manufacturers who wrote three years where the device lives for twenty.
+
+--masa says who gives out the vouchers by which its devices find out that they are at their owner's (BRSKI, RFC 8995): "own" is this platform, for
+manufacturers who have no such service; "idevid" is the service (MASA) that the certificate of each device names; or give the address of one. For
+the last two --masa-ca names the certificates that the service and its vouchers are checked by. It needs the permission maker.manage.`
+
+const manufacturerChangeHelp = `Says anew who gives out the vouchers for a manufacturer's devices, as "mooring manufacturer add" does, in place of what was said before. Without
+--masa nobody does. It needs the permission maker.manage.`
 
 const manufacturerListHelp = `Lists the registered manufacturers.`
 
@@ -45,7 +52,7 @@ func (c *cli) manufacturerCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "manufacturer", Short: "Say whose certificates let devices in that stand on an ownership list", Long: manufacturerHelp,
 		Example: "  mooring manufacturer add acme --ca acme-device-ca.pem\n  mooring device import shipment.csv --profile device",
-	}, c.manufacturerAddCommand(), &cobra.Command{
+	}, c.manufacturerAddCommand(), c.manufacturerChangeCommand(), &cobra.Command{
 		Use: "list", Short: "List the manufacturers", Long: manufacturerListHelp,
 		Example: "  mooring manufacturer list",
 		Args:    needs(),
@@ -66,13 +73,17 @@ func (c *cli) manufacturerCommand() *cobra.Command {
 
 func (c *cli) manufacturerAddCommand() *cobra.Command {
 	var n v1.NewManufacturer
-	var files []string
+	var files, masa []string
 	cmd := &cobra.Command{
 		Use: "add NAME", Short: "Register a manufacturer, or more certificates of one", Long: manufacturerAddHelp,
-		Example: "  mooring manufacturer add acme --ca acme-root.pem\n  mooring manufacturer add old-pumps --ca pumps.pem --organization \"Pumps Ltd\" --ignore-lifetime",
+		Example: "  mooring manufacturer add acme --ca acme-root.pem\n  mooring manufacturer add old-pumps --ca pumps.pem --organization \"Pumps Ltd\" --ignore-lifetime\n  mooring manufacturer add globex --ca globex.pem --masa idevid --masa-ca globex-masa.pem",
 		Args:    needs("NAME"),
 		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
 			n.Name = args[0]
+			var err error
+			if n.MASACertificates, err = masaCertificates(n.MASA, masa); err != nil {
+				return err
+			}
 			return c.manufacturerAdd(ctx, s, n, files)
 		}),
 	}
@@ -81,26 +92,72 @@ func (c *cli) manufacturerAddCommand() *cobra.Command {
 	flags.StringArrayVar(&files, "ca", nil, "file with certificates of CAs, PEM; may be repeated")
 	flags.StringVar(&n.Organization, "organization", "", "what the subject of its device certificates must say as organization")
 	flags.BoolVar(&n.IgnoreLifetime, "ignore-lifetime", false, "have its certificates count although they have expired")
+	masaFlags(cmd, &n.MASA, &masa)
 	return cmd
+}
+
+// masaFlags adds the flags that say who gives out vouchers.
+func masaFlags(cmd *cobra.Command, masa *string, files *[]string) {
+	cmd.Flags().StringVar(masa, "masa", "", "who gives out the vouchers for its devices: own, idevid, or the https address of a service")
+	cmd.Flags().StringArrayVar(files, "masa-ca", nil, "file with certificates that the service and its vouchers are checked by, PEM; may be repeated")
+}
+
+// masaCertificates reads what a service is checked by.
+func masaCertificates(masa string, files []string) (string, error) {
+	if masa != "" && masa != "own" && len(files) == 0 {
+		return "", usagef("vouchers of a service elsewhere must be checked by something: give --masa-ca FILE with the certificate of the manufacturer's service, or of the CA above it")
+	}
+	return certificatesIn(files)
+}
+
+func (c *cli) manufacturerChangeCommand() *cobra.Command {
+	var to v1.MASAChoice
+	var files []string
+	cmd := &cobra.Command{
+		Use: "change NAME", Short: "Say who gives out the vouchers for a manufacturer's devices", Long: manufacturerChangeHelp,
+		Example: "  mooring manufacturer change acme --masa own\n  mooring manufacturer change globex --masa https://masa.globex.example --masa-ca globex-masa.pem",
+		Args:    needs("NAME"),
+		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) (err error) {
+			if to.MASACertificates, err = masaCertificates(to.MASA, files); err != nil {
+				return err
+			}
+			m, err := s.ChangeManufacturerMASA(ctx, args[0], to)
+			if err != nil {
+				return err
+			}
+			return c.show(m, func(w io.Writer) { manufacturerFacts(w, m) })
+		}),
+	}
+	cmd.Flags().SortFlags = false
+	masaFlags(cmd, &to.MASA, &files)
+	return cmd
+}
+
+// certificatesIn returns the text of files, each of which must hold a certificate.
+func certificatesIn(files []string) (string, error) {
+	var all strings.Builder
+	for _, path := range files {
+		text, err := readFile(path)
+		if err != nil {
+			return "", err
+		}
+		if len(certificates(text)) == 0 {
+			return "", errs.New(errs.Invalid, "%s holds no certificate in PEM: openssl x509 -inform DER -in %s makes one of DER", path, path)
+		}
+		all.Write(text)
+		all.WriteString("\n")
+	}
+	return all.String(), nil
 }
 
 func (c *cli) manufacturerAdd(ctx context.Context, s *client.Client, n v1.NewManufacturer, files []string) error {
 	if len(files) == 0 {
 		return usagef("mooring manufacturer add needs the certificates of the manufacturer's CAs: give --ca FILE")
 	}
-	var all strings.Builder
-	for _, path := range files {
-		text, err := readFile(path)
-		if err != nil {
-			return err
-		}
-		if len(certificates(text)) == 0 {
-			return errs.New(errs.Invalid, "%s holds no certificate in PEM: openssl x509 -inform DER -in %s makes one of DER", path, path)
-		}
-		all.Write(text)
-		all.WriteString("\n")
+	var err error
+	if n.Certificates, err = certificatesIn(files); err != nil {
+		return err
 	}
-	n.Certificates = all.String()
 	m, err := s.AddManufacturer(ctx, n)
 	if err != nil {
 		return err
@@ -160,6 +217,12 @@ func manufacturerFacts(w io.Writer, m v1.Manufacturer) {
 	fact(w, "Registered", minute(m.Created))
 	for _, a := range m.Certificates {
 		fact(w, "CA", a.Subject)
+		fact(w, "  SHA-256", a.Fingerprint)
+		fact(w, "  ends", minute(a.NotAfter))
+	}
+	fact(w, "MASA", m.MASA)
+	for _, a := range m.MASACertificates {
+		fact(w, "MASA's CA", a.Subject)
 		fact(w, "  SHA-256", a.Fingerprint)
 		fact(w, "  ends", minute(a.NotAfter))
 	}

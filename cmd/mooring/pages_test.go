@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"mooring/internal/base/conf"
 )
 
 // TestPagesNameCommandsThatExist takes every command of ours out of the blocks of shell commands in README.md and doc/, and has it parsed: the
@@ -60,4 +62,22 @@ func parses(line string) error {
 		return err
 	}
 	return found.ValidateArgs(found.Flags().Args())
+}
+
+// TestPagesHoldConfigurations has the blocks of YAML in the guides to protocols read as what they are to be pasted into: a configuration. Those that begin
+// with other words are profiles.
+func TestPagesHoldConfigurations(t *testing.T) {
+	t.Parallel()
+	block := regexp.MustCompile("(?s)\n```yaml\n(listen:.*?)\n```")
+	for _, page := range []string{"acme", "cmp", "scep"} {
+		text, err := os.ReadFile("../../doc/" + page + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range block.FindAllStringSubmatch(string(text), -1) {
+			if _, err := conf.Parse(page+".md", []byte("name: Example\nnames: [pki.example.com]\n"+m[1]+"\n")); err != nil {
+				t.Errorf("%s: %v", page, err)
+			}
+		}
+	}
 }

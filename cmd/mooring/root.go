@@ -56,8 +56,8 @@ func (c *cli) root() *cobra.Command {
 	})
 	group(root,
 		c.initCommand(), c.serveCommand(), c.statusCommand(), c.whoamiCommand(), c.configCommand(), c.profileCommand(),
-		c.caCommand(), c.anchorCommand(), c.manufacturerCommand(), c.acmeCommand(), c.keyCommand(), c.deviceCommand(), c.renewalCommand(), c.campaignCommand(), c.requestCommand(), c.certCommand(), c.revocationCommand(), c.jobCommand(), c.approvalCommand(), c.exportCommand(), c.retentionCommand(), c.auditCommand(),
-		c.agentCommand(), c.demoCommand(), c.benchCommand(), c.versionCommand(), c.docsCommand(),
+		c.caCommand(), c.anchorCommand(), c.manufacturerCommand(), c.masaCommand(), c.acmeCommand(), c.keyCommand(), c.deviceCommand(), c.renewalCommand(), c.campaignCommand(), c.requestCommand(), c.certCommand(), c.revocationCommand(), c.policyCommand(), c.publishCommand(), c.subscribeCommand(), c.connectionCommand(), c.sinkCommand(), c.jobCommand(), c.approvalCommand(), c.exportCommand(), c.retentionCommand(), c.auditCommand(),
+		c.agentCommand(), c.brokerAgentCommand(), c.v2xCommand(), c.demoCommand(), c.benchCommand(), c.versionCommand(), c.docsCommand(),
 	)
 	c.complete(root)
 	return root

@@ -9,12 +9,14 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -36,15 +38,27 @@ import (
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/maker"
+	"mooring/internal/core/masa"
+	"mooring/internal/core/message"
+	"mooring/internal/core/registrar"
 	"mooring/internal/core/revoke"
+	"mooring/internal/core/v2x/ea"
+	"mooring/internal/core/v2x/trust"
+	kick "mooring/internal/provider/broker"
+	masaclient "mooring/internal/provider/masa"
+	"mooring/internal/provider/nats"
 	"mooring/internal/provider/pkcs11"
+	"mooring/internal/provider/sink"
 	acmeserver "mooring/internal/server/acme"
 	"mooring/internal/server/api"
+	"mooring/internal/server/brski"
 	"mooring/internal/server/cmp"
 	"mooring/internal/server/est"
 	"mooring/internal/server/gate"
+	masaserver "mooring/internal/server/masa"
 	"mooring/internal/server/scep"
 	"mooring/internal/server/status"
+	"mooring/wire/voucher"
 )
 
 // Options say what to build.
@@ -71,26 +85,40 @@ type Platform struct {
 	Custody  *key.Meter // the keys of CAs, wherever they are
 	Devices  *device.Registry
 	Makers   *maker.Service // manufacturers of devices
-	Importer *device.Importer
-	Profiles *ca.Profiles
-	CA       *ca.Authority
-	Revoke   *revoke.Service
-	Bulk     *revoke.Bulk
-	Bundle   *enrol.Bundle
-	Export   *export.Service
-	Enrol    *enrol.Service
+	MASA     *masa.Service  // their vouchers
+	// Registrar brings in devices by vouchers.
+	Registrar *registrar.Service
+	Importer  *device.Importer
+	Profiles  *ca.Profiles
+	CA        *ca.Authority
+	Revoke    *revoke.Service
+	Bulk      *revoke.Bulk
+	Bundle    *enrol.Bundle
+	Export    *export.Service
+	Enrol     *enrol.Service
 	// Campaigns have many devices renew.
 	Campaigns *campaign.Service
 	ACME      *acme.Service
+	// Message carries messages, where there is a fabric for them.
+	Message *message.Service
+	// V2X has the certificates of vehicles.
+	V2X V2X
 
 	log      *slog.Logger
 	now      func() time.Time
 	token    pkcs11.Custody // nil: none is configured
+	fabric   *nats.Fabric   // nil: no messages are carried
+	changes  changes        // of which messaging is to be told
+	talkers  []talking      // fixed once Build returns
+	brokers  brokers        // of others
+	sinks    []*sink.Runner // where messages go on to
 	newest   int64          // Unix second of the newest entry of the record when it was opened
 	identity serverIdentity
 	// authorities answer clients of SCEP; none when it is not served.
 	authorities authorities
 	surfaces    []surface // fixed once Build returns
+	// tickets is the authorization authority of V2X; nil when it does not run in this process.
+	tickets *TicketAuthority
 }
 
 // surface is one bound listener and what answers on it.
@@ -100,18 +128,25 @@ type surface struct {
 	handler  http.Handler // nil where sessions is set
 	counters *web.Counters
 	sessions func(context.Context, *gate.Session) // of a DTLS listener
+	streams  func(context.Context, *gate.Stream)  // beside handler, where something else than HTTP is spoken
 }
 
 // Addresses says where a platform can be reached.
 type Addresses struct {
-	EST    string `json:"est"`             // base URL of the EST listener
-	API    string `json:"api"`             // base URL of the management API
-	Status string `json:"status"`          // base URL of revocation lists and status answers
-	SCEP   string `json:"scep,omitempty"`  // base URL of the SCEP listener, "" when there is none
-	CoAPS  string `json:"coaps,omitempty"` // base URL of EST over CoAP, "" when there is none
-	CMP    string `json:"cmp,omitempty"`   // base URL of the CMP listener, "" when there is none
-	Socket string `json:"socket"`          // path of the Unix socket
-	ACME   string `json:"acme,omitempty"`  // base URL of the ACME listener, "" when there is none
+	EST    string `json:"est"`              // base URL of the EST listener
+	API    string `json:"api"`              // base URL of the management API
+	Status string `json:"status"`           // base URL of revocation lists and status answers
+	SCEP   string `json:"scep,omitempty"`   // base URL of the SCEP listener, "" when there is none
+	CoAPS  string `json:"coaps,omitempty"`  // base URL of EST over CoAP, "" when there is none
+	CMP    string `json:"cmp,omitempty"`    // base URL of the CMP listener, "" when there is none
+	Socket string `json:"socket"`           // path of the Unix socket
+	ACME   string `json:"acme,omitempty"`   // base URL of the ACME listener, "" when there is none
+	MASA   string `json:"masa,omitempty"`   // base URL of the service for vouchers, "" when there is none
+	Hooks  string `json:"hooks,omitempty"`  // base URL of where brokers of others ask, "" when they may not
+	V2XEA  string `json:"v2x_ea,omitempty"` // base URL of the enrolment authority of V2X, "" when there is none
+	V2XDC  string `json:"v2x_dc,omitempty"` // base URL of the distribution centre of V2X, "" when there is none
+	V2XAA  string `json:"v2x_aa,omitempty"` // base URL of the authorization authority of V2X, "" when it does not run in this process
+	MQTT   string `json:"mqtt,omitempty"`   // where MQTT is spoken over TLS, as mqtts://HOST:PORT, "" when it is not
 }
 
 // Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.
@@ -147,13 +182,16 @@ func build(ctx context.Context, o Options, why purpose) (p *Platform, err error)
 		func(context.Context) error { return p.unlock(o) },
 		p.openToken,
 		p.openDatabase,
-		p.buildCore,
 	}
+	if why == toServe {
+		steps = append(steps, p.openFabric)
+	}
+	steps = append(steps, p.buildCore)
 	p.identity.prepare(p.Config)
 	// The checks come before anything is written: an entry made with other keys than the database's would be damage.
 	switch why {
 	case toServe:
-		steps = append(steps, p.checkAnchors, p.checkRecord, p.loadCA, p.loadRevoked, p.checkClock, p.bind)
+		steps = append(steps, p.checkAnchors, p.checkRecord, p.loadCA, p.loadRevoked, p.checkClock, p.loadOutside, p.bind)
 	case toWork:
 		steps = append(steps, p.loadCA)
 	case toPopulate:
@@ -185,11 +223,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	if p.DB, err = db.Open(ctx, db.Options{URL: url, Now: p.now, Log: p.log, Node: fmt.Sprintf("%s/%d", host, os.Getpid())}); err != nil {
+	if p.DB, err = db.Open(ctx, db.Options{URL: url, Now: p.now, Log: p.log, Node: node()}); err != nil {
 		return err
 	}
 	return p.DB.Migrate(ctx, Schemas()...)
@@ -197,7 +231,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 
 // Schemas returns every slice's migrations in their order.
 func Schemas() []db.Schema {
-	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema(), acme.Schema(), maker.Schema()}
+	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema(), acme.Schema(), maker.Schema(), masa.Schema(), message.Schema(), kick.Schema(), sink.Schema(), trust.Schema(), ea.Schema()}
 }
 
 // buildCore makes the slices, each from the ones before it.
@@ -229,6 +263,10 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	if err := checkResponders(p.Config, p.Profiles); err != nil {
 		return err
 	}
+	weak, err := loadWeakKeys(p.Config)
+	if err != nil {
+		return err
+	}
 	status := p.Config.StatusURL()
 
 	p.AuditKey = vkey
@@ -238,22 +276,27 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Custody = key.NewMeter(key.MeterDeps{DB: p.DB, Audit: p.Audit, Access: p.Access, Custody: p.custodies(), Now: p.now, Log: p.log})
 	p.Approve = approve.New(approve.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
 	p.Jobs = job.New(job.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Now: p.now, Log: p.log, Role: p.roleNow})
-	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, Renewal: p.renewal, Own: p.ownNames()})
-	p.Makers = maker.New(maker.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
-	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Now: p.now, Log: p.log,
+	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, ProfileSpeaks: p.speaks, Changed: p.deviceChanged, Renewal: p.renewal, Own: p.ownNames()})
+	p.Makers = maker.New(maker.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now, Changed: p.identity.registrar.changed, Vouching: p.mayVouch})
+	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Weak: weak, Now: p.now, Log: p.log,
 		Retention: ca.RetentionOptions{Hold: p.Config.Retention.Hold, Every: p.Config.Retention.Every, Slack: p.Config.CRL.Validity},
 		URLs:      ca.URLs{CRL: status + "/crl/", OCSP: status + "/ocsp", CAIssuers: status + "/ca/"}})
 	p.Revoke = revoke.New(revoke.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, CA: p.CA, Devices: p.Devices, Keys: p.Custody.ForStatus(), Now: p.now, Log: p.log,
 		Validity: p.Config.CRL.Validity, Refresh: p.Config.CRL.Refresh, DeltaLists: p.Config.CRL.Delta, OCSP: p.ocspOptions()})
+	p.MASA = masa.New(masa.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Makers: p.Makers, CA: p.CA, Revoke: p.Revoke, Signer: p.voucherSigner, Rand: rand.Reader,
+		Offline: p.Config.MASA.Offline, Now: p.now, Log: p.log})
 	p.Bulk = revoke.NewBulk(p.Revoke, p.Jobs, p.Config.Approve.RevokeAbove)
 	p.Campaigns = campaign.New(campaign.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now, Log: p.log,
 		AskAbove: p.Config.Approve.CampaignAbove})
 	p.Enrol = enrol.New(enrol.Deps{Campaigns: p.Campaigns, DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Makers: p.Makers, CA: p.CA, Revoke: p.Revoke, Approve: p.Approve, Now: p.now, Log: p.log,
 		Retry: p.Config.Enrol.RetryAfter, MaxPending: p.Config.Enrol.MaxPending, Default: defaultProfile, Own: selfProfile})
 	p.Bundle = enrol.NewBundle(p.Enrol, p.Jobs)
+	p.buildRegistrar(masaclient.New(p.now))
 	if err := p.buildACME(ctx); err != nil {
 		return err
 	}
+	p.buildMessages()
+	p.buildV2X()
 	p.Importer = device.NewImporter(p.Devices, p.Jobs)
 	p.Export = export.New(export.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Now: p.now})
 	for _, w := range append(p.Bulk.Workers(), p.Bundle.Worker(), p.Importer.Worker()) {
@@ -278,6 +321,17 @@ func (p *Platform) grants(profile string) (exists bool, role access.Role) {
 		return false, access.RoleNone
 	}
 	return true, found.Grants
+}
+
+// speaks reports whether certificates of a profile let their holders speak for the platform, or for manufacturers whose devices are vouched for here. Who
+// keeps a list of devices must not be able to make such of them.
+func (p *Platform) speaks(profile string) bool {
+	found, err := p.Profiles.Get(profile)
+	if err != nil {
+		return false
+	}
+	return found.Speaks() || found.Principal == "service" || profile == p.Config.MASA.Profile ||
+		slices.ContainsFunc(p.Profiles.All(), func(served *ca.Profile) bool { return served.SCEP != nil && served.SCEP.RA == profile })
 }
 
 // renewal is when certificates of a profile are to be renewed.
@@ -329,7 +383,10 @@ func (p *Platform) loadCA(ctx context.Context) error {
 	if err := p.Custody.Load(ctx); err != nil {
 		return err
 	}
-	return p.CA.Load(ctx)
+	if err := p.CA.Load(ctx); err != nil {
+		return err
+	}
+	return p.V2X.Trust.Load(ctx)
 }
 
 // loadRevoked comes before the first request: below a revoked CA nothing is issued and nobody believed.
@@ -358,16 +415,22 @@ func (p *Platform) bind(ctx context.Context) error {
 		return err
 	}
 	secure := &gate.TLS{Certificate: &p.identity.held, Settings: c.TLS, TicketSecret: tickets}
-	devices := est.New(est.Deps{Enrol: p.Enrol, Campaigns: p.Campaigns, Identity: p.identity.signer, Anchor: p.identity.anchor})
+	devices := est.New(est.Deps{Enrol: p.Enrol, Campaigns: p.Campaigns, Identity: p.identity.signer, Anchor: p.identity.anchorEST})
+	vouchers := brski.New(brski.Deps{Registrar: p.Registrar, Shown: p.registrars})
+	onEST := *secure
+	onEST.Certificate = &p.identity.registrar.est
 	if c.Listen.SCEP != "" {
 		if err := p.openAuthorities(ctx); err != nil {
 			return err
 		}
 	}
+	if err := p.openMASA(ctx); err != nil {
+		return err
+	}
 	messages := cmp.New(cmp.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Secret: p.Devices.TokenSecret, Identity: p.identity.signer, Now: p.now})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
-	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Makers: p.Makers, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol, ACME: p.ACME,
-		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo,
+	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Makers: p.Makers, MASA: p.MASA, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol, ACME: p.ACME,
+		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo, Message: p.served(), Samples: p.messageSamples,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)
 	for _, s := range []struct {
@@ -376,11 +439,12 @@ func (p *Platform) bind(ctx context.Context) error {
 		refuse        web.Refuser
 		handler       http.Handler
 	}{
-		{"est", c.Listen.EST, secure, web.Text, web.LimitBodies(devices, body)},
+		{"est", c.Listen.EST, &onEST, web.Text, web.LimitBodies(besides(voucher.WellKnown, vouchers, devices), body)},
 		{"status", c.Listen.Status, nil, web.Text, web.LimitBodies(public, body)},
 		{"scep", c.Listen.SCEP, nil, web.Text, scep.New(scep.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Identity: p.authorities.identity, Now: p.now})},
 		{"cmp", c.Listen.CMP, nil, web.Text, web.LimitBodies(messages, body)},
 		{"acme", c.Listen.ACME, secure, acmeserver.Refuse, web.LimitBodies(acmeserver.New(acmeserver.Deps{ACME: p.ACME, CA: p.CA, Base: c.ACMEURL(), Terms: c.ACME.Terms}), body)},
+		{"masa", c.Listen.MASA, secure, web.Text, masaserver.New(p.MASA)},
 		{"api", c.Listen.API, secure, web.Problem, manage}, // it bounds each body itself: imports are large
 		{"socket", c.SocketPath(), nil, web.Problem, manage},
 	} {
@@ -401,6 +465,15 @@ func (p *Platform) bind(ctx context.Context) error {
 			watched = status.Fast(status.FastDeps{Revoke: p.Revoke, Now: p.now, Counters: counters}, watched)
 		}
 		p.surfaces = append(p.surfaces, surface{name: s.name, gate: g, handler: watched, counters: counters})
+	}
+	if err := p.bindMessages(ctx, secure); err != nil {
+		return err
+	}
+	if err := p.bindHooks(ctx, secure); err != nil {
+		return err
+	}
+	if err := p.bindV2X(ctx); err != nil {
+		return err
 	}
 	return p.bindCoAPS(ctx, messages)
 }
@@ -426,6 +499,8 @@ func (p *Platform) Addresses() Addresses {
 			a.API = "https://" + at
 		case "acme":
 			a.ACME = "https://" + at
+		case "masa":
+			a.MASA = "https://" + at
 		case "status":
 			a.Status = "http://" + at
 		case "scep":
@@ -434,9 +509,20 @@ func (p *Platform) Addresses() Addresses {
 			a.CMP = "http://" + at
 		case "coaps":
 			a.CoAPS = "coaps://" + at
+		case "v2x-ea":
+			a.V2XEA = "http://" + at
+		case "v2x-dc":
+			a.V2XDC = "http://" + at
+		case "hooks":
+			a.Hooks = "https://" + at
+		case "mqtt":
+			a.MQTT = "mqtts://" + at
 		case "socket":
 			a.Socket = at
 		}
+	}
+	if p.tickets != nil {
+		a.V2XAA = p.tickets.Address()
 	}
 	return a
 }
@@ -451,7 +537,7 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	core, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()
 	parts, coreCtx := errgroup.WithContext(core)
-	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.CA.Run, p.Revoke.Run, p.Enrol.Run, p.Enrol.WatchConfirmations, p.Jobs.Run, p.Campaigns.Run, p.ACME.Run} {
+	for _, run := range []func(context.Context) error{p.DB.Run, p.Audit.Run, p.Custody.Run, p.Devices.Run, p.CA.Run, p.Revoke.Run, p.Enrol.Run, p.Enrol.WatchConfirmations, p.Jobs.Run, p.Campaigns.Run, p.ACME.Run, p.Registrar.Run} {
 		parts.Go(func() error { return run(coreCtx) })
 	}
 	serving, serveCtx := errgroup.WithContext(ctx)
@@ -464,6 +550,17 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 			return nil
 		}
 	})
+	for _, run := range p.v2xRuns() {
+		parts.Go(func() error { return run(coreCtx) })
+	}
+	if p.fabric != nil {
+		parts.Go(func() error { return p.fabric.Run(coreCtx) })
+		parts.Go(func() error { return p.Message.Run(coreCtx) })
+		parts.Go(func() error { return p.tellChanges(coreCtx) })
+		for _, run := range p.outsideRuns() {
+			parts.Go(func() error { return run(coreCtx) })
+		}
+	}
 	if err := p.identity.begin(ctx, p); err != nil {
 		stopCore()
 		return errors.Join(err, parts.Wait())
@@ -475,6 +572,9 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	for _, s := range p.surfaces {
 		serving.Go(func() error { return s.serve(serveCtx) })
 	}
+	if p.tickets != nil {
+		serving.Go(func() error { return p.tickets.Run(serveCtx, nil) })
+	}
 	if ready != nil {
 		ready()
 	}
@@ -483,15 +583,34 @@ func (p *Platform) Run(ctx context.Context, ready func()) (err error) {
 	return errors.Join(err, parts.Wait())
 }
 
+// ignoreClosed makes nothing of closing a listener twice.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
 // Close frees what Build opened. It may be called more than once.
 func (p *Platform) Close() error {
 	var all []error
 	for _, s := range p.surfaces {
-		if err := s.gate.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			all = append(all, err)
-		}
+		all = append(all, ignoreClosed(s.gate.Close()))
 	}
 	p.surfaces = nil
+	if p.tickets != nil {
+		all = append(all, p.tickets.Close())
+	}
+	for _, r := range p.brokers.nats {
+		r.Close()
+	}
+	p.brokers.nats = nil
+	if p.fabric != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		all = append(all, p.fabric.Close(ctx))
+		p.fabric = nil
+	}
 	if p.DB != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -510,5 +629,6 @@ func (p *Platform) Close() error {
 
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
-	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker(), p.ACME.Checker(), p.Makers.Checker()}
+	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker(), p.ACME.Checker(), p.Makers.Checker(), p.MASA.Checker(), p.Message.Checker(),
+		p.V2X.Trust.Checker(), p.V2X.EA.Checker()}
 }

@@ -6,6 +6,7 @@ import (
 	"mooring/internal/base/coap"
 	"mooring/internal/base/web"
 	"mooring/internal/server/cmp"
+	coapserver "mooring/internal/server/coap"
 	"mooring/internal/server/estcoap"
 	"mooring/internal/server/gate"
 )
@@ -31,6 +32,10 @@ func (p *Platform) bindCoAPS(ctx context.Context, messages *cmp.Server) error {
 	if c.Listen.CMP != "" {
 		answers = func(peer *gate.Peer) coap.Handler { return messages.CoAP(peer.Address(), devices.For(peer)) }
 	}
+	if c.COAPS.Messages {
+		rest, talk := answers, coapserver.New(coapserver.Deps{Messages: coapserver.Over(p.Message), Log: p.log})
+		answers = func(peer *gate.Peer) coap.Handler { return talk.For(peer, rest(peer)) }
+	}
 	p.surfaces = append(p.surfaces, surface{name: "coaps", gate: g, counters: counters,
 		sessions: func(ctx context.Context, s *gate.Session) { server.Serve(ctx, s, answers(s.Peer())) }})
 	return nil
@@ -38,8 +43,11 @@ func (p *Platform) bindCoAPS(ctx context.Context, messages *cmp.Server) error {
 
 // serve answers on the surface until ctx ends.
 func (s *surface) serve(ctx context.Context) error {
-	if s.sessions != nil {
+	switch {
+	case s.sessions != nil:
 		return s.gate.ServeDTLS(ctx, s.sessions)
+	case s.streams != nil:
+		return s.gate.ServeStreams(ctx, s.streams, s.handler)
 	}
 	return s.gate.Serve(ctx, s.handler)
 }

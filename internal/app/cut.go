@@ -19,6 +19,12 @@ func (p *Platform) cutRevoked(ctx context.Context) error {
 			if e.Kind != revoke.Revoked && e.Kind != revoke.Held {
 				return nil
 			}
+			if e.Kind == revoke.Held && p.released(ctx, e.Serial) {
+				return nil
+			}
+			if err := p.cutOff(ctx, &e); err != nil { // other nodes have this feed too
+				p.log.LogAttrs(ctx, slog.LevelWarn, "other nodes could not be told at once of a cut", slog.Any("cause", err))
+			}
 			for _, s := range p.surfaces {
 				if n := s.gate.Cut(e.Serial); n > 0 {
 					p.log.LogAttrs(ctx, slog.LevelInfo, "connections of a revoked certificate are cut", slog.String("listener", s.name), slog.Int("connections", n))
@@ -36,6 +42,13 @@ func (p *Platform) cutRevoked(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// released reports whether a certificate that was put on hold is not any more. The feed tells of each hold twice, and by the second time the device may
+// have been let in again.
+func (p *Platform) released(ctx context.Context, serial []byte) bool {
+	_, stands, err := p.Revoke.Status(ctx, serial)
+	return err == nil && !stands
 }
 
 // behind returns from where the feed is to be read again when it breaks after e, so that what happens meanwhile is not missed.

@@ -28,6 +28,7 @@ import (
 // of the administrator, puts it on record wherever a certificate stands, and adds the entry that tells of it. He is nobody all the same, and
 // a verification names what he wrote.
 func TestForging(t *testing.T) {
+	ofFiles(t)
 	dir := smallLife(t)
 	v := &tampered{test: t, dir: copyOf(t, dir), original: dir}
 	v.open(t)
@@ -53,6 +54,7 @@ func TestForging(t *testing.T) {
 
 // TestOtherKeys: a server with another key store than the database's does not start, and writes nothing there.
 func TestOtherKeys(t *testing.T) {
+	ofFiles(t)
 	dir := smallLife(t)
 	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, onSQLite)
 	c.Database.URL = "sqlite:" + filepath.Join(dir, "mooring.db")
@@ -85,6 +87,7 @@ func wantUnreadable(t *testing.T, c *conf.Config) {
 
 // TestDamagedEndIsVerified: where the end of the record is damaged, so that no server starts, a verification still opens it.
 func TestDamagedEndIsVerified(t *testing.T) {
+	ofFiles(t)
 	dir := smallLife(t)
 	v := &tampered{test: t, dir: dir, original: dir}
 	v.open(t)

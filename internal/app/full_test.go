@@ -28,6 +28,7 @@ import (
 // TestFullDisk has a process of its own run out of room for its files. It proves, in fullDiskChild, that a request is then refused with a
 // text, that nothing was issued, and that the same process goes on when there is room again.
 func TestFullDisk(t *testing.T) {
+	ofFiles(t)
 	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, onSQLite)
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), child+"=full", childDir+"="+c.Dir)

@@ -37,6 +37,8 @@ const (
 type serverIdentity struct {
 	held  gate.ServerCertificate
 	faces []*face // the first is for everybody; fixed once the platform is built
+	// registrar is what the EST listener presents in place of held: the same, but for the registrar's certificate where there is one.
+	registrar registrarIdentity
 }
 
 // face is a certificate that renews itself.
@@ -65,6 +67,7 @@ func (s *serverIdentity) prepare(c *conf.Config) {
 	for _, a := range c.TLS.Anchors {
 		s.faces = append(s.faces, &face{sni: a.Name, device: selfName + "-" + a.Name, profile: a.Profile})
 	}
+	s.registrar.prepare()
 }
 
 // signer is the est.Identity of the platform.
@@ -83,7 +86,12 @@ func (s *serverIdentity) anchor(sni string) (root ca.IssuerID, only bool) {
 			shown = f
 		}
 	}
-	p := shown.current.Load()
+	return shown.anchor()
+}
+
+// anchor is serverIdentity.anchor of one face.
+func (f *face) anchor() (root ca.IssuerID, only bool) {
+	p := f.current.Load()
 	if p == nil {
 		return root, false
 	}
@@ -98,7 +106,7 @@ func (s *serverIdentity) anchor(sni string) (root ca.IssuerID, only bool) {
 // begin makes the first certificates. While the key of the CA that issues them is not to be had, TLS clients are turned away and everything else is
 // served: revocation lists and status answers by plain HTTP above all, and the Unix socket, by which an administrator looks for the key.
 func (s *serverIdentity) begin(ctx context.Context, p *Platform) error {
-	for _, f := range s.faces {
+	for _, f := range s.due(ctx, p, true) {
 		err := s.ensure(ctx, p, f)
 		switch {
 		case err == nil:
@@ -106,6 +114,8 @@ func (s *serverIdentity) begin(ctx context.Context, p *Platform) error {
 			p.log.LogAttrs(ctx, slog.LevelError, "the listeners have no certificate yet, so that TLS clients are turned away", slog.String("name", f.sni), slog.Any("cause", err))
 		case f.sni != "" && ctx.Err() == nil: // a name for tests only: the others go on
 			p.log.LogAttrs(ctx, slog.LevelError, "a name of tls.anchors has no certificate", slog.String("name", f.sni), slog.Any("cause", err))
+		case f == s.registrar.face && ctx.Err() == nil:
+			p.log.LogAttrs(ctx, slog.LevelError, "the registrar has no certificate yet, so that devices get no vouchers", slog.Any("cause", err))
 		default:
 			return err
 		}
@@ -137,19 +147,26 @@ func (s *serverIdentity) ensure(ctx context.Context, p *Platform, f *face) error
 	if err != nil {
 		return err
 	}
-	s.present(p, f, &pair{signer: signer, cert: leaf, issuer: issuer})
-	return nil
+	return s.present(p, f, &pair{signer: signer, cert: leaf, issuer: issuer})
 }
 
 // present puts a certificate to use with what leads from it to the roots, which are the client's to have. A name that is to show which root a
 // client trusts has no other way to one.
-func (s *serverIdentity) present(p *Platform, f *face, with *pair) {
+func (s *serverIdentity) present(p *Platform, f *face, with *pair) error {
 	with.above = p.CA.Ladder(with.issuer)
 	if f.sni != "" {
 		with.above = with.above[:len(with.issuer.Chain())-1]
 	}
+	held := &tls.Certificate{Certificate: append([][]byte{with.cert.Raw}, with.above...), PrivateKey: with.signer, Leaf: with.cert}
+	if f == s.registrar.face {
+		return s.presentRegistrar(p, with, held)
+	}
 	f.current.Store(with)
-	s.held.SetFor(f.sni, &tls.Certificate{Certificate: append([][]byte{with.cert.Raw}, with.above...), PrivateKey: with.signer, Leaf: with.cert})
+	s.held.SetFor(f.sni, held)
+	if f.sni != "" || s.registrar.face.current.Load() == nil {
+		s.registrar.est.SetFor(f.sni, held)
+	}
+	return nil
 }
 
 // register returns the registry's entry of a face, with the names that are configured now.
@@ -187,12 +204,15 @@ func (s *serverIdentity) run(ctx context.Context, p *Platform) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
+		nudged := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-s.registrar.nudge:
+			nudged = true
 		}
-		for _, f := range s.faces {
+		for _, f := range s.due(ctx, p, nudged) {
 			if !f.failed.IsZero() && p.now().Sub(f.failed).Abs() < again {
 				continue
 			}
@@ -225,7 +245,7 @@ func (s *serverIdentity) look(ctx context.Context, p *Platform, f *face) error {
 		return err
 	}
 	if f.sni == "" && !slices.EqualFunc(have.above, p.CA.Ladder(have.issuer), bytes.Equal) {
-		s.present(p, f, &pair{signer: have.signer, cert: have.cert, issuer: have.issuer})
+		return s.present(p, f, &pair{signer: have.signer, cert: have.cert, issuer: have.issuer})
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"mooring/internal/app"
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
 	"mooring/internal/base/db"
@@ -25,6 +26,7 @@ func TestEntriesLeaveAndTheTablesStillVerify(t *testing.T) {
 		p.Enrolled(t, fmt.Sprintf("week-%d", i), "weekly")
 	}
 	live(t, p)
+	lifeOfVehicles(t, p)
 	before := p.Verify(t)
 	proven, err := p.Audit.Prove(ctx, 3)
 	must(t, err)
@@ -60,6 +62,10 @@ func TestEntriesLeaveAndTheTablesStillVerify(t *testing.T) {
 	if after.Entry != nil || after.Leaf != proven.Leaf {
 		t.Errorf("entry 3 is proven as %x with %q, before as %x", after.Leaf, after.Entry, proven.Leaf)
 	}
+	p.Stop(t) // nobody else changes a row while it is wrong
+	p.Platform, err = app.Open(ctx, app.Options{Config: p.Config, Keys: p.Made.Keys, Now: p.Clock.Now, Log: p.Log.Logger()})
+	must(t, err)
+	defer func() { must(t, p.Close()) }()
 	rowsAreGuarded(t, p)
 }
 
@@ -76,6 +82,10 @@ func rowsAreGuarded(t *testing.T, p *apptest.Platform) {
 		{`UPDATE campaign SET turn = turn + 1`, `UPDATE campaign SET turn = turn - 1`, "campaign"},
 		{`UPDATE key_use SET issued = issued + 1`, `UPDATE key_use SET issued = issued - 1`, "key_use"},
 		{`UPDATE request SET created = created + 1`, `UPDATE request SET created = created - 1`, "table request"},
+		{`UPDATE v2x_authority SET url = url || 'x'`, `UPDATE v2x_authority SET url = substr(url, 1, length(url) - 1)`, "table v2x_authority"},
+		{`UPDATE v2x_pending SET role = role + 1`, `UPDATE v2x_pending SET role = role - 1`, "table v2x_pending"},
+		{`UPDATE v2x_list SET ends = ends + 1`, `UPDATE v2x_list SET ends = ends - 1`, "table v2x_list"},
+		{`UPDATE v2x_credential SET expires = expires + 1`, `UPDATE v2x_credential SET expires = expires - 1`, "table v2x_credential"},
 		{`UPDATE ca_issuer SET name = name || 'x'`, `UPDATE ca_issuer SET name = substr(name, 1, length(name) - 1)`, "CA"},
 	} {
 		if alter(t, p, c.change) == 0 {

@@ -33,6 +33,7 @@ func TestMLDSAHierarchies(t *testing.T) {
 		"ec-root": {key.P384, key.MLDSA65, key.MLDSA44},
 		"ec-sub":  {key.MLDSA65, key.P256, key.MLDSA65},
 		"ec-leaf": {key.MLDSA65, key.MLDSA65, key.P256},
+		"rsa":     {key.RSA3072, key.MLDSA65, key.P256},
 	}
 	var profiles []apptest.Profile
 	for name, h := range cases {
@@ -42,7 +43,20 @@ func TestMLDSAHierarchies(t *testing.T) {
 	leaves := map[string]*x509.Certificate{}
 	for name, h := range cases {
 		makeHierarchy(t, p, name, h)
-		leaves[name] = enrolOverEST(t, p, name, h.leaf)
+		var k crypto.Signer
+		leaves[name], k = enrolOverEST(t, p, name, h.leaf)
+		if h.leaf != key.P256 { // TLS has no ML-DSA here
+			continue
+		}
+		t.Run("mixed RSA/EC/ML-DSA chains: "+name, func(t *testing.T) {
+			leaf := leaves[name]
+			again := der.RequestSpec{RawSubject: leaf.RawSubject, Names: der.AltNames{URI: []string{leaf.URIs[0].String()}}}
+			pair := p.Pair(t, k, leaf.Raw)
+			reply := p.Send(t, apptest.Call{Path: "/.well-known/est/simplereenroll", Body: apptest.Body(apptest.CSR(t, apptest.Key(t), again))}, pair)
+			if reply.StatusCode != http.StatusOK || len(pair.Certificate) != 2 {
+				t.Errorf("a renewal by TLS with a chain of %d: %s", len(pair.Certificate), reply)
+			}
+		})
 	}
 	p.Restart(t)
 	for name, leaf := range leaves {
@@ -80,7 +94,7 @@ func makeHierarchy(t *testing.T, p *apptest.Platform, name string, h hierarchy) 
 	}
 }
 
-func enrolOverEST(t *testing.T, p *apptest.Platform, profile string, alg key.Algorithm) *x509.Certificate {
+func enrolOverEST(t *testing.T, p *apptest.Platform, profile string, alg key.Algorithm) (*x509.Certificate, crypto.Signer) {
 	t.Helper()
 	_, token := p.Device(t, "device-"+profile, profile)
 	k, err := key.New(alg)
@@ -96,7 +110,7 @@ func enrolOverEST(t *testing.T, p *apptest.Platform, profile string, alg key.Alg
 	if err != nil || string(spki) != string(leaf.RawSubjectPublicKeyInfo) {
 		t.Fatalf("%s: the certificate has another key, %v", profile, err)
 	}
-	return leaf
+	return leaf, k
 }
 
 // The public EST client follows the wish for an ML-DSA key, and gets one that the server made, as its seed.

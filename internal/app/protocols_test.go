@@ -80,30 +80,32 @@ func TestFiveProtocols(t *testing.T) {
 
 	var last *tls.Certificate
 	serials := map[string]bool{}
-	for _, c := range []struct {
+	protocols := []struct {
 		name, record string
 		ask          func(t *testing.T, names ...string) (*tls.Certificate, error)
 		refusal      string // in the protocol's words
+		away         string // what is said while the CA cannot sign
 	}{
 		{"EST", "est", func(t *testing.T, names ...string) (*tls.Certificate, error) {
 			return by(t, at.EST, "ec-p256", nil, names...)
-		}, "403"},
+		}, "403", "503"},
 		{"EST over CoAP", "est-coaps", func(t *testing.T, names ...string) (*tls.Certificate, error) {
 			return by(t, at.CoAPS, "ec-p256", last, names...)
-		}, "403"}, // as 4.03, which our agent translates
+		}, "403", "ask again in"}, // as 4.03, which our agent translates, and 5.03 with Max-Age
 		{"ACME", "acme", func(t *testing.T, names ...string) (*tls.Certificate, error) {
 			if len(names) > 0 {
 				return byACME(t, strings.TrimPrefix(names[0], "dns:"))
 			}
 			return byACME(t, allowed)
-		}, "rejectedIdentifier"},
+		}, "rejectedIdentifier", "serverInternal"},
 		{"CMP", "cmp", func(t *testing.T, names ...string) (*tls.Certificate, error) {
 			return by(t, "cmp"+strings.TrimPrefix(at.CMP, "http"), "ec-p256", nil, names...)
-		}, "notAuthorized"},
+		}, "notAuthorized", "systemUnavail"},
 		{"SCEP", "scep", func(t *testing.T, names ...string) (*tls.Certificate, error) {
 			return by(t, "scep"+strings.TrimPrefix(at.SCEP, "http")+"/scep/anything", "rsa-2048", nil, names...)
-		}, "badRequest"},
-	} {
+		}, "badRequest", "503"},
+	}
+	for _, c := range protocols {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := c.ask(t)
 			if err != nil {
@@ -152,6 +154,23 @@ func TestFiveProtocols(t *testing.T) {
 	}
 	if found := p.Load(t, d.ID); found.Name != "gw-1" || len(found.Slots) != 1 {
 		t.Errorf("the device is %q with %d slots, want one identity", found.Name, len(found.Slots))
+	}
+
+	issuer := p.CA.IssuerOf(last.Leaf)
+	p.Stop(t) // a key that is in use stays in memory
+	defer hide(t, filepath.Join(p.Config.KeyDir(), string(issuer.Key())+".key"))()
+	p.Restart(t)
+	at = p.Addresses()
+	before := p.Load(t, d.ID).Issued
+	for _, c := range protocols {
+		t.Run("CA key absent: 5xx and nothing stored, "+c.name, func(t *testing.T) {
+			if _, err := c.ask(t); err == nil || !strings.Contains(err.Error(), c.away) {
+				t.Errorf("got %v, want %s", err, c.away)
+			}
+			if now := p.Load(t, d.ID); now.Issued != before {
+				t.Errorf("%d certificates were issued", now.Issued-before)
+			}
+		})
 	}
 }
 

@@ -28,6 +28,7 @@ func startChild(ctx context.Context, dir string) error {
 
 // TestReadOnly starts as a user who may not write. No permission stops root, so root lets somebody else try.
 func TestReadOnly(t *testing.T) {
+	ofFiles(t)
 	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, onSQLite)
 	for _, row := range []struct {
 		name  string

@@ -15,45 +15,66 @@ import (
 	"mooring/internal/server/scep"
 )
 
-// authority is a registration authority that answers clients of SCEP. Its key is kept, so that all nodes have the same one and what a client encrypted for an
-// earlier certificate can be read; its certificate is issued and renewed like any other.
+// authority is an authority of the platform itself, such as the registration authority that answers clients of SCEP. Its key is kept, so that all nodes have the
+// same one and what a client encrypted for an earlier certificate can be read; its certificate is issued and renewed like any other.
 type authority struct {
 	face
 	key *key.Own
 }
 
-// authorities are those that profiles name, by their profiles.
+// authorities are the platform's, by the profiles of their certificates.
 type authorities map[string]*authority
 
-// openAuthorities gets the keys of the registration authorities that profiles name. It makes those that are not there yet.
+// openAuthorities gets the keys of the registration authorities that profiles name for SCEP. It makes those that are not there yet.
 func (p *Platform) openAuthorities(ctx context.Context) error {
-	p.authorities = authorities{}
 	for _, profile := range p.Profiles.All() {
-		if profile.SCEP == nil || p.authorities[profile.SCEP.RA] != nil {
+		if profile.SCEP == nil {
 			continue
 		}
-		ra, err := p.Profiles.Get(profile.SCEP.RA)
-		if err != nil {
+		if err := p.openAuthority(ctx, profile.SCEP.RA); err != nil {
 			return err
 		}
-		name := selfName + "-" + ra.Name
-		own, err := p.Keys.Own(ctx, ra.Name, key.Algorithm(ra.Keys[0]))
-		if err != nil {
-			return err
-		}
-		p.authorities[ra.Name] = &authority{face: face{device: name, profile: ra.Name, bare: true}, key: own}
 	}
+	return nil
+}
+
+// openAuthority gets the key of the authority whose certificate is of the profile with this name, and makes it when it is not there yet.
+func (p *Platform) openAuthority(ctx context.Context, profile string) error {
+	if p.authorities[profile] != nil {
+		return nil
+	}
+	ra, err := p.Profiles.Get(profile)
+	if err != nil {
+		return err
+	}
+	own, err := p.Keys.Own(ctx, ra.Name, key.Algorithm(ra.Keys[0]))
+	if err != nil {
+		return err
+	}
+	if p.authorities == nil {
+		p.authorities = authorities{}
+	}
+	p.authorities[ra.Name] = &authority{face: face{device: selfName + "-" + ra.Name, profile: ra.Name, bare: true}, key: own}
 	return nil
 }
 
 // identity is the scep.Deps.Identity of the platform.
 func (as authorities) identity(ra string) (scep.Identity, error) {
-	a := as[ra]
-	if a == nil || a.current.Load() == nil {
-		return scep.Identity{}, errs.New(errs.Unavailable, "the registration authority has no certificate yet: try again in a minute; the server's log says why")
+	have, err := as.have(ra)
+	if err != nil {
+		return scep.Identity{}, err
 	}
-	have := a.current.Load()
-	return scep.Identity{Key: a.key, Certificate: have.cert, Above: have.above}, nil
+	return scep.Identity{Key: as[ra].key, Certificate: have.cert, Above: have.above}, nil
+}
+
+// have returns the present certificate of the authority with this profile; Unavailable while there is none.
+func (as authorities) have(profile string) (*pair, error) {
+	if a := as[profile]; a != nil {
+		if have := a.current.Load(); have != nil {
+			return have, nil
+		}
+	}
+	return nil, errs.New(errs.Unavailable, "the registration authority has no certificate yet: try again in a minute; the server's log says why")
 }
 
 // begin gets each authority its certificate, if it can be had now.
@@ -79,7 +100,7 @@ func (as authorities) run(ctx context.Context, p *Platform) error {
 func (as authorities) look(ctx context.Context, p *Platform) {
 	for _, a := range as {
 		if err := p.lookAfter(ctx, a); err != nil && ctx.Err() == nil {
-			p.log.LogAttrs(ctx, slog.LevelError, "a registration authority has no good certificate", slog.String("profile", a.profile), slog.Any("cause", err))
+			p.log.LogAttrs(ctx, slog.LevelError, "the platform has no good certificate for one of its own services", slog.String("profile", a.profile), slog.Any("cause", err))
 		}
 	}
 }

@@ -23,6 +23,14 @@ import (
 // onSQLite keeps an installation in a file also where the tests run on PostgreSQL: what goes wrong with files is what is tested.
 func onSQLite(c *conf.Config) { c.Database.URL = "sqlite:mooring.db" }
 
+// ofFiles skips a test that looks into the files of SQLite, or breaks them, where the tests run on PostgreSQL: the same was run without.
+func ofFiles(t *testing.T) {
+	t.Helper()
+	if os.Getenv("MOORING_TEST_DB") != "" {
+		t.Skip("this is about the files of SQLite: run it without MOORING_TEST_DB")
+	}
+}
+
 // copyOf returns a copy of the installation in dir. Nothing in it knows where it lies.
 func copyOf(t *testing.T, dir string) string {
 	t.Helper()
@@ -61,6 +69,7 @@ func must(t *testing.T, err error) {
 
 // TestCannotStart: each obstacle is told in one text that says what to do, and leaves nothing open: without it the start succeeds.
 func TestCannotStart(t *testing.T) {
+	ofFiles(t)
 	c, _ := apptest.Init(t, &apptest.Clock{}, &apptest.Log{}, onSQLite)
 	for _, row := range []struct {
 		name  string

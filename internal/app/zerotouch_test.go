@@ -85,7 +85,7 @@ var farAway = time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC)
 // lifeOfMakers leaves the rows of manufacturers and of their products.
 func lifeOfMakers(t *testing.T, p *apptest.Platform) {
 	f := newFactory(t, "ACME", farAway)
-	_, err := p.Makers.Add(t.Context(), apptest.Operator(), maker.Spec{Name: "acme", Organization: "ACME", Anchors: [][]byte{f.root.Raw}})
+	_, err := p.Makers.Add(t.Context(), apptest.Operator(), maker.Spec{Name: "acme", Organization: "ACME", Anchors: [][]byte{f.root.Raw}, MASA: "https://masa.test", Trusted: [][]byte{f.line.Raw}})
 	must(t, err)
 	_, err = p.Makers.Add(t.Context(), apptest.Operator(), maker.Spec{Name: "gone", Timeless: true, Anchors: [][]byte{f.line.Raw}})
 	must(t, err)
@@ -108,7 +108,11 @@ func enrolBy(t *testing.T, p *apptest.Platform, server, name string, idevid *tls
 		kind = "rsa-2048"
 	}
 	o := agent.Options{Dir: filepath.Join(t.TempDir(), "agent"), Now: p.Clock.Now, Sleep: func(context.Context, time.Duration) error { return nil }}
-	a, err := agent.Create(o, agent.Config{Server: server, Name: name, KeyType: kind})
+	config := agent.Config{Server: server, Name: name, KeyType: kind}
+	if strings.HasPrefix(server, "acme:") {
+		config.Names = []string{"dns:" + name + ".example.com"}
+	}
+	a, err := agent.Create(o, config)
 	must(t, err)
 	first := agent.First{Roots: []*x509.Certificate{p.Root}}
 	first.CertFile, first.KeyFile = asFiles(t, *idevid)
@@ -134,14 +138,21 @@ func wantNone(t *testing.T, p *apptest.Platform, server, name string, idevid *tl
 // byIDevID are the protocols that take a certificate from the factory, and the end of their URL's scheme.
 func byIDevID(p *apptest.Platform) map[string]string {
 	at := p.Addresses()
-	return map[string]string{"EST": at.EST, "EST over CoAP": at.CoAPS, "CMP": "cmp" + strings.TrimPrefix(at.CMP, "http")}
+	return map[string]string{"EST": at.EST, "EST over CoAP": at.CoAPS, "CMP": "cmp" + strings.TrimPrefix(at.CMP, "http"),
+		"ACME": "acme" + strings.TrimPrefix(at.ACME, "https")}
 }
 
-func allProtocols(c *conf.Config) { c.Listen.COAPS, c.Listen.CMP = "127.0.0.1:0", "127.0.0.1:0" }
+// zero is a profile that every protocol but SCEP takes IDevIDs for.
+func zero() apptest.Profile {
+	return apptest.Variant("gateway", "zero", "evidence: [birth, operational, account]", "acme: trust-account")
+}
 
 // TestZeroTouch takes a shipment list and has its devices enrol by what they came with, over each protocol.
 func TestZeroTouch(t *testing.T) {
-	p := apptest.Start(t, allProtocols)
+	p := apptest.Start(t, func(c *conf.Config) {
+		c.Listen.COAPS, c.Listen.CMP, c.Listen.ACME = "127.0.0.1:0", "127.0.0.1:0", freeAddress(t)
+		c.PublicURLs.ACME = "https://" + c.Listen.ACME
+	}, zero())
 	acme, other, old := newFactory(t, "ACME", farAway), newFactory(t, "Other", farAway), newFactory(t, "Old", time.Now().Add(-30*24*time.Hour))
 	for _, s := range []maker.Spec{
 		{Name: "acme", Anchors: [][]byte{acme.root.Raw}},
@@ -153,13 +164,13 @@ func TestZeroTouch(t *testing.T) {
 	}
 	started := time.Now()
 	var list strings.Builder
-	list.WriteString("name,profile,maker,serial\n")
-	for _, c := range []string{"EST", "EST over CoAP", "CMP"} {
+	list.WriteString("name,profile,maker,serial,names\n")
+	for _, c := range []string{"EST", "EST over CoAP", "CMP", "ACME"} {
 		c = strings.ReplaceAll(c, " ", "")
 		for _, kind := range []string{"good", "suspended", "expired", "issuer", "bad", "gone"} {
-			fmt.Fprintf(&list, "%s-%s,device,acme,%s/%s\n", kind, c, kind, c)
+			fmt.Fprintf(&list, "%[1]s-%[2]s,zero,acme,%[1]s/%[2]s,dns:%[1]s-%[2]s.example.com\n", kind, c)
 		}
-		fmt.Fprintf(&list, "timeless-%s,device,old,AC-1%s\n", c, c)
+		fmt.Fprintf(&list, "timeless-%[1]s,zero,old,AC-1%[1]s,dns:timeless-%[1]s.example.com\n", c)
 	}
 	_, err := p.Devices.Import(t.Context(), apptest.Operator(), device.Source{R: strings.NewReader(list.String()), Name: "shipment.csv", Format: "csv"}, nil)
 	must(t, err)

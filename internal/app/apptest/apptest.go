@@ -1,13 +1,13 @@
 // Package apptest starts a whole platform on loopback for a test: real listeners, a real data directory, and SQLite or, where MOORING_TEST_DB
-// says so, a PostgreSQL schema of its own.
+// says so, a PostgreSQL database or schema of its own.
 //
 //	p := apptest.Start(t, nil)
 //	d, token := p.Device(t, "meter-1", "device")
 //	key := apptest.Key(t)
 //	reply := p.Send(t, apptest.Call{Path: "/.well-known/est/simpleenroll", Body: apptest.Body(apptest.CSR(t, key, der.RequestSpec{})), User: "meter-1", Secret: token})
 //
-// On SQLite an installation that the configuration makes no different is a copy of one that was made once (see template), because most tests
-// are shorter than that takes. The copy differs from an installation of its own in that the certificates of its CAs tell the address of another
+// An installation that the configuration makes no different is a copy of one that was made once (see template), its database included, because
+// most tests are shorter than that takes. The copy differs from an installation of its own in that the certificates of its CAs tell the address of another
 // status listener.
 //
 // The platform stops with the test, after its whole record was verified: every test is also one of the record. What it logged is shown
@@ -91,7 +91,7 @@ func replaceLine(yaml, line string) string {
 func Start(t testing.TB, change func(*conf.Config), profiles ...Profile) *Platform {
 	t.Helper()
 	p := &Platform{Clock: &Clock{}, Log: &Log{}}
-	c, made := install(t, p, change)
+	c, made := install(t, p.Clock, p.Log, change)
 	p.Made = made
 	for _, extra := range profiles {
 		if err := os.WriteFile(filepath.Join(c.ProfileDir(), extra.Name+".yaml"), []byte(extra.YAML), 0o644); err != nil {
@@ -114,8 +114,7 @@ func Start(t testing.TB, change func(*conf.Config), profiles ...Profile) *Platfo
 // Init makes an installation in a directory of the test and does not run it.
 func Init(t testing.TB, clock *Clock, log *Log, change func(*conf.Config)) (*conf.Config, app.InitResult) {
 	t.Helper()
-	c := configure(t, change)
-	return c, initialise(t, clock, log, c)
+	return install(t, clock, log, change)
 }
 
 func configure(t testing.TB, change func(*conf.Config)) *conf.Config {
@@ -124,8 +123,8 @@ func configure(t testing.TB, change func(*conf.Config)) *conf.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if os.Getenv("MOORING_TEST_DB") != "" {
-		c.Database.URL = dbtest.URL(t)
+	if server := os.Getenv("MOORING_TEST_DB"); server != "" {
+		c.Database.URL = server // stands for one of the test's own
 	}
 	if change != nil {
 		change(c)
@@ -135,6 +134,9 @@ func configure(t testing.TB, change func(*conf.Config)) *conf.Config {
 
 func initialise(t testing.TB, clock *Clock, log *Log, c *conf.Config) app.InitResult {
 	t.Helper()
+	if server := os.Getenv("MOORING_TEST_DB"); server != "" && c.Database.URL == server {
+		c.Database.URL = dbtest.URL(t)
+	}
 	made, err := app.Init(t.Context(), app.InitOptions{Dir: filepath.Join(t.TempDir(), "data"), Config: c, Now: clock.Now, Log: log.Logger()})
 	if err != nil {
 		t.Fatalf("making an installation: %v", err)
@@ -155,7 +157,7 @@ func (p *Platform) start(t testing.TB, c *conf.Config) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.PublicURLs = fresh.PublicURLs
+		c.PublicURLs.EST, c.PublicURLs.Status = fresh.PublicURLs.EST, fresh.PublicURLs.Status
 		c.Listen.EST, c.Listen.API, c.Listen.Status, c.Listen.Socket = fresh.Listen.EST, fresh.Listen.API, fresh.Listen.Status, fresh.Listen.Socket
 	}
 	if err != nil {
@@ -179,7 +181,7 @@ func (p *Platform) start(t testing.TB, c *conf.Config) {
 // PostgreSQL, and skips the test without.
 func (p *Platform) Second(t testing.TB) *Platform {
 	t.Helper()
-	if os.Getenv("MOORING_TEST_DB") == "" {
+	if strings.HasPrefix(p.Config.Database.URL, "sqlite:") {
 		t.Skip("two nodes need PostgreSQL: set MOORING_TEST_DB")
 	}
 	fresh, err := app.Loopback(p.Config.Name)
@@ -188,6 +190,11 @@ func (p *Platform) Second(t testing.TB) *Platform {
 	}
 	c := *p.Config
 	c.Listen = fresh.Listen
+	for _, l := range []struct{ first, second *string }{{&p.Config.Listen.ACME, &c.Listen.ACME}, {&p.Config.Listen.MQTT, &c.Listen.MQTT}, {&p.Config.Listen.COAPS, &c.Listen.COAPS}} {
+		if *l.first != "" {
+			*l.second = anyPort
+		}
+	}
 	c.Listen.Socket = filepath.Join(t.TempDir(), "second.sock")
 	second := &Platform{Clock: p.Clock, Log: p.Log, Made: p.Made, Root: p.Root}
 	t.Cleanup(func() { second.Stop(t) })

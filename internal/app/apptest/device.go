@@ -62,13 +62,20 @@ func (p *Platform) Load(t testing.TB, id device.ID) device.Device {
 // with the chain but for the root.
 func (p *Platform) Enrolled(t testing.TB, name, profile string) (device.Device, tls.Certificate) {
 	t.Helper()
-	d, token := p.Device(t, name, profile)
+	d := p.Add(t, device.Spec{Name: name, Profile: profile})
+	pair := p.Enrolment(t, d)
+	return p.Load(t, d.ID), pair
+}
+
+// Enrolment gets a registered device a certificate, as Enrolled does.
+func (p *Platform) Enrolment(t testing.TB, d device.Device) tls.Certificate {
+	t.Helper()
 	key := Key(t)
-	answer, err := p.Enrol.Submit(t.Context(), enrol.Request{Protocol: "est", Op: enrol.Enrol, Basic: true, User: name, Secret: token, CSR: CSR(t, key, der.RequestSpec{})})
+	answer, err := p.Enrol.Submit(t.Context(), enrol.Request{Protocol: "est", Op: enrol.Enrol, Basic: true, User: d.Name, Secret: p.Token(t, d.ID), CSR: CSR(t, key, der.RequestSpec{})})
 	if err != nil || answer.Certificate == nil {
-		t.Fatalf("enrolling %q: %v, %v", name, answer.Pending, err)
+		t.Fatalf("enrolling %q: %v, %v", d.Name, answer.Pending, err)
 	}
-	return p.Load(t, d.ID), p.Pair(t, key, answer.Certificate.DER)
+	return p.Pair(t, key, answer.Certificate.DER)
 }
 
 // Pair returns a TLS credential of key and certificate, with the chain of its issuer but for the root.

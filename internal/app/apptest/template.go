@@ -13,13 +13,15 @@ import (
 
 	"mooring/internal/app"
 	"mooring/internal/base/conf"
+	"mooring/internal/base/db/dbtest"
 )
 
-// template is an installation that was made and never run, held in memory.
+// template is an installation that was made and never run: its files are held in memory.
 type template struct {
-	config conf.Config
-	made   app.InitResult
-	files  []file // directories before what they hold
+	config   conf.Config
+	made     app.InitResult
+	files    []file         // directories before what they hold
+	database *dbtest.Source // nil: it is one of the files
 }
 
 type file struct {
@@ -39,13 +41,23 @@ var installed = sync.OnceValues(func() (*template, error) {
 	if err != nil {
 		return nil, err
 	}
-	clock := &Clock{}
-	made, err := app.Init(context.Background(), app.InitOptions{Dir: filepath.Join(dir, "data"), Config: c, Now: clock.Now})
+	m, clock := &template{}, &Clock{}
+	initialise := func(url string) (err error) {
+		c.Database.URL = url
+		m.made, err = app.Init(context.Background(), app.InitOptions{Dir: filepath.Join(dir, "data"), Config: c, Now: clock.Now})
+		return err
+	}
+	if server := os.Getenv("MOORING_TEST_DB"); server != "" {
+		m.database, err = dbtest.NewSource(server, initialise)
+		c.Database.URL = server // as in the configuration of a test
+	} else {
+		err = initialise(c.Database.URL)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making the installation of which tests get copies: %w", err)
 	}
-	m := &template{config: *c, made: made}
-	return m, filepath.WalkDir(made.Dir, m.read)
+	m.config = *c
+	return m, filepath.WalkDir(m.made.Dir, m.read)
 })
 
 func (m *template) read(path string, entry fs.DirEntry, err error) error {
@@ -66,16 +78,16 @@ func (m *template) read(path string, entry fs.DirEntry, err error) error {
 	return nil
 }
 
-// install makes an installation for p: a copy where one is as good.
-func install(t testing.TB, p *Platform, change func(*conf.Config)) (*conf.Config, app.InitResult) {
+// install makes an installation: a copy where one is as good.
+func install(t testing.TB, clock *Clock, log *Log, change func(*conf.Config)) (*conf.Config, app.InitResult) {
 	t.Helper()
 	c := configure(t, change)
 	m, err := installed()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !m.fits(c) {
-		return c, initialise(t, p.Clock, p.Log, c)
+	if !m.fits(c) || clock.offset.Load() != 0 {
+		return c, initialise(t, clock, log, c)
 	}
 	return c, m.copy(t, c)
 }
@@ -89,12 +101,17 @@ func (m *template) fits(c *conf.Config) bool {
 	same.Dir = m.config.Dir
 	same.Listen, same.PublicURLs = m.config.Listen, m.config.PublicURLs
 	same.Limits, same.TLS, same.Enrol, same.Approve = m.config.Limits, m.config.TLS, m.config.Enrol, m.config.Approve
+	same.ACME, same.Retention, same.Jobs = m.config.ACME, m.config.Retention, m.config.Jobs
+	same.COAPS, same.Messaging = m.config.COAPS, m.config.Messaging
 	return reflect.DeepEqual(same, m.config)
 }
 
 func (m *template) copy(t testing.TB, c *conf.Config) app.InitResult {
 	t.Helper()
 	c.Dir = filepath.Join(t.TempDir(), "data")
+	if m.database != nil {
+		c.Database.URL = m.database.Copy(t)
+	}
 	for _, f := range m.files {
 		path := c.Dir + f.path
 		var err error

@@ -28,7 +28,11 @@ type Line struct {
 	RSS     float64 `json:"rss_mib"`  // resident memory of the measured process at the end
 	Server  float64 `json:"server_us,omitempty"`
 	DBShare float64 `json:"db_us,omitempty"`
-	Wall    float64 `json:"wall_ms,omitempty"` // of one operation, where that is the point
+	Wall    float64 `json:"wall_ms,omitempty"`  // of one operation, where that is the point
+	KiB     float64 `json:"kib_each,omitempty"` // resident memory of one, where that is the point
+	P50     float64 `json:"p50_ms,omitempty"`   // wall time of one operation: half are quicker
+	P99     float64 `json:"p99_ms,omitempty"`   // 99 of 100 are quicker
+	Max     float64 `json:"max_ms,omitempty"`   // the slowest
 }
 
 // cpuSelf returns the CPU time that this process has used.

@@ -48,8 +48,9 @@ type EnrolOptions struct {
 	// Protocol is one of Protocols; "" is "est".
 	Protocol string
 
-	equip   func(ctx context.Context, in *installation) error // adds to the installation before devices are registered; nil: nothing
-	profile func(i int) string                                // of device i; nil: that of devices
+	configure func(c *conf.Config) error                        // changes the configuration; nil: nothing
+	equip     func(ctx context.Context, in *installation) error // adds to the installation before devices are registered; nil: nothing
+	profile   func(i int) string                                // of device i; nil: that of devices
 }
 
 // Enrol measures enrolments by a protocol: each is for another device, with a token and, where the protocol permits, a key of its own, and is answered
@@ -171,6 +172,11 @@ func (o *EnrolOptions) install(ctx context.Context, database string, registered 
 		return nil, nil, err
 	}
 	c.Log.Level = "warn"
+	if o.configure != nil {
+		if err := o.configure(c); err != nil {
+			return nil, nil, err
+		}
+	}
 	in = &installation{dir: filepath.Join(parent, "data"), config: c, speak: protocols()[o.Protocol]}
 	if in.speak != nil {
 		if err := in.speak.configure(c); err != nil {

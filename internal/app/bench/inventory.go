@@ -175,7 +175,7 @@ func (f *crowd) certify(ctx context.Context) error {
 			certs[k] = f.certificate(dice, id, numbers[id])
 			c := certs[k]
 			claims[k] = device.Claim{ID: id, Cell: c.Cell, Policy: 1, Slot: c.Slot, Serial: c.Serial[:], NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: c.SPKIHash[:],
-				At: f.now, Group: fmt.Sprintf("group-%d", numbers[id]%100), Issuer: c.Issuer[:], Key: keyOf(numbers[id])}
+				At: f.now, Issuer: c.Issuer[:], Key: keyOf(numbers[id])}
 		}
 		err := f.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 			if _, err := f.Devices.ClaimTx(ctx, tx, claims); err != nil {

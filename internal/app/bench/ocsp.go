@@ -441,17 +441,7 @@ func (in *responder) startBare(ctx context.Context, address string, o *OCSPOptio
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return nil, err
 	}
-	b := &bareServer{cmd: o.Bare(file, ready)}
-	if err := b.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting the bare server: %w", err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
-		if text, err := os.ReadFile(ready); err == nil && len(text) > 0 {
-			b.address = string(text)
-			return b, nil
-		}
-	}
-	return nil, errors.Join(errors.New("the bare server did not become ready"), b.stop())
+	return waitForBare(ctx, o.Bare(file, ready), ready)
 }
 
 func (b *bareServer) stop() error {

@@ -63,7 +63,7 @@ func Protocols() []string {
 // protocols are those with a client of their own. What the floor of each consists of:
 //
 //	est-coaps  a DTLS handshake (one ECDH, one signature, two verifications: of the device's and of its certificate's), a request, a certificate
-//	acme       seven messages signed by the account's key (account, order, authorisation, challenge, its state, finalize, certificate), a request, a certificate
+//	acme       six messages signed by the account's key (account, order, authorisation, challenge, finalize, certificate), a request, a certificate
 //	cmp        four MACs whose keys are stretched by 1,000 rounds of PBKDF2 (request, answer, confirmation, its answer), a request, a certificate
 //	scep       an RSA-2048 signature and request verified, a key opened by RSA-3072, a certificate signed, a key sealed for RSA-2048, an RSA-3072 signature
 func protocols() map[string]*protocol {
@@ -314,7 +314,7 @@ func verifying(n int) (func() error, error) {
 }
 
 func floorACME() (float64, error) {
-	verify, err := verifying(7)
+	verify, err := verifying(6)
 	if err != nil {
 		return 0, err
 	}

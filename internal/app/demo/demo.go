@@ -38,22 +38,28 @@ const MaxDevices = 100_000
 
 // Result is what was measured.
 type Result struct {
-	Devices  int    `json:"devices"`
-	Enrolled int    `json:"enrolled"`
-	Renewed  int    `json:"renewed"`
-	Revoked  int    `json:"revoked"`
-	Refused  int    `json:"refused"` // renewals of the revoked device that the platform refused
-	Entries  int64  `json:"entries"` // in the audit record
-	Audit    string `json:"audit"`   // "verified", or what does not fit
-	OCSP     string `json:"ocsp"`    // what the status listener says about the revoked certificate
+	Devices  int `json:"devices"`
+	Enrolled int `json:"enrolled"`
+	Renewed  int `json:"renewed"`
+	// Connected is how many of them were connected by MQTT at once, and Messages what they published and a service heard.
+	Connected int    `json:"connected"`
+	Messages  int    `json:"messages"`
+	Revoked   int    `json:"revoked"`
+	Refused   int    `json:"refused"` // renewals of the revoked device that the platform refused
+	Entries   int64  `json:"entries"` // in the audit record
+	Audit     string `json:"audit"`   // "verified", or what does not fit
+	OCSP      string `json:"ocsp"`    // what the status listener says about the revoked certificate
 
-	EnrolPerSecond float64       `json:"enrol_per_s"`
-	RenewPerSecond float64       `json:"renew_per_s"`
-	CutOff         float64       `json:"cut_off_ms"` // from the revocation's commit to the refusal, in milliseconds
-	Seconds        float64       `json:"seconds"`
-	Addresses      app.Addresses `json:"addresses"`
-	Fingerprint    string        `json:"fingerprint"` // of the root certificate, SHA-256
-	Dir            string        `json:"dir"`
+	EnrolPerSecond float64 `json:"enrol_per_s"`
+	RenewPerSecond float64 `json:"renew_per_s"`
+	CutOff         float64 `json:"cut_off_ms"` // from the revocation's commit to the refusal, in milliseconds
+	// Cut is from the operator's request to revoke to the end of the device's connection, in milliseconds.
+	Cut               float64       `json:"cut_ms"`
+	MessagesPerSecond float64       `json:"messages_per_s"`
+	Seconds           float64       `json:"seconds"`
+	Addresses         app.Addresses `json:"addresses"`
+	Fingerprint       string        `json:"fingerprint"` // of the root certificate, SHA-256
+	Dir               string        `json:"dir"`
 }
 
 // Demo is a running platform with its fleet.
@@ -74,6 +80,7 @@ func Start(ctx context.Context, o Options) (*Demo, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Listen.MQTT = "127.0.0.1:0"
 	d := &Demo{o: o, stopped: make(chan error, 1)}
 	if d.made, err = app.Init(ctx, app.InitOptions{Dir: o.Dir, Config: c, Now: o.Now, Log: o.Log}); err != nil {
 		return nil, err
@@ -135,6 +142,9 @@ func (d *Demo) Fleet(ctx context.Context) (Result, error) {
 	if r.Renewed, r.RenewPerSecond, err = f.each(ctx, "renew", (*simulated).renew); err != nil {
 		return r, err
 	}
+	if err := d.talk(ctx, f, &r); err != nil {
+		return r, err
+	}
 	if err := d.cutOff(ctx, f, &r); err != nil {
 		return r, err
 	}
@@ -175,12 +185,17 @@ func readTokens(r io.Reader) (map[string]string, error) {
 func (d *Demo) cutOff(ctx context.Context, f *fleet, r *Result) error {
 	lost := f.devices[0]
 	id, _ := d.platform.Devices.IDOf(lost.name)
+	asked := d.o.Now()
 	if _, err := d.platform.Revoke.Device(ctx, operator(), id, device.Lose, revoke.KeyCompromise); err != nil {
 		return fmt.Errorf("revoking %s: %w", lost.name, err)
 	}
 	r.Revoked = 1
 	at := d.o.Now()
-	err := lost.renew(ctx, f)
+	var err error
+	if r.Cut, err = lost.gone(ctx, f, asked); err != nil {
+		return err
+	}
+	err = lost.renew(ctx, f)
 	if !isRefused(err) {
 		return fmt.Errorf("the revoked device %s was not refused: %v", lost.name, err)
 	}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mooring/agent/est"
+	"mooring/agent/mqtt"
 	"mooring/wire/der"
 	"mooring/wire/ocsp"
 )
@@ -39,6 +40,7 @@ type simulated struct {
 	key         crypto.Signer
 	cert        *x509.Certificate
 	chain       []*x509.Certificate
+	conn        *mqtt.Conn // nil: it does not talk
 }
 
 // atOnce is how many devices are busy at the same time.

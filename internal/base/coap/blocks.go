@@ -26,6 +26,18 @@ type kept struct {
 	at         time.Time
 	out        Response
 	etag       []byte
+	ended      chan struct{} // closed when the client has had the last block, or it was forgotten before
+	whole      bool          // once ended is closed: the former
+}
+
+// end says that nobody need wait for the client to fetch the rest. The caller holds the association's mu.
+func (k *kept) end(whole bool) {
+	select {
+	case <-k.ended:
+	default:
+		k.whole = whole
+		close(k.ended)
+	}
 }
 
 // transfer is what a request says about blocks.
@@ -84,7 +96,7 @@ func badOption(options wire.Options) (Response, bool) {
 
 // receiveBody adds what a request carries to its body. done is the answer when the handler is not to be asked: the body is not complete, what is asked for
 // is the rest of an answer that was given, or something is wrong.
-func (a *association) receiveBody(m *wire.Message) (t transfer, done *wire.Message) {
+func (a *association) receiveBody(m *wire.Message, limit int) (t transfer, done *wire.Message) {
 	if value, ok := m.Options.Get(wire.Block2); ok {
 		ask, err := wire.ParseBlock(value)
 		if err != nil {
@@ -101,11 +113,11 @@ func (a *association) receiveBody(m *wire.Message) (t transfer, done *wire.Messa
 			return t, tooMany()
 		}
 	}
-	if size, ok := m.Options.Uint(wire.Size1); (ok && int64(size) > int64(a.Body)) || len(m.Payload) > a.Body {
+	if size, ok := m.Options.Uint(wire.Size1); (ok && int64(size) > int64(limit)) || len(m.Payload) > limit {
 		a.mu.Lock()
 		a.dropUpload(wire.OperationKey(m))
 		a.mu.Unlock()
-		return t, a.tooLarge(nil)
+		return t, tooLarge(nil, limit)
 	}
 	if !blocks {
 		t.body = m.Payload
@@ -115,7 +127,7 @@ func (a *association) receiveBody(m *wire.Message) (t transfer, done *wire.Messa
 	if err != nil {
 		return t, compose(RefuseAs(wire.BadRequest, err.Error()), nil, nil)
 	}
-	body, out := a.add(m, b)
+	body, out := a.add(m, b, limit)
 	if out != nil {
 		return t, out
 	}
@@ -124,14 +136,14 @@ func (a *association) receiveBody(m *wire.Message) (t transfer, done *wire.Messa
 }
 
 // tooLarge says how large a body may be (RFC 7959, section 2.9.3), and for a block that smaller ones would not help.
-func (a *association) tooLarge(b *wire.Block) *wire.Message {
-	out := RefuseAs(wire.EntityTooLarge, fmt.Sprintf("the body may have %d octets", a.Body))
-	out.size1 = a.Body
+func tooLarge(b *wire.Block, limit int) *wire.Message {
+	out := RefuseAs(wire.EntityTooLarge, fmt.Sprintf("the body may have %d octets", limit))
+	out.size1 = limit
 	return compose(out, b, nil)
 }
 
 // add takes a block of a request's body. It returns the body when that is complete, and else the answer.
-func (a *association) add(m *wire.Message, b wire.Block) (body []byte, out *wire.Message) {
+func (a *association) add(m *wire.Message, b wire.Block, limit int) (body []byte, out *wire.Message) {
 	key, now := wire.OperationKey(m), a.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -144,15 +156,16 @@ func (a *association) add(m *wire.Message, b wire.Block) (body []byte, out *wire
 		}
 		u = &upload{}
 		a.uploads[key] = u
+		a.tidy()
 	}
 	u.at = now
-	if err := u.Add(b, m.Payload, a.Body); err != nil {
+	if err := u.Add(b, m.Payload, limit); err != nil {
 		a.dropUpload(key)
 		switch {
 		case errors.Is(err, wire.ErrIncomplete):
 			return nil, compose(RefuseAs(wire.EntityIncomplete, err.Error()), &b, nil)
 		case errors.Is(err, wire.ErrTooLarge):
-			return nil, a.tooLarge(&b)
+			return nil, tooLarge(&b, limit)
 		}
 		return nil, compose(RefuseAs(wire.BadRequest, err.Error()), &b, nil)
 	}
@@ -193,6 +206,7 @@ func (a *association) dropUpload(key string) {
 
 // dropKept forgets an answer; it may hold a key that was made for the client. The caller holds mu.
 func (a *association) dropKept(i int) {
+	a.kept[i].end(false)
 	a.give(len(a.kept[i].out.Body))
 	clear(a.kept[i].out.Body)
 	a.kept = append(a.kept[:i:i], a.kept[i+1:]...)
@@ -217,11 +231,34 @@ func (a *association) continued(m *wire.Message, ask wire.Block) *wire.Message {
 		return compose(RefuseAs(wire.EntityIncomplete, "the answer is not kept any more; send the request again from its first block"), nil, nil)
 	}
 	found.at = now
+	if ask.Offset()+ask.Size() >= len(found.out.Body) {
+		found.end(true)
+	}
 	return slice(found.out, found.etag, transfer{ask: &ask}, ask)
+}
+
+// tidy has what is not fetched or not finished forgotten in time, even when the client is not heard any more. The caller holds mu.
+func (a *association) tidy() {
+	if a.tidying {
+		return
+	}
+	a.tidying = true
+	time.AfterFunc(transferLife+time.Second, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.tidying = false
+		a.purge(a.Now())
+		if len(a.uploads)+len(a.kept) > 0 {
+			a.tidy()
+		}
+	})
 }
 
 // cut makes the first part of an answer, and keeps the answer if there is more of it.
 func (a *association) cut(m *wire.Message, t transfer, out Response) *wire.Message {
+	if !out.Until.IsZero() {
+		out.MaxAge = max(out.Until.Sub(a.Now()), 1)
+	}
 	if out.Code.Class() != 2 || len(out.Body) == 0 {
 		return compose(out, t.sent, nil)
 	}
@@ -273,7 +310,8 @@ func (a *association) keep(m *wire.Message, out Response, etag []byte) bool {
 		return false
 	}
 	out.Body = bytes.Clone(out.Body) // it is wiped when it is forgotten, and others may have the same
-	a.kept = append(a.kept, &kept{key: key, loose: wire.LooseKey(m), at: a.Now(), out: out, etag: etag})
+	a.kept = append(a.kept, &kept{key: key, loose: wire.LooseKey(m), at: a.Now(), out: out, etag: etag, ended: make(chan struct{})})
+	a.tidy()
 	return true
 }
 
@@ -303,7 +341,8 @@ func compose(out Response, sent *wire.Block, etag []byte) *wire.Message {
 	if etag != nil {
 		m.Options = append(m.Options, wire.Option{Number: wire.ETag, Value: etag})
 	}
-	if out.Code.Class() == 2 && len(out.Body) > 0 {
+	m.Options = append(m.Options, out.Options...)
+	if out.Code.Class() == 2 && len(out.Body) > 0 && out.Format != NoFormat {
 		m.Options = append(m.Options, wire.UintOption(wire.ContentFormat, uint32(out.Format)))
 	}
 	if out.MaxAge > 0 {

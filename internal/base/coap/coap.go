@@ -5,17 +5,18 @@
 // an empty acknowledgement and sent when they are ready, and what takes longer than anybody waits is answered by 5.03 and goes on, so that the same
 // request finds it done; and the block layer (blocks.go): bodies in blocks, in both directions (RFC 7959, RFC 9175).
 //
-// Whatever a client can make it hold is bounded: messages remembered, transfers begun and answers kept of each association, and the octets of all of
-// them together.
+// Whatever a client can make it hold is bounded: messages remembered, transfers begun, answers kept and observations of each association, and the octets of
+// bodies of all of them together. How much waits to be told, whoever calls Notify bounds.
 //
 // A client whose address has changed is sent small messages only until it has answered a ping (RFC 9146, section 6; RFC 7252, section 4.3).
 //
-// The package deliberately knows no proxies, no multicast, no observation, and sends no requests.
+// The package deliberately knows no proxies, no multicast, and sends no requests.
 package coap
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -44,14 +45,21 @@ type Conn interface {
 	Prove(at netip.AddrPort)
 	// Draining returns a channel that is closed when the association should come to its end.
 	Draining() <-chan struct{}
+	// Drop ends the association at once; it does not block. Idle has it end when nothing came for d.
+	Drop()
+	Idle(d time.Duration)
 }
 
 // Request is a request whose body is complete.
 type Request struct {
-	Code    wire.Code
-	Path    string
-	Options wire.Options
-	Body    []byte
+	Code        wire.Code
+	Path        string
+	Options     wire.Options
+	Body        []byte
+	Confirmable bool
+	Client      *Client // who asks
+
+	token []byte
 }
 
 // Response answers a request. The zero value is an internal error.
@@ -60,13 +68,22 @@ type Response struct {
 	Format wire.Format // counts where there is a body and the code is one of success
 	Body   []byte
 	MaxAge time.Duration // 0: not said
+	// Until is when it is of no use any more, and what is left until then its Max-Age; zero: it stays of use.
+	Until time.Time
+	// Options are further ones, which the client may do without. Observed, if not nil, is what the answer begins (Request.Observe).
+	Options  wire.Options
+	Observed *Observation
 	// Route names what was asked for, in logs and counters: a fixed set of names. Err is why it was refused, if it was.
 	Route string
 	Err   error
 	Attrs []slog.Attr
+	Quiet bool // it is one of very many, and logged only when something is amiss here
 
 	size1 int // > 0: how large a body may be
 }
+
+// NoFormat says that nothing is known of what a body is.
+const NoFormat wire.Format = 1 << 16
 
 // Handler answers the requests of one client.
 type Handler struct {
@@ -74,6 +91,12 @@ type Handler struct {
 	Answer func(ctx context.Context, r *Request) Response
 	// Refused is told of a request that was refused before it was complete; nil: nobody is.
 	Refused func(ctx context.Context, path string, err error)
+	// Ended is told, once nothing is being answered any more, that the association has ended: nil when the server stops, else why reading failed. nil: nobody is.
+	Ended func(err error)
+	// Limit says how many octets the body of a request for path may have; nil or 0: what Options.Body says.
+	Limit func(path string) int
+	// Distinct reports whether two requests for path that look the same are two. Otherwise the second waits for the answer of the first. nil: none are.
+	Distinct func(path string) bool
 }
 
 // Options sets up a Server.
@@ -178,6 +201,12 @@ func (s *Server) finish(ctx context.Context, method wire.Code, out *Response, to
 	}
 	s.Counters.Meter(out.Route, out.Code.Class()*100).Observe(took)
 	level := slog.LevelInfo
+	if kind := errs.KindOf(out.Err); out.Quiet && (out.Err == nil || kind != errs.Internal && kind != errs.Unavailable) {
+		level = slog.LevelDebug
+	}
+	if !s.Log.Enabled(ctx, level) {
+		return
+	}
 	attrs := []slog.Attr{slog.String("surface", s.Surface), slog.String("method", method.String()), slog.String("route", out.Route),
 		slog.String("code", out.Code.String()), slog.Duration("took", took), slog.Int("octets", len(out.Body))}
 	if out.Err != nil {
@@ -187,7 +216,7 @@ func (s *Server) finish(ctx context.Context, method wire.Code, out *Response, to
 			level = slog.LevelWarn
 			attrs = append(attrs, slog.String("cause", out.Err.Error()))
 		}
-		if kind == errs.Internal {
+		if kind == errs.Internal && !(ctx.Err() != nil && errors.Is(out.Err, context.Canceled)) { // a client that went away is nobody's fault
 			level = slog.LevelError
 		}
 	}

@@ -27,8 +27,11 @@ type peer struct {
 	at       netip.AddrPort // guarded by mu: where it was last
 	proven   netip.AddrPort // guarded by mu: where it was shown to be
 	refuse   bool           // guarded by mu
+	drops    int            // guarded by mu
+	idle     time.Duration  // guarded by mu
 	written  func()         // guarded by mu, which it is called with; nil: nothing happens
 	payload  int
+	more     func(*Handler) // changes how it is served; nil: it does not
 	server   *Server
 	refusals []string // guarded by mu
 	calls    []string // guarded by mu: bodies that a handler saw
@@ -61,6 +64,8 @@ func (p *peer) Moved() (netip.AddrPort, bool) {
 }
 func (p *peer) Prove(at netip.AddrPort)   { p.mu.Lock(); defer p.mu.Unlock(); p.proven = at }
 func (p *peer) Draining() <-chan struct{} { return p.drain }
+func (p *peer) Drop()                     { p.mu.Lock(); defer p.mu.Unlock(); p.drops++ }
+func (p *peer) Idle(d time.Duration)      { p.mu.Lock(); defer p.mu.Unlock(); p.idle = d }
 
 // move has the next datagrams come from, and go to, port.
 func (p *peer) move(port uint16) {
@@ -88,7 +93,7 @@ func begin(t *testing.T, change func(*Options, *peer), handle func(r *Request) R
 	p.server = NewServer(o)
 	ended := make(chan struct{})
 	go func() {
-		p.server.Serve(t.Context(), p, Handler{
+		h := Handler{
 			Answer: func(_ context.Context, r *Request) Response {
 				p.mu.Lock()
 				p.calls = append(p.calls, string(r.Body))
@@ -100,7 +105,11 @@ func begin(t *testing.T, change func(*Options, *peer), handle func(r *Request) R
 				p.refusals = append(p.refusals, path+": "+errs.Public(err))
 				p.mu.Unlock()
 			},
-		})
+		}
+		if p.more != nil {
+			p.more(&h)
+		}
+		p.server.Serve(t.Context(), p, h)
 		close(ended)
 	}()
 	t.Cleanup(func() {
@@ -321,7 +330,7 @@ func TestMessages(t *testing.T) {
 			if a := p.ask(t, p.post("x", wire.UintOption(wire.Accept, 1), wire.UintOption(wire.Accept, 1))); a.Code != wire.BadOption {
 				t.Errorf("Accept twice: %+v", a)
 			}
-			for _, o := range []wire.Option{{Number: 10}, {Number: wire.Observe}, {Number: wire.ContentFormat, Value: []byte("abc")}, {Number: wire.NoResponse, Value: []byte{2}}} {
+			for _, o := range []wire.Option{{Number: 10}, {Number: wire.Observe}, {Number: wire.ContentFormat, Value: []byte("abc")}, {Number: wire.NoResponse, Value: []byte{8}}} {
 				if a := p.ask(t, p.post("x", o)); a.Code != wire.Changed {
 					t.Errorf("elective option %d: %+v", o.Number, a)
 				}
@@ -563,6 +572,27 @@ func TestBlocks(t *testing.T) {
 			upload(t, p, 2, 0, 5, true)
 			if a := upload(t, p, 5, 0, 1, false); a.Code != wire.Changed || len(p.handled()) != 1 || p.handled()[0] != body {
 				t.Errorf("answered by %+v", a)
+			}
+		},
+		"token changed per block": func(t *testing.T) {
+			p := begin(t, nil, echo)
+			// A fresh token for each block, as libcoap has them; then one for two bodies at once, which it does not make one.
+			for n, token := range []string{"a", "bb", "", "dddd"} {
+				m := p.post(body[n*256:(n+1)*256], block(wire.Block1, uint32(n), n < 3, 4))
+				m.Token = []byte(token)
+				if a := p.ask(t, m); n < 3 && a.Code != wire.Continue || n == 3 && a.Code != wire.Changed {
+					t.Errorf("block %d with the token %q: %+v", n, token, a)
+				}
+			}
+			for n := range 4 {
+				for _, of := range []string{"x", "y"} {
+					m := p.post(strings.Repeat(of, 256), block(wire.Block1, uint32(n), n < 3, 4), tag(of))
+					m.Token = []byte("same")
+					p.ask(t, m)
+				}
+			}
+			if got := p.handled(); len(got) != 3 || got[0] != body || got[1] != strings.Repeat("x", 1024) || got[2] != strings.Repeat("y", 1024) {
+				t.Errorf("handled %q", got)
 			}
 		},
 		"two transfers at once with different Request-Tag": func(t *testing.T) {

@@ -30,11 +30,16 @@ type proof struct {
 	bad    bool // where a ping went is not certain: it does not count
 }
 
-// send sends a datagram, or keeps it back and pings, when it is too much for an address that the client may not be at. What cannot be sent is lost as on
-// the way.
-func (a *association) send(b []byte) {
+// send sends what answers a datagram, or keeps it back and pings, when it is too much for an address that the client may not be at. What cannot be sent is
+// lost as on the way.
+func (a *association) send(b []byte) { a.sendUpTo(small, b) }
+
+// push sends what answers nothing, of which nobody is sent anything who may not be there.
+func (a *association) push(b []byte) { a.sendUpTo(0, b) }
+
+func (a *association) sendUpTo(most int, b []byte) {
 	at, moved := a.conn.Moved()
-	if len(b) <= small || !moved {
+	if len(b) <= most || !moved {
 		_, _ = a.conn.Write(b)
 		return
 	}
@@ -87,10 +92,16 @@ func (a *association) sendPing(p *proof, id uint16) {
 func (a *association) acknowledged(m *wire.Message) {
 	at, moved := a.conn.Moved()
 	a.mu.Lock()
-	if done := a.awaiting[m.ID]; done != nil {
-		close(done)
+	if w := a.awaiting[m.ID]; w != nil {
+		w.reset = m.Type == wire.Reset
+		close(w.done)
 		delete(a.awaiting, m.ID)
 		a.mu.Unlock()
+		return
+	}
+	if o := a.said.find(m.ID); o != nil && m.Type == wire.Reset {
+		a.mu.Unlock()
+		a.working.Go(func() { a.unwatch(o) })
 		return
 	}
 	p := a.proof
@@ -117,6 +128,6 @@ func (a *association) acknowledged(m *wire.Message) {
 	a.mu.Unlock()
 	a.conn.Prove(p.at)
 	for _, b := range p.held {
-		a.send(b)
+		a.push(b) // it may have moved on
 	}
 }

@@ -49,6 +49,9 @@ type Config struct {
 	OCSP       OCSP
 	Enrol      Enrol
 	ACME       ACME
+	MASA       MASA
+	V2X        V2X
+	Messaging  Messaging
 	Retention  Retention
 	Jobs       Jobs
 	Approve    Approve
@@ -92,6 +95,13 @@ type Listen struct {
 	COAPS  string // "": none
 	Socket string
 	ACME   string // "": there is no such listener
+	MASA   string // "": not served
+	MQTT   string // "": not served
+	// MQTTWeb is the same as MQTT, for networks that let one port through; "": not served.
+	MQTTWeb string
+	Hooks   string // "": not served
+	// The authorities of V2X and the distribution centre of their lists; "": not served.
+	V2XEA, V2XValidation, V2XAA, V2XDC string
 }
 
 // PublicURLs holds what devices are told, without a trailing slash; "" is derived from Names and Listen. Use Config.ESTURL and
@@ -114,11 +124,12 @@ type TLS struct {
 // completes a handshake trusts the root of that certificate.
 type Anchor struct{ Name, Profile string }
 
-// COAPS holds what the listener of EST over CoAP has besides the limits of all.
+// COAPS holds what the listener of CoAP has besides the limits of all.
 type COAPS struct {
-	MTU    int // octets of an IP packet
-	Node   int // stands in connection IDs
-	Memory int // octets of bodies in blocks
+	Messages bool // whether devices publish and subscribe there
+	MTU      int  // octets of an IP packet
+	Node     int  // stands in connection IDs
+	Memory   int  // octets of bodies in blocks
 }
 
 // Limits bounds what strangers can make the server hold or do, per listener.
@@ -172,6 +183,7 @@ type Enrol struct {
 	RetryAfter time.Duration
 	TokenTTL   time.Duration
 	MaxPending int
+	WeakKeys   string // resolve it with Config.Path; "" = none
 }
 
 // ACME holds what the ACME server allows, and where its validations may go.
@@ -185,8 +197,35 @@ type ACME struct {
 	Attest   Attest
 }
 
+// MASA holds how vouchers are issued for the devices of manufacturers (BRSKI).
+type MASA struct {
+	Profile string        // of the certificate that signs them; "": none are issued
+	Offline time.Duration // the longest life of one without a nonce
+}
+
 // Attest holds files of PEM certificates: whose word about a device's hardware is taken. "" is nobody's.
 type Attest struct{ Step, Apple, AndroidKey, TPM, EK string }
+
+// Messaging holds where messages lie and who may reach them besides devices.
+type Messaging struct {
+	Dir         string   // of the streams on this machine. Use Config.Path
+	NATS        []string // URLs of servers that hold the streams instead
+	Credentials string   // a file; use Config.Path
+	CA          string   // a file of PEM; use Config.Path
+	Cert, Key   string   // likewise
+	Durability  string   // "process", "disk" or "quorum"
+	MaxAge      time.Duration
+	MaxBytes    int      // octets of the stream of what devices publish
+	Origins     []string // of web pages that may open WebSockets
+	Interop     string   // a loopback address without TLS and identity; "" = none
+	Brokers     string   // a directory; use Config.Path
+	Sinks       string   // a directory; use Config.Path
+}
+
+// Messages reports whether messages are carried: something listens for them, or other brokers ask.
+func (c *Config) Messages() bool {
+	return c.Listen.MQTT != "" || c.Listen.MQTTWeb != "" || c.Listen.Hooks != "" || c.Messaging.Interop != "" || c.Listen.COAPS != "" && c.COAPS.Messages
+}
 
 // Retention holds when certificates leave that their profiles keep no longer, and entries of the audit record.
 type Retention struct {

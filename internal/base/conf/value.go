@@ -224,6 +224,46 @@ func hosts(p *[]string) value {
 		}}
 }
 
+// texts is a list of words.
+func texts(p *[]string) value {
+	return value{kind: "list of texts", form: asList, format: func() string { return strings.Join(*p, ",") },
+		parse: func(s string) error {
+			*p = nil
+			for part := range strings.SplitSeq(s, ",") {
+				if s == "" {
+					break
+				}
+				if part == "" {
+					return fmt.Errorf("has an empty entry")
+				}
+				*p = append(*p, part)
+			}
+			return nil
+		}}
+}
+
+func natsURLs(p *[]string) value {
+	v := texts(p)
+	v.kind = "list of NATS URLs"
+	split := v.parse
+	v.parse = func(s string) error {
+		if err := split(s); err != nil {
+			return err
+		}
+		for _, one := range *p {
+			u, err := url.Parse(one)
+			if err != nil || u.Hostname() == "" || u.Path != "" || !slices.Contains([]string{"nats", "tls"}, u.Scheme) {
+				return fmt.Errorf("has %q, which is not a URL such as tls://nats-1.example.com:4222", one)
+			}
+			if u.User != nil {
+				return fmt.Errorf("has a URL with a user: secrets stand in files, see messaging.nats_credentials")
+			}
+		}
+		return nil
+	}
+	return v
+}
+
 // responders is a list of CAs, each with who answers OCSP for it. The names of CAs are not known here.
 func responders(p *[]string) value {
 	return value{kind: "list of NAME=ca, NAME=delegated or NAME=off", form: asList, format: func() string { return strings.Join(*p, ",") },

@@ -46,8 +46,8 @@ func IsConflict(err error) bool {
 	return errors.As(err, &e) && e.unique
 }
 
-// tries bounds how often a transaction that certainly did not happen is run: for about a second. Sixty-four writers of ten rows with
-// serialisable isolation need more than a dozen.
+// tries bounds how often a transaction that certainly did not happen is run: for some four seconds. Sixty-four writers of ten rows with
+// serialisable isolation need more than a dozen, and more on a busy machine.
 const tries = 40
 
 // retry runs try until it succeeds, fails for good, or was tried often enough. What it returns has a kind when the store is at fault.
@@ -102,9 +102,9 @@ func placeIsBad(err error) bool {
 	}
 }
 
-// pause waits 2 to 50 ms, growing and with jitter, before the n-th repetition.
+// pause waits 2 to 200 ms, growing and with jitter, before the n-th repetition: who was refused often had better leave the others time to finish.
 func pause(ctx context.Context, n int) error {
-	limit := min(50*time.Millisecond, 4*time.Millisecond<<min(n, 5))
+	limit := min(200*time.Millisecond, 4*time.Millisecond<<min(n, 6))
 	t := time.NewTimer(2*time.Millisecond + rand.N(limit))
 	defer t.Stop()
 	select {

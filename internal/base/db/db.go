@@ -79,7 +79,7 @@ type session interface {
 	exec(ctx context.Context, sql string, args []any) (int64, error)
 	query(ctx context.Context, each func(Row) (bool, error), sql string, args []any) error
 	send(ctx context.Context, stmts []*Stmt) error
-	commit(ctx context.Context) error
+	commit(ctx context.Context, last []*Stmt) error // runs these before
 	rollback()
 }
 
@@ -236,7 +236,7 @@ func (d *DB) write(ctx context.Context, fn func(ctx context.Context, tx *Tx) err
 	return err
 }
 
-// attempt runs fn in a transaction, once. The Tx is returned when the commit was sent, whatever came of it.
+// attempt runs fn in a transaction, once. The Tx is returned when the commit was sent, or what goes with it, whatever came of that.
 func (d *DB) attempt(ctx context.Context, write bool, batch BatchID, fn func(ctx context.Context, tx *Tx) error) (*Tx, error) {
 	if err := d.usable(); err != nil {
 		return nil, err
@@ -256,7 +256,7 @@ func (d *DB) attempt(ctx context.Context, write bool, batch BatchID, fn func(ctx
 		return nil, err
 	}
 	open = false
-	return tx, s.commit(ctx)
+	return tx, s.commit(ctx, tx.last)
 }
 
 // glance runs fn, which reads by one statement or does not mind if each of several sees a state of its own.

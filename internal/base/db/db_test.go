@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -554,5 +555,150 @@ func TestPostgresSaysWhatItRefused(t *testing.T) {
 	_, err = db.Open(t.Context(), db.Options{URL: u.String(), Now: time.Now})
 	if want := fmt.Sprintf("PostgreSQL at %s does not let the user \"no_such_user\" in; check the user and the password of database.url", u.Hostname()); errs.Public(err) != want {
 		t.Errorf("got %q, want %q", errs.Public(err), want)
+	}
+}
+
+func TestDeferredStatements(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	row := func(n int) *db.Stmt { return &db.Stmt{SQL: insert, Args: []any{1, id(n), n, ""}} }
+	own := errors.New("its own")
+	for _, c := range []struct {
+		name string
+		do   func(ctx context.Context, tx *db.Tx) error
+		rows int // in all, after it
+		is   func(error) bool
+	}{
+		{"nothing else", func(_ context.Context, tx *db.Tx) error { tx.Defer(row(1), row(2)); return nil }, 2, func(err error) bool { return err == nil }},
+		{"after others, though left before", func(ctx context.Context, tx *db.Tx) error {
+			tx.Defer(&db.Stmt{SQL: `UPDATE thing SET n = 4 WHERE cell = $1 AND id = $2`, Args: []any{1, id(3)}})
+			return tx.Send(ctx, row(3))
+		}, 3, func(err error) bool { return err == nil }},
+		{"one that cannot be", func(ctx context.Context, tx *db.Tx) error {
+			tx.Defer(row(5), row(1), row(6))
+			return tx.Send(ctx, row(4))
+		}, 3, db.IsConflict},
+		{"a wrong one", func(_ context.Context, tx *db.Tx) error {
+			tx.Defer(row(5), &db.Stmt{SQL: `INSERT INTO nowhere (n) VALUES (1)`})
+			return nil
+		}, 3, func(err error) bool { return err != nil && errs.KindOf(err) == errs.Internal }},
+		{"a function that fails", func(_ context.Context, tx *db.Tx) error { tx.Defer(row(5)); return own }, 3, func(err error) bool { return errors.Is(err, own) }},
+		{"and on it goes", func(_ context.Context, tx *db.Tx) error { tx.Defer(row(5)); return nil }, 4, func(err error) bool { return err == nil }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			committed := false
+			err := d.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+				tx.OnCommit(func() { committed = true })
+				return c.do(ctx, tx)
+			})
+			if !c.is(err) || committed != (err == nil) {
+				t.Errorf("got %v, committed: %t", err, committed)
+			}
+			if n := count(t, d); n != c.rows {
+				t.Errorf("%d rows, want %d", n, c.rows)
+			}
+		})
+	}
+	var n int64
+	if err := d.View(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Get(ctx, []any{&n}, `SELECT n FROM thing WHERE cell = $1 AND id = $2`, 1, id(3))
+		return err
+	}); err != nil || n != 4 {
+		t.Errorf("the row has %d, %v, want 4: what is deferred comes last", n, err)
+	}
+}
+
+// TestArgumentsThatCannotBeEncoded: what is wrong with the arguments of a statement is a bug of who wrote it, and no broken connection. It is tried once, and who
+// shares a batch with it does not share its fate.
+func TestArgumentsThatCannotBeEncoded(t *testing.T) {
+	wrong := map[string]any{"no type of a database": struct{}{}, "not a number": []string{"1"}}
+	d := dbtest.Open(t, schema())
+	if d.Arrays() { // the others have columns of any size
+		wrong["a number that is too great"] = int64(1) << 40
+	}
+	good := func(n int) *db.Stmt { return &db.Stmt{SQL: insert, Args: []any{1, id(n), n, ""}} }
+	for name, value := range wrong {
+		bad := &db.Stmt{SQL: insert, Args: []any{value, id(2), 2, ""}}
+		for how, do := range map[string]func(ctx context.Context, tx *db.Tx) error{
+			"sent":                     func(ctx context.Context, tx *db.Tx) error { return tx.Send(ctx, good(1), bad) },
+			"alone":                    func(ctx context.Context, tx *db.Tx) error { _, err := tx.Exec(ctx, bad.SQL, bad.Args...); return err },
+			"deferred":                 func(_ context.Context, tx *db.Tx) error { tx.Defer(good(1), bad); return nil },
+			"deferred, after one sent": func(ctx context.Context, tx *db.Tx) error { tx.Defer(bad); return tx.Send(ctx, good(1)) },
+		} {
+			t.Run(name+"/"+how, func(t *testing.T) {
+				tries := 0
+				err := d.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error { tries++; return do(ctx, tx) })
+				if err == nil || errs.KindOf(err) != errs.Internal || tries != 1 {
+					t.Errorf("%v after %d tries, want an internal error after one", err, tries)
+				}
+				if n := count(t, d); n != 0 {
+					t.Errorf("%d rows, want none", n)
+				}
+			})
+		}
+		t.Run(name+"/among others of a group", func(t *testing.T) {
+			d := dbtest.Open(t, schema())
+			g := db.NewGroup(d, db.Plan[int]{Key: func(n int) db.Key { return db.Key{ID: [16]byte(id(n))} },
+				Apply: func(_ context.Context, tx *db.Tx, batch []int) ([]error, error) {
+					for _, n := range batch {
+						s := good(n)
+						if n == 5 {
+							s.Args[0] = value
+						}
+						tx.Defer(s)
+					}
+					return nil, nil
+				}})
+			answers := make([]error, 9)
+			var all sync.WaitGroup
+			for n := range answers {
+				all.Go(func() { defer g.Expect()(); answers[n] = g.Do(t.Context(), n) })
+			}
+			run(t, g)
+			all.Wait()
+			for n, err := range answers {
+				if (err != nil) != (n == 5) || errs.Is(err, errs.Unavailable) {
+					t.Errorf("item %d: %v", n, err)
+				}
+			}
+			if n := count(t, d); n != len(answers)-1 {
+				t.Errorf("%d rows, want %d", n, len(answers)-1)
+			}
+		})
+	}
+}
+
+// TestOptimismThatWasWrong: what an optimist sent is gone, and the same batch is applied once more.
+func TestOptimismThatWasWrong(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	var hopes []bool
+	g := db.NewGroup(d, db.Plan[int]{
+		Key: func(n int) db.Key { return db.Key{ID: [16]byte(id(n))} },
+		Apply: func(ctx context.Context, tx *db.Tx, batch []int) ([]error, error) {
+			hopes = append(hopes, tx.Optimistic())
+			for _, n := range batch {
+				tx.Defer(&db.Stmt{SQL: insert, Args: []any{1, id(n), n, ""}})
+			}
+			if tx.Optimistic() {
+				if err := tx.Send(ctx, &db.Stmt{SQL: insert, Args: []any{1, id(100), 0, ""}}); err != nil {
+					return nil, err
+				}
+				return nil, db.ErrPessimist
+			}
+			return nil, nil
+		}})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	err := g.Do(t.Context(), 1)
+	stop()
+	if err := errors.Join(err, <-ended); err != nil {
+		t.Fatal(err)
+	}
+	want := []bool{false}
+	if d.Arrays() {
+		want = []bool{true, false}
+	}
+	if !slices.Equal(hopes, want) || count(t, d) != 1 {
+		t.Errorf("optimism: %v, want %v; %d rows, want 1", hopes, want, count(t, d))
 	}
 }

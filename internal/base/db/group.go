@@ -266,14 +266,20 @@ func (c *committer[T]) commit(ctx context.Context, s *stream, batch []*pending[T
 	}
 	var refused []error
 	err := c.group.db.prepare(ctx)
-	if err == nil {
-		err = s.run(ctx, func(ctx context.Context, tx *Tx) (err error) {
+	apply := func(hopeful bool) error {
+		return s.run(ctx, func(ctx context.Context, tx *Tx) (err error) {
+			tx.hopeful = hopeful
 			refused, err = c.group.plan.Apply(ctx, tx, items)
 			if err == nil && refused != nil && len(refused) != len(items) {
 				err = errors.New("the plan returned another number of refusals than of items")
 			}
 			return err
 		})
+	}
+	if err == nil {
+		if err = apply(true); errors.Is(err, ErrPessimist) {
+			err = apply(false)
+		}
 	}
 	if err != nil && len(batch) > 1 && !errs.Is(err, errs.Unavailable) {
 		c.commit(ctx, s, batch[:len(batch)/2])

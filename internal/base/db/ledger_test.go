@@ -123,7 +123,15 @@ func ledgerPlan() db.Plan[int64] {
 		Key: func(n int64) db.Key { return db.Key{Cell: uint8(n % counters), ID: [16]byte(id(int(n % counters)))} },
 		Apply: func(ctx context.Context, tx *db.Tx, batch []int64) ([]error, error) {
 			for _, n := range batch {
-				if err := tx.Send(ctx, &db.Stmt{SQL: addCount, Args: []any{n % counters}}, &db.Stmt{SQL: addFact, Args: []any{n}}); err != nil {
+				count, fact := &db.Stmt{SQL: addCount, Args: []any{n % counters}}, &db.Stmt{SQL: addFact, Args: []any{n}}
+				if n/counters%2 == 1 { // half of them leave their second statement until the commit
+					tx.Defer(fact)
+					if err := tx.Send(ctx, count); err != nil {
+						return nil, err
+					}
+					continue
+				}
+				if err := tx.Send(ctx, count, fact); err != nil {
 					return nil, err
 				}
 			}

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -9,7 +10,8 @@ import (
 )
 
 // Lookup answers the point reads of many goroutines with few transactions: while one is under way the others gather, and the next one reads
-// for all of them. A lonely read waits for nobody. What a read returns was committed when it began, or later.
+// for all of them; and whoever is to read lets those go first who are ready to run, since some of them will ask too. A lonely read waits for nobody.
+// What a read returns was committed when it began, or later.
 //
 // It is for the hot path, where a transaction for each read would cost more than the read.
 type Lookup[K comparable, V any] struct {
@@ -68,6 +70,9 @@ func (l *Lookup[K, V]) Get(ctx context.Context, key K) (value V, found bool, err
 // serve reads for those who wait. Whoever leads answers one batch, his own key among it, and leaves what has gathered meanwhile to another
 // goroutine.
 func (l *Lookup[K, V]) serve(ctx context.Context) {
+	// Requests come in bunches, when the network is looked at. Without this the first of a bunch would read for itself alone, which costs most of what
+	// reading for all of them does.
+	runtime.Gosched()
 	l.mu.Lock()
 	n := min(len(l.waiting), lookupBatch)
 	batch := l.waiting[:n:n]

@@ -69,9 +69,11 @@ func refusedBy(c *pgx.ConnConfig, err error) error {
 
 // planOnce has the server plan each prepared statement once, and by its indexes. Left alone it plans the short ones anew for every batch,
 // because it sees the arrays' lengths, and that costs more than the statement. A plan that was made while a table was small and freshly
-// analysed would else read the whole table, and stay when it has grown. Behind a pooler the settings may be lost, and with them only the saving.
+// analysed would else read the whole table, and stay when it has grown. A statement that must read a whole table all the same is then
+// reckoned so dear that the server would compile it to machine code first, for ten to a hundred milliseconds where it runs for one: hence no
+// jit. Behind a pooler the settings may be lost, and with them only the saving.
 func planOnce(ctx context.Context, conn *pgx.Conn) error {
-	for _, setting := range []string{"plan_cache_mode = force_generic_plan", "enable_seqscan = off"} {
+	for _, setting := range []string{"plan_cache_mode = force_generic_plan", "enable_seqscan = off", "jit = off"} {
 		_, err := conn.Exec(ctx, "SET "+setting)
 		var pg *pgconn.PgError
 		if err != nil && !errors.As(err, &pg) { // an engine may not know the setting
@@ -206,16 +208,34 @@ func postgresArgs(args []any) []any {
 }
 
 func (s *postgresSession) query(ctx context.Context, each func(Row) (bool, error), sql string, args []any) error {
-	if b, opens := s.opening(); opens {
-		results := s.conn.SendBatch(ctx, b)
-		if err := results.Close(); err != nil {
+	b, opens := s.opening()
+	if !opens {
+		rows, err := s.conn.Query(ctx, sql, postgresArgs(args)...)
+		if err != nil {
 			return s.failure(ctx, err)
 		}
+		return s.rows(ctx, rows, each)
 	}
-	rows, err := s.conn.Query(ctx, sql, postgresArgs(args)...)
-	if err != nil {
+	b.Queue(sql, postgresArgs(args)...)
+	results := s.conn.SendBatch(ctx, b)
+	defer results.Close() // when a row's callback failed; whatever it says then, the transaction is rolled back
+	if _, err := results.Exec(); err != nil {
 		return s.failure(ctx, err)
 	}
+	rows, err := results.Query()
+	if err == nil {
+		err = s.rows(ctx, rows, each)
+	} else {
+		err = s.failure(ctx, err)
+	}
+	if err != nil {
+		return err
+	}
+	return s.failure(ctx, results.Close())
+}
+
+// rows hands rows to each until it wants no more.
+func (s *postgresSession) rows(ctx context.Context, rows pgx.Rows, each func(Row) (bool, error)) error {
 	defer rows.Close()
 	for rows.Next() {
 		more, err := each(rows)
@@ -277,7 +297,13 @@ func (s *postgresSession) result(ctx context.Context, results pgx.BatchResults, 
 	return s.failure(ctx, rows.Err())
 }
 
-func (s *postgresSession) commit(ctx context.Context) error {
+func (s *postgresSession) commit(ctx context.Context, last []*Stmt) error {
+	if !s.begun && len(last) > 0 {
+		if err := s.send(ctx, nil); err != nil { // the text that opens it
+			s.rollback()
+			return err
+		}
+	}
 	defer s.conn.Release() // a connection that is still in a transaction, or broken, is closed by the pool
 	if !s.begun {
 		return nil
@@ -285,7 +311,13 @@ func (s *postgresSession) commit(ctx context.Context) error {
 	// A requester that hangs up must not turn a commit into an unknown outcome.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.commitWait)
 	defer cancel()
-	tag, err := s.conn.Exec(ctx, "commit")
+	var tag pgconn.CommandTag
+	var err error
+	if len(last) == 0 {
+		tag, err = s.conn.Exec(ctx, "commit")
+	} else if tag, err = s.commitWith(ctx, last); errors.As(err, new(*storeError)) {
+		return err
+	}
 	var pg *pgconn.PgError
 	switch {
 	case err == nil && tag.String() == "ROLLBACK":
@@ -298,6 +330,35 @@ func (s *postgresSession) commit(ctx context.Context) error {
 		return postgresError(ctx, err, true)
 	}
 	return &storeError{class: classUnknown, cause: err}
+}
+
+// commitWith sends the last statements and the COMMIT together. They end in one Sync, up to which the server passes over everything once a statement has
+// failed, the COMMIT too (PostgreSQL documentation, section 55.2.4, "Pipelining"). So what the server says against a statement
+// is a *storeError: nothing was committed. Any other error is one of the COMMIT, or of a connection that broke while it was on
+// its way.
+func (s *postgresSession) commitWith(ctx context.Context, last []*Stmt) (tag pgconn.CommandTag, err error) {
+	b := &pgx.Batch{}
+	for _, st := range last {
+		b.Queue(st.SQL, postgresArgs(st.Args)...)
+	}
+	b.Queue("commit")
+	results := s.conn.SendBatch(ctx, b)
+	for range last {
+		if _, err = results.Exec(); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		tag, err = results.Exec()
+		return tag, errors.Join(err, results.Close())
+	}
+	_ = results.Close() // it says the same
+	var pg *pgconn.PgError
+	if alive := !s.conn.Conn().IsClosed(); alive || errors.As(err, &pg) || unencodable(err) {
+		_, _ = s.conn.Exec(ctx, "rollback") // when it fails the connection is broken, and the server rolls back
+		return tag, postgresError(ctx, err, alive)
+	}
+	return tag, err
 }
 
 // unclear lists the codes after which a COMMIT may have happened: transaction_resolution_unknown, statement_completion_unknown, and the
@@ -332,6 +393,8 @@ func postgresError(ctx context.Context, err error, alive bool) error {
 			return &storeError{class: classRetry, cause: err} // a prepared statement outlived a migration; it is prepared anew
 		}
 		return &storeError{class: postgresClass(pg.Code), unique: pg.Code == "23505", cause: fmt.Errorf("%w (%s)", err, pg.Detail)}
+	case unencodable(err):
+		return &storeError{class: classBug, cause: err}
 	case ctx.Err() != nil:
 		return &storeError{class: classGivenUp, cause: errors.Join(err, ctx.Err())}
 	case errors.As(err, &connect):
@@ -341,6 +404,14 @@ func postgresError(ctx context.Context, err error, alive bool) error {
 		return &storeError{class: classBug, cause: err}
 	}
 	return &storeError{class: classRetry, cause: err} // the connection broke, and with it the transaction
+}
+
+// unencodable reports whether the driver could not put the arguments of a statement of a batch into octets. It gives up the connection then, so that this looks
+// like one that broke; but nothing of the batch was sent, a COMMIT at its end neither. The driver has one type for this and for what comes of preparing the
+// statements, which may be a connection that did break, and tells the two apart in the text alone.
+func unencodable(err error) bool {
+	var batch pgx.ErrPreprocessingBatch
+	return errors.As(err, &batch) && strings.HasPrefix(batch.Error(), "error preprocessing batch (build)")
 }
 
 // postgresClass sorts the codes of PostgreSQL's appendix A, "PostgreSQL Error Codes".

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -125,14 +126,19 @@ func (l *link) up() {
 	if first, err := message(r, 0); err != nil || !send(l.server, first) {
 		return
 	}
+	prepared := "?" // the name of the prepared COMMIT; that is none
 	for {
 		m, err := message(r, 1)
 		if err != nil {
 			return
 		}
 		what := pass
+		if name, text := twoTexts(m); m[0] == 'P' && strings.EqualFold(text, "commit") {
+			prepared = name
+		}
+		_, bound := twoTexts(m) // after the name of the portal
 		switch {
-		case m[0] == 'Q' && bytes.EqualFold(bytes.TrimRight(m[5:], "\x00; "), []byte("commit")):
+		case m[0] == 'Q' && bytes.EqualFold(bytes.TrimRight(m[5:], "\x00; "), []byte("commit")), m[0] == 'B' && bound == prepared:
 			what = l.proxy.decide()
 		case m[0] == 'B' && l.proxy.mayCut():
 			what = cutAnywhere
@@ -153,6 +159,13 @@ func (l *link) up() {
 			return
 		}
 	}
+}
+
+// twoTexts returns the two texts with which a Parse and a Bind begin.
+func twoTexts(m []byte) (first, second string) {
+	first, rest, _ := strings.Cut(string(m[5:]), "\x00")
+	second, _, _ = strings.Cut(rest, "\x00")
+	return first, second
 }
 
 // mayCut says whether a statement's message is lost: one in sixty, where the plan has that.

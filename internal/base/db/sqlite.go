@@ -143,7 +143,15 @@ func closeNext(ctx context.Context, pool chan *sqliteConn) error {
 	}
 }
 
-func (e *sqliteEngine) glance(ctx context.Context) (session, error) { return e.begin(ctx, false) }
+// glance needs no transaction: a statement that runs alone sees one state, and to open and end one costs as much as a small statement.
+func (e *sqliteEngine) glance(ctx context.Context) (session, error) {
+	select {
+	case c := <-e.readers:
+		return &sqliteSession{conn: c, pool: e.readers, bare: true}, nil
+	case <-ctx.Done():
+		return nil, &storeError{class: classGivenUp, cause: ctx.Err()}
+	}
+}
 
 func (e *sqliteEngine) begin(ctx context.Context, write bool) (session, error) {
 	pool, text := e.readers, "BEGIN"
@@ -219,6 +227,7 @@ func (e *sqliteEngine) write(ctx context.Context, schemas []Schema) error {
 type sqliteSession struct {
 	conn *sqliteConn
 	pool chan *sqliteConn
+	bare bool // no transaction was opened
 }
 
 func (s *sqliteSession) exec(ctx context.Context, text string, args []any) (int64, error) {
@@ -250,7 +259,11 @@ func (s *sqliteSession) send(ctx context.Context, stmts []*Stmt) error {
 	return nil
 }
 
-func (s *sqliteSession) commit(context.Context) error {
+func (s *sqliteSession) commit(ctx context.Context, last []*Stmt) error {
+	if err := s.send(ctx, last); err != nil {
+		s.rollback()
+		return err
+	}
 	_, err := s.conn.exec("COMMIT", nil)
 	if err != nil {
 		// After most failures the transaction is still open; after some, SQLite has rolled it back itself and refuses the ROLLBACK.
@@ -266,8 +279,10 @@ func (s *sqliteSession) commit(context.Context) error {
 }
 
 func (s *sqliteSession) rollback() {
-	// The only error is "no transaction is active", after SQLite rolled back by itself.
-	_, _ = s.conn.exec("ROLLBACK", nil)
+	if !s.bare {
+		// The only error is "no transaction is active", after SQLite rolled back by itself.
+		_, _ = s.conn.exec("ROLLBACK", nil)
+	}
 	s.pool <- s.conn
 }
 

@@ -11,7 +11,8 @@ import (
 // stream numbers the writing transactions of one committer. It is used by one goroutine at a time.
 //
 // Rules that make it work:
-//   - a batch takes the number seq by moving stream.next from seq to seq+1, as its first statement, in its own transaction;
+//   - a batch takes the number seq by moving stream.next from seq to seq+1, as its first statement, in its own transaction. It travels with the one
+//     behind it; when it changes no row the transaction fails, whatever that one did;
 //   - when that changes no row, the batch is done already (next is seq+1), or somebody closed the stream (closed is 1, next is seq) and it can
 //     never be committed there, so the same batch runs under a new stream;
 //   - after a commit of unknown outcome the row is written, not only read. A read could see a commit that a standby never received; a commit
@@ -148,14 +149,16 @@ func (s *stream) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 		defer cancel()
 	}
 	tx, err := s.db.attempt(own, true, BatchID{s.id, s.next}, func(ctx context.Context, tx *Tx) error {
-		n, err := tx.Exec(ctx, `UPDATE stream SET next = next + 1 WHERE cell = 0 AND stream = $1 AND next = $2 AND closed = 0`, s.id[:], s.next)
-		if err != nil {
-			return err
+		tx.lead = &Stmt{SQL: `UPDATE stream SET next = next + 1 WHERE cell = 0 AND stream = $1 AND next = $2 AND closed = 0`, Args: []any{s.id[:], s.next}}
+		tx.fence = &storeError{class: classFenced, cause: fmt.Errorf("stream %s did not stand at %d", hex.EncodeToString(s.id[:]), s.next)}
+		err := fn(ctx, tx)
+		if err == nil {
+			err = tx.Send(ctx) // the lead, when fn had nothing to write
 		}
-		if n != 1 {
-			return &storeError{class: classFenced, cause: fmt.Errorf("stream %s did not stand at %d", hex.EncodeToString(s.id[:]), s.next)}
+		if tx.failed == tx.fence { // whatever fn made of it
+			err = tx.fence
 		}
-		return fn(ctx, tx)
+		return err
 	})
 	if c, ours := classOf(err); ours && c == classGivenUp && ctx.Err() == nil {
 		err = &storeError{class: classRetry, cause: err} // only this attempt took too long

@@ -24,8 +24,12 @@ type Tx struct {
 	batch   BatchID
 	part    int64
 	after   []func()
-	busy    bool  // rows are being read
-	failed  error // of the engine; the transaction can only be rolled back
+	last    []*Stmt // of Defer; they go with the commit
+	hopeful bool    // see Optimistic
+	lead    *Stmt   // goes before the first statement and in its round trip; nil when it was sent, or when there is none
+	fence   error   // what the transaction fails with when lead changes no row
+	busy    bool    // rows are being read
+	failed  error   // of the engine; the transaction can only be rolled back
 }
 
 // Stmt is one statement of a Send. Each, when set, is called for every row; N is set to the number of rows affected.
@@ -38,6 +42,11 @@ type Stmt struct {
 
 // Exec runs a statement and returns how many rows it affected.
 func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	if tx.lead != nil {
+		st := &Stmt{SQL: sql, Args: args}
+		err := tx.Send(ctx, st)
+		return st.N, err
+	}
 	err = tx.statement(func() error {
 		n, err = tx.session.exec(ctx, sql, args)
 		return err
@@ -47,6 +56,9 @@ func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (n int64, err e
 
 // Get scans the first row into dest and reports whether there was one.
 func (tx *Tx) Get(ctx context.Context, dest []any, sql string, args ...any) (found bool, err error) {
+	if err := tx.Send(ctx); err != nil {
+		return false, err
+	}
 	err = tx.statement(func() error {
 		return tx.session.query(ctx, func(r Row) (bool, error) {
 			found = true
@@ -58,6 +70,9 @@ func (tx *Tx) Get(ctx context.Context, dest []any, sql string, args ...any) (fou
 
 // Each calls fn for every row, until fn returns an error. fn runs no statement of tx: the connection is busy with the rows.
 func (tx *Tx) Each(ctx context.Context, fn func(Row) error, sql string, args ...any) error {
+	if tx.lead != nil {
+		return tx.Send(ctx, &Stmt{SQL: sql, Args: args, Each: fn})
+	}
 	return tx.statement(func() error {
 		return tx.session.query(ctx, func(r Row) (bool, error) { return true, fn(r) }, sql, args)
 	})
@@ -65,11 +80,38 @@ func (tx *Tx) Each(ctx context.Context, fn func(Row) error, sql string, args ...
 
 // Send runs the statements in order, in one round trip where the engine is a server. It stops at the first error.
 func (tx *Tx) Send(ctx context.Context, stmts ...*Stmt) error {
-	if len(stmts) == 0 {
-		return nil
+	lead := tx.lead
+	if lead == nil {
+		if len(stmts) == 0 {
+			return nil
+		}
+		return tx.statement(func() error { return tx.session.send(ctx, stmts) })
 	}
-	return tx.statement(func() error { return tx.session.send(ctx, stmts) })
+	return tx.statement(func() error {
+		tx.lead, lead.N = nil, notRun
+		err := tx.session.send(ctx, append([]*Stmt{lead}, stmts...))
+		if lead.N != notRun && lead.N != 1 { // whatever became of those behind it, which should not have run
+			return tx.fence
+		}
+		return err
+	})
 }
+
+// Defer leaves statements until the commit, with which they travel in one round trip where the engine is a server: for what is written without a look at
+// what came of it. They run in order, after all others; N is not set, and there must be no Each. When one fails, nothing is committed, and whoever ran the
+// transaction gets the error as if the function had returned it.
+func (tx *Tx) Defer(stmts ...*Stmt) { tx.last = append(tx.last, stmts...) }
+
+// Optimistic reports whether Apply of a Plan should send what it would do if nobody were refused, in as few round trips as it can. Where it turns out that
+// somebody is, it returns ErrPessimist, and is run again in another transaction, in which Optimistic is false. It is false too where a round trip
+// costs nothing.
+func (tx *Tx) Optimistic() bool { return tx.hopeful && tx.arrays }
+
+// ErrPessimist is what Apply returns when it was optimistic for nothing.
+var ErrPessimist = errors.New("more was sent than may be written; run again without optimism")
+
+// notRun is the N of a statement of which nothing is known.
+const notRun = -1
 
 // statement runs one call of the session. After an error of the engine no other is run: PostgreSQL would refuse it, and SQLite may have ended
 // the transaction by itself, so that the next statement would stand alone and be durable at once.

@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -73,7 +74,7 @@ func (o Observer) finish(r *http.Request, out *response, rec *record, took time.
 			level = slog.LevelWarn
 			attrs = append(attrs, slog.String("cause", rec.err.Error()))
 		}
-		if kind == errs.Internal {
+		if kind == errs.Internal && !(r.Context().Err() != nil && errors.Is(rec.err, context.Canceled)) { // a client that went away is nobody's fault
 			level = slog.LevelError
 		}
 	}

@@ -3,6 +3,7 @@ package web
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -180,6 +181,23 @@ func (l *logged) take() string {
 	defer l.mu.Unlock()
 	defer l.buffer.Reset()
 	return l.buffer.String()
+}
+
+// A client that goes away while it is served is no fault of the platform, for which somebody would have to get up.
+func TestAClientThatWentAwayIsNoAlarm(t *testing.T) {
+	var log logged
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	fail := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Problem(w, r, fmt.Errorf("fetching the key: %w", context.Canceled))
+	})
+	observer := Observer{Surface: "est", Log: slog.New(slog.NewJSONHandler(&log, nil)), Now: time.Now, Refuse: Problem}
+	for ctx, level := range map[context.Context]string{gone: "WARN", t.Context(): "ERROR"} {
+		observer.Wrap(fail).ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+		if written := log.take(); !strings.Contains(written, `"level":"`+level+`"`) {
+			t.Errorf("want the level %s: %s", level, written)
+		}
+	}
 }
 
 func TestObserverLogsCountsAndSurvives(t *testing.T) {

@@ -52,13 +52,19 @@ const (
 	CampaignManage Permission = "campaign.manage"
 	// MakerManage is to say which manufacturers' certificates show whose product a device is.
 	MakerManage Permission = "maker.manage"
-	Grant       Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
+	// MessageRead is to see the policy of messages, what it decides, who is connected, and what is published.
+	MessageRead Permission = "message.read"
+	// MessagePublish is to publish in the platform's name, and to end connections that may begin again.
+	MessagePublish Permission = "message.publish"
+	// MessagePolicy is to say who may publish and subscribe where.
+	MessagePolicy Permission = "message.policy"
+	Grant         Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
 )
 
 // Permissions returns what role may do, in a fixed order; nothing for an unknown role.
 func Permissions(role Role) []Permission {
-	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead, JobRead, ApproveRead}
-	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove, JobManage, ApproveGrant, CampaignManage}
+	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead, JobRead, ApproveRead, MessageRead}
+	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove, JobManage, ApproveGrant, CampaignManage, MessagePublish, MessagePolicy}
 	switch role {
 	case RoleAuditor:
 		return read
@@ -88,6 +94,8 @@ const (
 	KindDevice   Kind = "device"   // a device that proved its identity
 	KindSystem   Kind = "system"   // the platform itself
 	KindStranger Kind = "stranger" // nobody we know
+	// KindRegistrar is a registrar of somebody else's domain, which asks for vouchers.
+	KindRegistrar Kind = "registrar"
 )
 
 // Actor is who does something. The zero value is nobody and may do nothing.
@@ -103,6 +111,9 @@ func System(component string) Actor { return Actor{Kind: KindSystem, ID: compone
 
 // Device returns the actor for a device that proved its identity over the surface via.
 func Device(id, via string) Actor { return Actor{Kind: KindDevice, ID: id, Via: via} }
+
+// Registrar returns the actor for the registrar that is registered under a name, over the surface via.
+func Registrar(name, via string) Actor { return Actor{Kind: KindRegistrar, ID: name, Via: via} }
 
 // Stranger returns the actor for somebody unknown who came from source over the surface via. It names the network, not the address: /24 of
 // IPv4 and /48 of IPv6, which is enough to count by and to act against.

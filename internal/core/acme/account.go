@@ -3,11 +3,13 @@ package acme
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -51,6 +53,25 @@ type Account struct {
 	Used    int64     // UTC seconds, when it last ordered something
 
 	changed int64
+	read    time.Time // before it was read; zero: nobody says
+	near    *Order    // that was read along with it; see load
+	fresh   bool      // it has no order in the database
+	known   *known    // its device, as it was read lately; nil: look
+}
+
+// known is a device as it was read, and when.
+type known struct {
+	device device.Device
+	mark   device.Mark
+	at     time.Time // before it was read
+}
+
+// stands reports whether the device may be taken as it was read.
+func (s *Service) stands(k *known) bool {
+	if s.several {
+		return s.isRecent(k.at) && s.Devices.Mark(k.device.ID) == k.mark
+	}
+	return s.Devices.Unchanged(k.device.ID, k.mark)
 }
 
 // Bound reports whether the account is that of a device.
@@ -58,7 +79,10 @@ func (a *Account) Bound() bool { return a.Device != device.ID{} }
 
 const accountColumns = `SELECT id, thumb, jwk, state, device, binding, created, used, changed FROM acme_account`
 
-func scanAccount(r db.Row) (a Account, err error) {
+// scanAccount reads a row of accountColumns. The service's own parses no key twice.
+func (s *Service) scanAccount(r db.Row) (Account, error) { return scanAccount(r, s.keys.parse) }
+
+func scanAccount(r db.Row, parse func(jwk string) (*acme.Key, error)) (a Account, err error) {
 	var id, thumb, dev []byte
 	var jwk, binding string
 	var state int64
@@ -68,7 +92,7 @@ func scanAccount(r db.Row) (a Account, err error) {
 	copy(a.ID[:], id)
 	copy(a.Device[:], dev)
 	a.State, a.Binding = State(state), []byte(binding)
-	a.Key, err = acme.ParseKey([]byte(jwk))
+	a.Key, err = parse(jwk)
 	if err == nil && string(a.Key.Thumbprint[:]) != string(thumb) {
 		err = errors.New("the thumbprint is another key's")
 	}
@@ -78,35 +102,38 @@ func scanAccount(r db.Row) (a Account, err error) {
 	return a, nil
 }
 
-func accountBy(ctx context.Context, tx *db.Tx, where string, args ...any) (a Account, found bool, err error) {
-	err = tx.Each(ctx, func(r db.Row) (err error) {
-		found = true
-		a, err = scanAccount(r)
-		return err
-	}, accountColumns+where, args...)
-	return a, found, err
-}
-
-// Account returns the account with this id, whatever its state. The error is NotFound, with Type AccountDoesNotExist, when there is none.
-func (s *Service) Account(ctx context.Context, id ID) (Account, error) {
-	return s.find(ctx, ` WHERE id = $1`, id[:])
-}
-
-// ByKey returns the account of a key.
+// ByKey returns the account of a key. The error is as that of Account.
 func (s *Service) ByKey(ctx context.Context, key *acme.Key) (Account, error) {
-	return s.find(ctx, ` WHERE thumb = $1`, key.Thumbprint[:])
-}
-
-func (s *Service) find(ctx context.Context, where string, arg []byte) (a Account, err error) {
-	var found bool
-	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
-		a, found, err = accountBy(ctx, tx, where, arg)
-		return err
-	})
+	a, found, err := s.byThumb.Get(ctx, key.Thumbprint)
 	if err == nil && !found {
-		err = refuse(errs.NotFound, AccountDoesNotExist, "there is no such account; make one with newAccount")
+		err = noAccount()
 	}
 	return a, err
+}
+
+// seeByThumb is the work of a db.Lookup.
+func (s *Service) seeByThumb(ctx context.Context, tx *db.Tx, keys [][32]byte) (map[[32]byte]Account, error) {
+	found := make(map[[32]byte]Account, len(keys))
+	add := func(r db.Row) error {
+		a, err := s.scanAccount(r)
+		if err == nil {
+			found[a.Key.Thumbprint] = a
+		}
+		return err
+	}
+	if tx.Arrays() {
+		thumbs := make([][]byte, len(keys))
+		for i := range keys {
+			thumbs[i] = keys[i][:]
+		}
+		return found, tx.Each(ctx, add, accountColumns+` WHERE thumb = ANY($1)`, thumbs)
+	}
+	for i := range keys {
+		if err := tx.Each(ctx, add, accountColumns+` WHERE thumb = $1`, keys[i][:]); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 // Newcomer asks for an account.
@@ -117,32 +144,35 @@ type Newcomer struct {
 	Source  netip.Addr
 }
 
-// NewAccount returns the account of a key, which is made when there is none. made tells which. An account without binding is ExternalAccountRequired
-// unless open ones are allowed; a binding whose secret is wrong is Unauthorized, and says the same of devices that do not exist.
+// NewAccount makes the account of a key that ByKey does not know. Whoever asks for the same at once gets the one that was made, and made tells which.
+// An account without binding is ExternalAccountRequired unless open ones are allowed; a binding whose secret is wrong is Unauthorized, and says the
+// same of devices that do not exist.
 func (s *Service) NewAccount(ctx context.Context, n Newcomer) (a Account, made bool, err error) {
-	if a, err = s.ByKey(ctx, n.Key); err == nil || !errors.Is(err, AccountDoesNotExist) {
-		return a, false, err
-	}
 	a = Account{Key: n.Key, State: Valid, Created: s.Now().Unix(), Used: s.Now().Unix(), Binding: n.Raw, changed: 1}
-	rand.Read(a.ID[:])
+	a.ID = newID(s.Now())
 	if n.Binding == nil {
 		return s.newOpen(ctx, a, n)
 	}
-	secret, err := s.Devices.TokenSecret(ctx, n.Binding.KID)
+	if isBirth(n.Binding.KID) {
+		return s.newByBirth(ctx, a, n)
+	}
+	at := s.Now()
+	token, err := s.Devices.PresentToken(ctx, n.Binding.KID)
 	if err != nil && !errs.Is(err, errs.Denied) {
 		return Account{}, false, err
 	}
-	known := secret
+	known := token.Text
 	if known == "" {
 		known = a.ID.String() // a wrong name has no secret; the check takes as long with another one
 	}
-	if n.Binding.VerifyMAC([]byte(known)) != nil || secret == "" {
+	if n.Binding.VerifyMAC([]byte(known)) != nil || token.Text == "" {
 		return Account{}, false, refuse(errs.Denied, Unauthorized, "the external account binding is not accepted: the device is unknown, or the key is not its present token: check both, or ask for a new token")
 	}
 	if err != nil { // used or expired, which whoever has it may know
-		return Account{}, false, s.bindingRefused(err)
+		return s.made(ctx, a, s.bindingRefused(err))
 	}
-	return s.bind(ctx, a, n, secret)
+	a.read = at
+	return s.bind(ctx, a, token)
 }
 
 // bindingRefused gives what the registry says about a token the name that ACME has for it.
@@ -165,29 +195,62 @@ func (s *Service) newOpen(ctx context.Context, a Account, n Newcomer) (Account, 
 		if have >= maxOpen {
 			return refuse(errs.Limited, RateLimited, "there are too many accounts without a binding: use the device's token, or ask again in a day")
 		}
-		return s.insert(ctx, tx, &a, access.Stranger(n.Source, protocol), nil)
+		if err := tx.Send(ctx, a.insert()); err != nil {
+			return err
+		}
+		return s.Audit.Append(ctx, tx, a.entry("acme.account", access.Stranger(n.Source, protocol), s.Now().Unix(), nil))
 	})
 	return s.made(ctx, a, err)
 }
 
 // bind makes the account of a device and spends its token, in one transaction.
-func (s *Service) bind(ctx context.Context, a Account, n Newcomer, secret string) (Account, bool, error) {
-	hash, err := device.HashToken(secret)
+func (s *Service) bind(ctx context.Context, a Account, token device.Presented) (Account, bool, error) {
+	hash, err := device.HashToken(token.Text)
 	if err != nil {
 		return Account{}, false, err
 	}
-	id, _ := s.Devices.IDOf(n.Binding.KID)
-	a.Device = id
-	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		spent, err := s.Devices.SpendTokenTx(ctx, tx, id, hash, s.Now().Unix())
-		if err != nil {
+	now := s.Now().Unix()
+	a.Device = token.ID
+	actor := access.Device(a.Device.String(), protocol)
+	spend, first := s.Devices.SpendStmt(token, now)
+	detail := first
+	var ended []audit.Entry
+	older := false // there are older accounts
+	err = s.commit(ctx, &write{row: a.ID, device: db.Key{Cell: s.Devices.CellOf(a.Device), ID: a.Device}, ask: spend,
+		again: func(ctx context.Context, tx *db.Tx) (err error) {
+			older = true // the look may have come before the lock that this takes
+			detail, err = s.Devices.SpendTokenTx(ctx, tx, a.Device, hash, now)
 			return err
-		}
-		if err := s.supersede(ctx, tx, &a); err != nil {
-			return err
-		}
-		return s.insert(ctx, tx, &a, access.Device(id.String(), protocol), spent)
-	})
+		},
+		also: func() []*db.Stmt {
+			older = false
+			return []*db.Stmt{{SQL: `SELECT 1 FROM acme_account WHERE device = $1 AND state = 1 LIMIT 1`, Args: []any{a.Device[:]}, Each: func(db.Row) error { older = true; return nil }}}
+		},
+		then: func() []*db.Stmt {
+			if spend.N == 1 {
+				detail = first
+			}
+			if ended = nil; !older {
+				return nil
+			}
+			return []*db.Stmt{s.supersede(&a, now, func(older *Account) { ended = append(ended, older.entry("acme.end", actor, now, nil)) })}
+		},
+		last:    func() []*db.Stmt { return []*db.Stmt{a.insert()} },
+		entries: func() []audit.Entry { return append(ended, a.entry("acme.account", actor, now, detail)) },
+		kept: func() {
+			if len(ended) > 0 {
+				s.accounts.clear()
+			}
+			made := a
+			made.fresh = true
+			if token.Device.ID == a.Device {
+				made.known = &known{token.Device, token.Mark, a.read}
+			}
+			s.accounts.set(a.ID, made)
+		}})
+	if isFault(err) {
+		s.accounts.clear() // an older account may have ended, whatever is known here
+	}
 	if errs.Is(err, errs.Denied) {
 		err = s.bindingRefused(err)
 	}
@@ -196,9 +259,10 @@ func (s *Service) bind(ctx context.Context, a Account, n Newcomer, secret string
 
 // made tells the account that was just made, or the one that another request for the same key made meanwhile.
 func (s *Service) made(ctx context.Context, a Account, err error) (Account, bool, error) {
-	if db.IsConflict(err) {
-		a, err = s.ByKey(ctx, a.Key)
-		return a, false, err
+	if db.IsConflict(err) || errs.Is(err, errs.Denied) {
+		if other, err := s.ByKey(ctx, a.Key); err == nil && other.State == Valid {
+			return other, false, nil
+		}
 	}
 	if err != nil {
 		return Account{}, false, err
@@ -206,18 +270,38 @@ func (s *Service) made(ctx context.Context, a Account, err error) (Account, bool
 	return a, true, nil
 }
 
-func (s *Service) insert(ctx context.Context, tx *db.Tx, a *Account, actor access.Actor, spent map[string]string) error {
+// insert returns the statement that makes the row.
+func (a *Account) insert() *db.Stmt {
 	dev := []byte{}
 	if a.Bound() {
 		dev = a.Device[:]
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO acme_account (id, thumb, jwk, state, device, binding, created, used, changed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		a.ID[:], a.Key.Thumbprint[:], string(a.Key.JWK()), int64(a.State), dev, string(a.Binding), a.Created, a.Used, a.changed)
-	if err != nil {
-		return err
-	}
-	return s.Audit.Append(ctx, tx, a.entry("acme.account", actor, s.Now().Unix(), spent))
+	return &db.Stmt{SQL: `INSERT INTO acme_account (id, thumb, jwk, state, device, binding, created, used, changed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		Args: []any{a.ID[:], a.Key.Thumbprint[:], string(a.Key.JWK()), int64(a.State), dev, string(a.Binding), a.Created, a.Used, a.changed}}
 }
+
+// supersede returns the statement that ends the accounts which the device of a had before, and tells each to ended.
+func (s *Service) supersede(a *Account, now int64, ended func(*Account)) *db.Stmt {
+	return &db.Stmt{SQL: `UPDATE acme_account SET state = 3, changed = changed + 1, used = $2 WHERE device = $1 AND state = 1
+ RETURNING id, thumb, jwk, state, device, binding, created, used, changed`, Args: []any{a.Device[:], now}, Each: func(r db.Row) error {
+		older, err := s.scanAccount(r)
+		if err == nil {
+			ended(&older)
+		}
+		return err
+	}}
+}
+
+// newID returns an id for an account or order: the time, so that what is made together lies together and the indexes grow at their ends, and 96
+// random bits, so that nobody guesses it.
+func newID(now time.Time) (id ID) {
+	binary.BigEndian.PutUint32(id[:], uint32(now.Unix()))
+	rand.Read(id[4:])
+	return id
+}
+
+// made is when the id was made, as the clock of its node had it.
+func (id ID) made() time.Time { return time.Unix(int64(binary.BigEndian.Uint32(id[:])), 0) }
 
 // entry is what the record holds of an account: enough to find out later that its row is another one.
 func (a *Account) entry(action string, actor access.Actor, at int64, more map[string]string) audit.Entry {
@@ -232,25 +316,6 @@ func (a *Account) entry(action string, actor access.Actor, at int64, more map[st
 	return e
 }
 
-// supersede ends the accounts that the device of a had before.
-func (s *Service) supersede(ctx context.Context, tx *db.Tx, a *Account) error {
-	var older []Account
-	err := tx.Each(ctx, func(r db.Row) error {
-		o, err := scanAccount(r)
-		older = append(older, o)
-		return err
-	}, accountColumns+` WHERE device = $1 AND state = 1`, a.Device[:])
-	if err != nil {
-		return err
-	}
-	for i := range older {
-		if err := s.end(ctx, tx, &older[i], Revoked, access.Device(a.Device.String(), protocol)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // end moves a to a state from which it does not come back.
 func (s *Service) end(ctx context.Context, tx *db.Tx, a *Account, to State, actor access.Actor) error {
 	now := s.Now().Unix()
@@ -263,14 +328,21 @@ func (s *Service) end(ctx context.Context, tx *db.Tx, a *Account, to State, acto
 	}
 	a.State = to
 	a.changed++
+	tx.OnCommit(func() { s.accounts.drop(a.ID) })
 	return s.Audit.Append(ctx, tx, a.entry("acme.end", actor, now, nil))
 }
 
 // Deactivate ends the account on its own wish (RFC 8555, section 7.3.6). Its certificates stay.
 func (s *Service) Deactivate(ctx context.Context, a Account, source netip.Addr) (Account, error) {
+	return s.endAlone(ctx, a, Deactivated, a.actor(source))
+}
+
+// endAlone is end in a transaction of its own.
+func (s *Service) endAlone(ctx context.Context, a Account, to State, actor access.Actor) (Account, error) {
+	defer s.accounts.drop(a.ID) // also when it is not known whether it happened
 	err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		now := a
-		if err := s.end(ctx, tx, &now, Deactivated, a.actor(source)); err != nil {
+		if err := s.end(ctx, tx, &now, to, actor); err != nil {
 			return err
 		}
 		tx.OnCommit(func() { a = now })
@@ -289,6 +361,7 @@ func (s *Service) Rekey(ctx context.Context, a Account, key *acme.Key, source ne
 	if !errors.Is(err, AccountDoesNotExist) {
 		return Account{}, err
 	}
+	defer s.accounts.drop(a.ID) // also when it is not known whether it happened
 	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		n, err := tx.Exec(ctx, `UPDATE acme_account SET thumb = $2, jwk = $3, changed = changed + 1 WHERE id = $1 AND state = 1 AND changed = $4`,
 			a.ID[:], key.Thumbprint[:], string(key.JWK()), a.changed)
@@ -300,6 +373,7 @@ func (s *Service) Rekey(ctx context.Context, a Account, key *acme.Key, source ne
 		}
 		next := a
 		next.Key, next.changed = key, a.changed+1
+		tx.OnCommit(func() { s.accounts.drop(a.ID) })
 		return s.Audit.Append(ctx, tx, next.entry("acme.rekey", a.actor(source), s.Now().Unix(), map[string]string{"old": hex.EncodeToString(a.Key.Thumbprint[:])}))
 	})
 	if db.IsConflict(err) {
@@ -324,7 +398,7 @@ func (s *Service) Accounts(ctx context.Context, actor access.Actor, of device.ID
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		page = page[:0]
 		return tx.Each(ctx, func(r db.Row) error {
-			a, err := scanAccount(r)
+			a, err := s.scanAccount(r)
 			page = append(page, a)
 			return err
 		}, accountColumns+where, args...)
@@ -337,7 +411,7 @@ func (s *Service) Show(ctx context.Context, actor access.Actor, id ID) (Account,
 	if err := s.Access.Require(ctx, actor, access.DeviceRead, "acme account "+id.String()); err != nil {
 		return Account{}, err
 	}
-	return s.Account(ctx, id)
+	return s.AccountNow(ctx, id)
 }
 
 // End takes an account away, which an operator does. It needs device.state, and access.grant where the device has power.
@@ -345,7 +419,7 @@ func (s *Service) End(ctx context.Context, actor access.Actor, id ID) (Account, 
 	if err := s.Access.Require(ctx, actor, access.DeviceState, "acme account "+id.String()); err != nil {
 		return Account{}, err
 	}
-	a, err := s.Account(ctx, id)
+	a, err := s.AccountNow(ctx, id)
 	if err != nil {
 		return Account{}, err
 	}
@@ -357,13 +431,5 @@ func (s *Service) End(ctx context.Context, actor access.Actor, id ID) (Account, 
 	if a.State != Valid {
 		return Account{}, errs.New(errs.Conflict, "the account is %s already", a.State)
 	}
-	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		now := a
-		if err := s.end(ctx, tx, &now, Revoked, actor); err != nil {
-			return err
-		}
-		tx.OnCommit(func() { a = now })
-		return nil
-	})
-	return a, err
+	return s.endAlone(ctx, a, Revoked, actor)
 }

@@ -9,8 +9,8 @@
 // of the ordered names, and the control of all names is the only evidence, "domain". Either way the profile must accept the evidence. A device
 // has one account: who is given a new token and makes another account with it puts an end to the older one.
 //
-// State. An order and its authorizations are one row, changed by compare and swap, so that orders never wait for each other. An order becomes
-// valid in the very transaction that records the certificate, so one order leads to one certificate on however many nodes it is finished. Nonces
+// State. An order and its authorizations are one row, changed by compare and swap, so that orders never wait for each other; the row is
+// made when the order is finished, or after a moment (draft.go). An order becomes valid in the very transaction that records the certificate, so one order leads to one certificate on however many nodes it is finished. Nonces
 // need no rows while one process serves (nonce.go). All that strangers can grow is bounded (limits below) and purged by whoever holds a lease.
 //
 // What is validated is asked of a Validator, which reaches out; at most so many at a time do. A validation under way is this process's affair:
@@ -39,6 +39,7 @@ import (
 	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
 	"mooring/internal/core/revoke"
+	"mooring/wire/acme"
 )
 
 //go:embed schema/*.sql
@@ -63,9 +64,12 @@ const (
 	maxOrders     = 1 << 20             // orders in all
 	maxOpen       = 10_000              // open accounts
 	maxWaiting    = 1024                // validations under way or waiting, in this process
-	validators    = 32                  // of these at work
+	validators    = 64                  // of these at work
 
-	maxAccountWaiting = 16 // validations of one account under way or waiting
+	maxAccountWaiting = 16             // validations of one account under way or waiting
+	maxAccountWorking = 4              // of these at work
+	maxOpenWaiting    = maxWaiting / 2 // validations of all open accounts under way or waiting
+	maxOpenWorking    = validators / 2 // of these at work
 )
 
 // ID names an account or an order: 16 random octets.
@@ -188,13 +192,20 @@ type Deps struct {
 // Service keeps accounts and orders. It is safe for concurrent use.
 type Service struct {
 	Deps
-	Nonces *Nonces
-	writes *db.Group[*write]
-	orders atomic.Int64 // rows of acme_order, when last counted, and what this process added since
-	work   chan *attempt
-
-	mu      sync.Mutex
-	running map[place]*attempt // guarded by mu; never held while anything is waited for
+	Nonces     *Nonces
+	writes     *db.Group[*write]
+	several    bool // nodes may have the database, not this process alone
+	sights     *db.Lookup[sight, seen]
+	openOrders *db.Lookup[ID, int64]
+	byThumb    *db.Lookup[[32]byte, Account]
+	accounts   *shelf[Account]
+	orderShelf *shelf[Order]
+	drafts     *drafts
+	leaves     *shelf[leaf] // on every node: a certificate does not change
+	keys       keyring
+	seeking    seekers
+	orders     atomic.Int64 // rows of acme_order, when last counted, and what this process added since
+	line       *line
 }
 
 // New returns the service. Nothing is validated until Run runs.
@@ -202,7 +213,15 @@ func New(d Deps) *Service {
 	if d.Again == nil {
 		d.Again = []time.Duration{3 * time.Second, 9 * time.Second, 18 * time.Second}
 	}
-	return &Service{Deps: d, Nonces: newNonces(d.DB, d.Key, d.Now), writes: db.NewGroup(d.DB, db.Plan[*write]{Key: (*write).key, Apply: applyWrites}), work: make(chan *attempt, maxWaiting), running: map[place]*attempt{}}
+	s := &Service{Deps: d, Nonces: newNonces(d.DB, d.Key, d.Now), keys: keyring{keys: map[string]*acme.Key{}}, line: newLine(), leaves: &shelf[leaf]{rows: map[ID]leaf{}},
+		several: d.DB.Arrays(), accounts: &shelf[Account]{rows: map[ID]Account{}}, drafts: newDrafts(), seeking: seekers{orders: map[sight]int{}, of: map[ID]int{}}}
+	s.writes = db.NewGroup(d.DB, db.Plan[*write]{Key: (*write).key, Apply: s.applyWrites})
+	s.sights, s.byThumb = db.NewLookup(d.DB, s.see), db.NewLookup(d.DB, s.seeByThumb)
+	s.openOrders = db.NewLookup(d.DB, s.countOpen)
+	if !s.several {
+		s.orderShelf = &shelf[Order]{rows: map[ID]Order{}}
+	}
+	return s
 }
 
 // Run validates, purges what has expired (on the node that holds the lease) and keeps count, until ctx ends.
@@ -211,13 +230,14 @@ func (s *Service) Run(ctx context.Context) error {
 	for range validators {
 		all.Go(func() { s.validate(ctx) })
 	}
-	var lead, nonces, writes error
+	var lead, nonces, writes, drafts error
 	all.Go(func() { lead = s.DB.Lead(ctx, leaseName, s.purge) })
 	all.Go(func() { nonces = s.Nonces.run(ctx) })
 	all.Go(func() { writes = s.writes.Run(ctx) })
+	all.Go(func() { drafts = s.runDrafts(ctx) })
 	s.count(ctx)
 	all.Wait()
-	return errors.Join(lead, nonces, writes)
+	return errors.Join(lead, nonces, writes, drafts)
 }
 
 // actor is who did something with an account: its device, or for an open account the network it came from.
@@ -243,7 +263,9 @@ func (s *Service) Refuse(ctx context.Context, a *Account, source netip.Addr, wha
 	}
 	e := audit.Entry{Action: "acme.refuse", Refused: enrol.Reason(err), Detail: map[string]string{"op": what}}
 	if a != nil {
-		e.Object = a.ID.String()
+		if a.ID != (ID{}) {
+			e.Object = a.ID.String()
+		}
 		if a.Bound() {
 			e.Device = a.Device.String()
 		}

@@ -67,10 +67,11 @@ func (s *Service) Activate(ctx context.Context, a *Account, w Activation) (c Act
 	if !a.Bound() {
 		return c, refuse(errs.Denied, Unauthorized, "an attestation key is certified for the device of an account: use an account that is bound to one")
 	}
-	d, err := s.deviceOf(ctx, a, &Order{})
+	dev, err := s.deviceOf(ctx, a, &Order{})
 	if err != nil {
 		return c, err
 	}
+	d := dev.device
 	p, err := s.attestationProfile(&d, w.Profile)
 	if err != nil {
 		return c, err
@@ -97,15 +98,16 @@ func (s *Service) Activate(ctx context.Context, a *Account, w Activation) (c Act
 		return c, err
 	}
 	c.Expires = time.Unix(kept.Expires, 0).UTC()
-	c.Session = s.sealer().Seal(nil, nil, text, []byte(sealLabel))
+	c.Session = s.sealer(sealLabel).Seal(nil, nil, text, []byte(sealLabel))
 	return c, nil
 }
 
 const sealLabel = "activation of a TPM's attestation key"
 
-func (s *Service) sealer() cipher.AEAD {
+// sealer seals for one purpose.
+func (s *Service) sealer(label string) cipher.AEAD {
 	h := hmac.New(sha256.New, s.Key)
-	h.Write([]byte(sealLabel))
+	h.Write([]byte(label))
 	block, err := aes.NewCipher(h.Sum(nil))
 	if err != nil {
 		panic("acme: " + err.Error()) // SHA-256 has the length of a key
@@ -156,7 +158,7 @@ func (s *Service) endorsed(d *device.Device, ek *attest.EndorsementKey, raw [][]
 // Activated ends: it returns the certificate of the attestation key, with those above it but the root, to whoever opened the secret. The same
 // answer again gets the same certificate.
 func (s *Service) Activated(ctx context.Context, a *Account, sealed, secret []byte) (Chain, error) {
-	text, err := s.sealer().Open(nil, nil, sealed, []byte(sealLabel))
+	text, err := s.sealer(sealLabel).Open(nil, nil, sealed, []byte(sealLabel))
 	var kept session
 	if err == nil {
 		err = json.Unmarshal(text, &kept)
@@ -170,13 +172,13 @@ func (s *Service) Activated(ctx context.Context, a *Account, sealed, secret []by
 	if subtle.ConstantTimeCompare(secret, kept.Secret) != 1 {
 		return Chain{}, badStatement("this is not the secret that was sealed for the TPM")
 	}
-	d, err := s.deviceOf(ctx, a, &Order{})
+	dev, err := s.deviceOf(ctx, a, &Order{})
 	if err != nil {
 		return Chain{}, err
 	}
 	once, hash := sha256.Sum256(sealed), sha256.Sum256(kept.SPKI)
 	answer, err := s.Enrol.Submit(ctx, enrol.Request{Protocol: protocol, Op: enrol.Enrol, Profile: kept.Profile, Template: &enrol.Template{Octets: text, SPKI: kept.SPKI},
-		Proven: &enrol.Proven{Device: kept.Device, Evidence: ca.EvidenceAttested, Attested: []der.OtherName{der.PermanentIdentifier(d.Name, "")}, Possession: true, SPKI: hash[:], Once: once[:],
+		Proven: &enrol.Proven{Device: kept.Device, Evidence: ca.EvidenceAttested, Attested: []der.OtherName{der.PermanentIdentifier(dev.device.Name, "")}, Possession: true, SPKI: hash[:], Once: once[:],
 			Detail: map[string]string{TagEK: hex.EncodeToString(kept.EK)}}})
 	if err != nil {
 		return Chain{}, s.whyNot(ctx, &Order{Device: kept.Device}, err)

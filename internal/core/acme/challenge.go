@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -29,18 +30,20 @@ type place struct {
 type attempt struct {
 	place
 	account   ID
+	open      bool // the account is an open one
+	seen      Order
 	challenge Challenge
 	owner     device.ID
 	actor     string
-	device    string
 	tries     int
 	done      chan struct{}                // closed at the end
 	trouble   atomic.Pointer[acme.Problem] // what went wrong last
+	after     *Order                       // as it stands at the end; nil: look again. Written before done is closed
 }
 
 // Authz returns the order that an authorization is in, if it is the account's, and the authorization.
 func (s *Service) Authz(ctx context.Context, a *Account, id ID, n int) (Order, *Authz, error) {
-	o, err := s.load(ctx, id)
+	o, err := s.load(ctx, a, id)
 	if err != nil {
 		return Order{}, nil, err
 	}
@@ -52,9 +55,7 @@ func (s *Service) Authz(ctx context.Context, a *Account, id ID, n int) (Order, *
 
 // Underway returns the challenge that is being validated for the authorization, "" when none is, and what went wrong last.
 func (s *Service) Underway(id ID, n int) (method string, trouble *acme.Problem) {
-	s.mu.Lock()
-	at := s.running[place{id, n}]
-	s.mu.Unlock()
+	at := s.line.underway(place{id, n})
 	if at == nil {
 		return "", nil
 	}
@@ -77,15 +78,19 @@ func (s *Service) Validate(ctx context.Context, a *Account, id ID, n int, method
 	if method != acme.DeviceAttest01 {
 		response = nil // empty objects, which wait in thousands
 	}
-	at := &attempt{place: place{id, n}, account: a.ID, owner: o.Device, device: o.Device.String(), actor: "account:" + a.ID.String(), done: make(chan struct{}),
+	at := &attempt{place: place{id, n}, account: a.ID, open: !a.Bound(), seen: o, owner: o.Device, actor: "account:" + a.ID.String(), done: make(chan struct{}),
 		challenge: Challenge{Type: method, Name: z.Name, Token: z.Token, KeyAuthorization: acme.KeyAuthorization(z.Token, a.Key.Thumbprint[:]), Response: response}}
-	if at, err = s.begin(at); err != nil {
+	if at, err = s.line.begin(at); err != nil {
 		return Order{}, nil, err
 	}
 	patience := time.NewTimer(quick)
 	defer patience.Stop()
 	select {
 	case <-at.done:
+		if at.after != nil {
+			o := *at.after
+			return o, &o.Authz[n], nil
+		}
 	case <-patience.C:
 	case <-ctx.Done():
 	}
@@ -95,45 +100,24 @@ func (s *Service) Validate(ctx context.Context, a *Account, id ID, n int, method
 // quick is how long the answer to the request for a validation waits for it.
 const quick = 300 * time.Millisecond
 
-// begin puts at to work, or returns the one that is under way for the same authorization.
-func (s *Service) begin(at *attempt) (*attempt, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if running := s.running[at.place]; running != nil {
-		return running, nil
-	}
-	if len(s.running) >= maxWaiting {
-		return nil, errs.WithRetry(refuse(errs.Limited, RateLimited, "too many validations are under way; ask again"), 10*time.Second)
-	}
-	share := 0
-	for _, other := range s.running {
-		if other.account == at.account {
-			share++
-		}
-	}
-	if share >= maxAccountWaiting {
-		return nil, errs.WithRetry(refuse(errs.Limited, RateLimited, "%d validations of this account are under way; ask again", share), 10*time.Second)
-	}
-	s.running[at.place] = at
-	s.work <- at // there is room for all that may run
-	return at, nil
-}
-
-func (s *Service) finish(at *attempt) {
-	s.mu.Lock()
-	delete(s.running, at.place)
-	s.mu.Unlock()
-	close(at.done)
-}
-
 // validate works until ctx ends.
 func (s *Service) validate(ctx context.Context) {
 	for {
-		select {
-		case <-ctx.Done():
+		at := s.line.take()
+		if at == nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.line.wake:
+			}
+			continue
+		}
+		again, pause := s.try(ctx, at)
+		if s.line.leave(at, again); again {
+			time.AfterFunc(pause, func() { s.line.put(at) }) // it keeps its place among those that are under way
+		}
+		if ctx.Err() != nil {
 			return
-		case at := <-s.work:
-			s.try(ctx, at)
 		}
 	}
 }
@@ -141,7 +125,8 @@ func (s *Service) validate(ctx context.Context) {
 // validateTime bounds one try.
 const validateTime = 15 * time.Second
 
-func (s *Service) try(ctx context.Context, at *attempt) {
+// try validates once and writes down what came of it, unless it is to be tried again after a pause.
+func (s *Service) try(ctx context.Context, at *attempt) (again bool, pause time.Duration) {
 	limited, cancel := context.WithTimeout(ctx, validateTime)
 	validate := s.Validator.Validate
 	if at.challenge.Type == acme.DeviceAttest01 {
@@ -151,17 +136,15 @@ func (s *Service) try(ctx context.Context, at *attempt) {
 	cancel()
 	if err != nil && errs.Is(err, errs.Unavailable) && at.tries < len(s.Again) && ctx.Err() == nil {
 		at.trouble.Store(problem(err))
-		pause := s.Again[at.tries]
 		at.tries++
-		time.AfterFunc(pause, func() { s.work <- at }) // it has its place among those that may run
-		return
+		return true, s.Again[at.tries-1]
 	}
 	if ctx.Err() == nil {
-		if err := s.settle(ctx, at, shown, err); err != nil {
+		if at.after, err = s.settle(ctx, at, shown, err); err != nil {
 			s.Log.WarnContext(ctx, "the outcome of a validation could not be stored", "cause", err)
 		}
 	}
-	s.finish(at)
+	return false, 0
 }
 
 // problem is an error as the client gets it.
@@ -171,9 +154,9 @@ func problem(err error) *acme.Problem {
 	return &acme.Problem{Type: acme.ErrorPrefix + string(t), Detail: errs.Public(err)}
 }
 
-// settle writes down what came of a validation.
-func (s *Service) settle(ctx context.Context, at *attempt, shown Shown, failure error) error {
-	return s.authorize(ctx, at.order, at.n, func(z *Authz, e *audit.Entry) bool {
+// settle writes down what came of a validation, and returns the order as it stands then, if that is known.
+func (s *Service) settle(ctx context.Context, at *attempt, shown Shown, failure error) (*Order, error) {
+	return s.authorize(ctx, at.seen, at.n, func(z *Authz, e *audit.Entry) bool {
 		if z.Status != acme.StatusPending {
 			return false
 		}
@@ -189,14 +172,14 @@ func (s *Service) settle(ctx context.Context, at *attempt, shown Shown, failure 
 
 // Give deactivates an authorization that the account no longer wants (section 7.5.2).
 func (s *Service) Give(ctx context.Context, a *Account, id ID, n int) (Order, *Authz, error) {
-	_, z, err := s.Authz(ctx, a, id, n)
+	o, z, err := s.Authz(ctx, a, id, n)
 	if err != nil {
 		return Order{}, nil, err
 	}
 	if z.Status != acme.StatusPending && z.Status != acme.StatusValid {
 		return Order{}, nil, refuse(errs.Invalid, Malformed, "the authorization is %s already", z.Status)
 	}
-	err = s.authorize(ctx, id, n, func(z *Authz, e *audit.Entry) bool {
+	_, err = s.authorize(ctx, o, n, func(z *Authz, e *audit.Entry) bool {
 		if z.Status != acme.StatusPending && z.Status != acme.StatusValid {
 			return false
 		}
@@ -210,37 +193,85 @@ func (s *Service) Give(ctx context.Context, a *Account, id ID, n int) (Order, *A
 	return s.Authz(ctx, a, id, n)
 }
 
-// authorize changes one authorization, with its entry. change returns false to leave it as it is.
-func (s *Service) authorize(ctx context.Context, id ID, n int, change func(*Authz, *audit.Entry) bool) error {
-	return s.write(ctx, id, func(ctx context.Context, tx *db.Tx) error {
-		var o Order
-		found := false
-		err := tx.Each(ctx, func(r db.Row) (err error) {
-			found = true
-			o, err = scanOrder(r)
-			return err
-		}, orderColumns+` WHERE id = $1`, id[:])
-		if err != nil || !found || n >= len(o.Authz) {
-			return err
-		}
-		e := audit.Entry{At: s.Now().Unix(), Object: id.String(), Device: o.Device.String(), Detail: map[string]string{"n": fmt.Sprint(n)}}
-		if !change(&o.Authz[n], &e) {
+// authorize changes one authorization of an order as it was read, with its entry. change returns false to leave it as it is. The order is returned as it
+// stands then, or nil when it was changed by others, too.
+func (s *Service) authorize(ctx context.Context, seen Order, n int, change func(*Authz, *audit.Entry) bool) (*Order, error) {
+	if o, err := s.alter(ctx, seen.ID, n, change); o != nil || err != nil {
+		return o, err
+	}
+	next, entry, ok, err := s.altered(seen, n, change)
+	if err != nil || !ok {
+		return nil, err
+	}
+	var now *Order // after another change of the order, which came between; nil: none did
+	var then []audit.Entry
+	w := &write{row: seen.ID, ask: next.storeAuthz(seen.authz),
+		again: func(ctx context.Context, tx *db.Tx) error {
+			now, then = &Order{}, nil
+			err := tx.Each(ctx, func(r db.Row) (err error) {
+				*now, err = scanOrder(r)
+				return err
+			}, orderColumns+` WHERE id = $1`, seen.ID[:])
+			if err != nil || now.ID != seen.ID { // it is gone
+				return err
+			}
+			next, entry, ok, err := s.altered(*now, n, change)
+			if err != nil || !ok {
+				return err
+			}
+			stmt := next.storeAuthz(now.authz)
+			if err := tx.Send(ctx, stmt); err != nil {
+				return err
+			}
+			if stmt.N != 1 {
+				return refuse(errs.Conflict, Malformed, "the authorization was changed meanwhile; ask again")
+			}
+			then = []audit.Entry{entry}
 			return nil
+		}}
+	w.then = func() []*db.Stmt {
+		if w.ask.N == 1 {
+			now, then = nil, []audit.Entry{entry}
 		}
-		e.Detail["mark"] = o.mark(n)
-		text, err := json.Marshal(o.Authz)
-		if err != nil {
-			return err
+		return nil
+	}
+	w.entries = func() []audit.Entry { return then }
+	w.kept = func() {
+		if now == nil {
+			s.orderShelf.swap(seen.ID, next, seen.same)
+			return
 		}
-		changed, err := tx.Exec(ctx, `UPDATE acme_order SET authz = $2 WHERE id = $1 AND authz = $3`, id[:], string(text), o.authz)
-		if err != nil {
-			return err
-		}
-		if changed != 1 {
-			return refuse(errs.Conflict, Malformed, "the authorization was changed meanwhile; ask again")
-		}
-		return s.Audit.Append(ctx, tx, e)
-	})
+		s.orderShelf.drop(seen.ID)
+	}
+	if err := s.commit(ctx, w); err != nil {
+		s.orderShelf.drop(seen.ID)
+		return nil, err
+	}
+	if now != nil {
+		return nil, nil
+	}
+	return &next, nil
+}
+
+// altered returns the order with one authorization changed, and the entry about it. ok is false when there is nothing to change.
+func (s *Service) altered(o Order, n int, change func(*Authz, *audit.Entry) bool) (next Order, e audit.Entry, ok bool, err error) {
+	if n >= len(o.Authz) {
+		return o, e, false, nil
+	}
+	o.Authz = slices.Clone(o.Authz)
+	e = audit.Entry{At: s.Now().Unix(), Object: o.ID.String(), Device: o.Device.String(), Detail: map[string]string{"n": strconv.Itoa(n)}}
+	if !change(&o.Authz[n], &e) {
+		return o, e, false, nil
+	}
+	e.Detail["mark"] = o.mark(n)
+	text, err := json.Marshal(o.Authz)
+	o.authz = string(text)
+	return o, e, err == nil, err
+}
+
+// storeAuthz returns the statement that stores the authorizations, if they are still as before.
+func (o *Order) storeAuthz(before string) *db.Stmt {
+	return &db.Stmt{SQL: `UPDATE acme_order SET authz = $2 WHERE id = $1 AND authz = $3`, Args: []any{o.ID[:], o.authz, before}}
 }
 
 // mark condenses what an entry about a validated name vouches for.

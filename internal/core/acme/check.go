@@ -65,7 +65,7 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 	var found []error
 	err := tx.Each(ctx, func(r db.Row) error {
-		a, err := scanAccount(r)
+		a, err := scanAccount(r, func(jwk string) (*acme.Key, error) { return acme.ParseKey([]byte(jwk)) })
 		if err != nil {
 			found = append(found, fmt.Errorf("table acme_account: %w", err))
 			return nil

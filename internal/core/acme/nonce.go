@@ -17,17 +17,25 @@ import (
 	"mooring/internal/base/errs"
 )
 
-// A nonce is sealed by AES-256-GCM under a key that all nodes share: the process that gave it out, its number there and the second. So a nonce
-// needs no row to be known for ours. That it is used once takes a memory of those that were used. With SQLite there is one process, which
-// remembers its newest 2^20 nonces as one bit each; a nonce of a process that has ended is not accepted. With PostgreSQL there may be several
-// nodes, and a client is free to take a nonce from one to another: there a row is inserted for each use, many with one commit, and the one who
-// inserted it may go on.
+// A nonce is sealed by AES-256-GCM under a key that all nodes share: the process that gave it out, its number there, the second, and of which kind it
+// is. So a nonce needs no row to be known for ours. That it is used once takes a memory of those that were used, and there are two.
+//
+// A nonce of its own counts only at the process that gave it out, which remembers its newest 786,432 as one bit each. With SQLite there are no others.
+//
+// A shared one counts at each node, where a client is free to take it from one to another: there a row is inserted for each use, many with one
+// commit, and the one who inserted it may go on. A node gives out shared ones for a while after it has met a nonce of another node, since it then
+// has clients that go from one to another. The nonce of its own that a client brought along so is refused, and that refusal holds a shared one
+// (RFC 8555, section 6.5): it costs that client one message more, and all others no rows.
+//
+// Only accounts bring a node to that: from a stranger's message it would take one in ten minutes to have all orders stored at once. A stranger who comes
+// from another node gets a shared nonce with the refusal, and nobody else does.
 const (
 	nonceLife  = time.Hour
 	nonceWords = 1 << 14 // of 64 bits
-	nonceAhead = 64      // words that are cleared before they come into use
-	nonceSize  = 8 + 8 + 4
-	purgeMost  = 10_000 // rows that one statement takes away
+	nonceAhead = 1 << 11 // words that are cleared before they come into use; who clears one may be held up while others give out thousands of nonces
+	nonceSize  = 8 + 8 + 4 + 1
+	nonceMet   = 10 * time.Minute // how long a nonce of another node is remembered
+	purgeMost  = 10_000           // rows that one statement takes away
 )
 
 // Nonces gives out numbers that are used once (RFC 8555, section 6.5). It is safe for concurrent use.
@@ -38,6 +46,7 @@ type Nonces struct {
 	next    atomic.Uint64
 	used    [nonceWords]atomic.Uint64
 	shared  *db.Group[*usedNonce] // nil: this process alone
+	met     atomic.Int64          // when a nonce of another node was met last, UTC seconds
 }
 
 func newNonces(d *db.DB, key []byte, now func() time.Time) *Nonces {
@@ -63,22 +72,51 @@ func (n *Nonces) run(ctx context.Context) error {
 	return n.shared.Run(ctx)
 }
 
+// The kinds of nonces.
+const (
+	nonceOwn    = 0
+	nonceShared = 1
+)
+
+// kind is that of the nonces that are given out now.
+func (n *Nonces) kind() byte {
+	if n.shared != nil && n.now().Unix()-n.met.Load() < int64(nonceMet.Seconds()) {
+		return nonceShared
+	}
+	return nonceOwn
+}
+
 // New returns a fresh nonce.
-func (n *Nonces) New() string {
+func (n *Nonces) New() string { return n.make(n.kind()) }
+
+// NewFor returns a fresh nonce for a client to which Use said err: it counts at each node if the client came from another one.
+func (n *Nonces) NewFor(err error) string {
+	if n.shared != nil && errors.Is(err, errElsewhere) {
+		return n.make(nonceShared)
+	}
+	return n.New()
+}
+
+func (n *Nonces) make(kind byte) string {
 	number := n.next.Add(1)
 	if number%64 == 0 { // the word that comes into use in a while holds the bits of long ago
 		n.used[(number/64+nonceAhead)%nonceWords].Store(0)
 	}
-	plain := make([]byte, nonceSize)
-	copy(plain, n.process[:])
+	var plain [nonceSize]byte
+	copy(plain[:], n.process[:])
 	binary.BigEndian.PutUint64(plain[8:], number)
 	binary.BigEndian.PutUint32(plain[16:], uint32(n.now().Unix()))
-	return base64.RawURLEncoding.EncodeToString(n.aead.Seal(nil, nil, plain, nil))
+	plain[20] = kind
+	return base64.RawURLEncoding.EncodeToString(n.aead.Seal(nil, nil, plain[:], nil))
 }
 
-// Use returns nil for a nonce that was given out here within the hour and not used yet. The error has Type BadNonce, or kind Unavailable.
-func (n *Nonces) Use(ctx context.Context, text string) error {
-	bad := refuse(errs.Invalid, BadNonce, "the nonce is not one that is good now: take the one of this answer")
+// errElsewhere is in the error for a nonce that counts at another node alone.
+var errElsewhere = errors.New("the nonce is one of another node")
+
+// Use returns nil for a nonce that was given out here within the hour and not used yet. The error has Type BadNonce, or kind Unavailable. byAccount says
+// that a valid account signed the message with the nonce.
+func (n *Nonces) Use(ctx context.Context, text string, byAccount bool) error {
+	bad := badNonce(BadNonce)
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
 		return bad
@@ -91,23 +129,41 @@ func (n *Nonces) Use(ctx context.Context, text string) error {
 	if age := n.now().Unix() - at; age > int64(nonceLife.Seconds()) || age < -int64(nonceLife.Seconds()) {
 		return bad
 	}
-	if n.shared != nil {
-		switch err := n.shared.Do(ctx, &usedNonce{id: sha256.Sum256(plain), expires: at + 2*int64(nonceLife.Seconds())}); {
-		case errors.Is(err, errNonceUsed):
-			return bad
-		default:
-			return err
-		}
+	ours := bytes.Equal(plain[:8], n.process[:])
+	if !ours && byAccount {
+		n.met.Store(n.now().Unix())
 	}
-	number := binary.BigEndian.Uint64(plain[8:])
-	if !bytes.Equal(plain[:8], n.process[:]) || n.next.Load()-number > 64*(nonceWords-2*nonceAhead) {
-		return bad
+	switch {
+	case plain[20] == nonceShared && n.shared != nil:
+		return n.claim(ctx, plain, at, bad)
+	case plain[20] == nonceOwn && ours && n.first(binary.BigEndian.Uint64(plain[8:])):
+		return nil
+	case plain[20] == nonceOwn && !ours:
+		return badNonce(errors.Join(BadNonce, errElsewhere))
+	}
+	return bad
+}
+
+func badNonce(cause error) error {
+	return errs.Wrap(errs.Invalid, cause, "the nonce is not one that is good now: take the one of this answer")
+}
+
+// first reports whether the nonce of this number is used for the first time, as far as is remembered.
+func (n *Nonces) first(number uint64) bool {
+	if n.next.Load()-number > 64*(nonceWords-2*nonceAhead) {
+		return false
 	}
 	word, bit := &n.used[number/64%nonceWords], uint64(1)<<(number%64)
-	if word.Or(bit)&bit != 0 {
+	return word.Or(bit)&bit == 0
+}
+
+// claim uses up a nonce for all nodes.
+func (n *Nonces) claim(ctx context.Context, plain []byte, at int64, bad error) error {
+	err := n.shared.Do(ctx, &usedNonce{id: sha256.Sum256(plain), expires: at + 2*int64(nonceLife.Seconds())})
+	if errors.Is(err, errNonceUsed) {
 		return bad
 	}
-	return nil
+	return err
 }
 
 // usedNonce is one to be remembered in the database.

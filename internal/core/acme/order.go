@@ -68,6 +68,13 @@ type Order struct {
 	cert  []byte
 }
 
+// leaf is the certificate of an order that was made here a moment ago, until it is fetched: most are, and at once.
+type leaf struct {
+	order  Order
+	der    []byte
+	issuer ca.IssuerID
+}
+
 // Status returns the order's state in ACME at a time (RFC 8555, section 7.1.6).
 func (o *Order) Status(now int64) string {
 	switch {
@@ -146,21 +153,6 @@ func scanOrder(r db.Row) (o Order, err error) {
 	return o, nil
 }
 
-func (s *Service) load(ctx context.Context, id ID) (o Order, err error) {
-	found := false
-	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		return tx.Each(ctx, func(r db.Row) (err error) {
-			found = true
-			o, err = scanOrder(r)
-			return err
-		}, orderColumns+` WHERE id = $1`, id[:])
-	})
-	if err == nil && !found {
-		err = noOrder()
-	}
-	return o, err
-}
-
 func noOrder() error {
 	return refuse(errs.NotFound, Malformed, "there is no such order of this account")
 }
@@ -168,7 +160,7 @@ func noOrder() error {
 // Order returns an order of the account. Another account's is NotFound, as one that does not exist. An order that waited for a person goes on here
 // when that person has decided.
 func (s *Service) Order(ctx context.Context, a *Account, id ID) (Order, error) {
-	o, err := s.load(ctx, id)
+	o, err := s.load(ctx, a, id)
 	if err == nil && o.Account != a.ID {
 		err = noOrder()
 	}
@@ -200,23 +192,24 @@ func (s *Service) NewOrder(ctx context.Context, a *Account, w Wanted) (Order, er
 	}
 	now := s.Now().Unix()
 	o := Order{Account: a.ID, Device: a.Device, Evidence: ca.EvidenceAccount, State: Open, Authz: authz, Replaces: w.Replaces, Created: now, Expires: now + int64(orderLife/time.Second)}
-	rand.Read(o.ID[:])
-	d, err := s.deviceOf(ctx, a, &o)
+	o.ID = newID(s.Now())
+	dev, err := s.deviceOf(ctx, a, &o)
 	if err != nil {
 		return Order{}, err
 	}
 	if slices.ContainsFunc(authz, func(z Authz) bool { return isHardware(z.Name) }) {
 		o.Evidence = ca.EvidenceAttested
 	}
-	profile, err := s.profileOf(&d, w.Profile, o.Evidence)
+	d := &dev.device
+	profile, err := s.profileOf(d, w.Profile, o.Evidence)
 	if err != nil {
 		return Order{}, err
 	}
 	o.Profile = profile.Name
-	if err := s.permitted(&d, profile, &o); err != nil {
+	if err := s.permitted(d, profile, &o); err != nil {
 		return Order{}, err
 	}
-	if o.Replaces, err = s.replaced(ctx, &d, w.Replaces); err != nil {
+	if o.Replaces, err = s.replaced(ctx, d, w.Replaces); err != nil {
 		return Order{}, err
 	}
 	trusted := a.Bound() && profile.TrustAccount
@@ -229,7 +222,19 @@ func (s *Service) NewOrder(ctx context.Context, a *Account, w Wanted) (Order, er
 		rand.Read(token[:])
 		o.Authz[i].Token = base64.RawURLEncoding.EncodeToString(token[:])
 	}
-	return o, s.insertOrder(ctx, &o)
+	text, err := json.Marshal(o.Authz)
+	if err != nil {
+		return Order{}, err
+	}
+	o.authz = string(text)
+	if s.orders.Load() >= maxOrders {
+		return Order{}, errs.WithRetry(refuse(errs.Limited, RateLimited, "too many orders are kept here; ask again later"), time.Hour)
+	}
+	x := &draft{order: o, entries: o.trusted(now), known: dev, renew: a.Used < now-86400}
+	if ok, err := s.draft(ctx, a, x); ok || err != nil {
+		return o, err
+	}
+	return o, s.insertOrder(ctx, a, x)
 }
 
 // parseIdentifiers turns identifiers into authorizations. Doubled ones are one.
@@ -283,17 +288,28 @@ func parseIdentifier(id acme.Identifier) (a Authz, t Type, detail string) {
 }
 
 // deviceOf returns the device that the order is for: that of a bound account, else the one that is called like one of the names.
-func (s *Service) deviceOf(ctx context.Context, a *Account, o *Order) (device.Device, error) {
-	if a.Bound() {
-		d, err := s.Devices.Load(ctx, a.Device)
-		if errs.Is(err, errs.NotFound) {
-			err = refuse(errs.Denied, Unauthorized, "the device of this account is no longer known; ask its operator")
-		}
-		if err == nil && !d.State.Active() {
-			err = refuse(errs.Denied, Unauthorized, "%s", errs.Public(device.StateRefusal(d.State)))
-		}
-		return d, err
+func (s *Service) deviceOf(ctx context.Context, a *Account, o *Order) (k known, err error) {
+	if !a.Bound() {
+		k.device, err = s.called(ctx, o)
+		return k, err
 	}
+	if a.known != nil && s.stands(a.known) {
+		k = *a.known
+	} else {
+		k.mark, k.at = s.Devices.Mark(a.Device), s.Now()
+		k.device, err = s.Devices.Load(ctx, a.Device)
+	}
+	if errs.Is(err, errs.NotFound) {
+		err = refuse(errs.Denied, Unauthorized, "the device of this account is no longer known; ask its operator")
+	}
+	if err == nil && !k.device.State.Active() {
+		err = refuse(errs.Denied, Unauthorized, "%s", errs.Public(device.StateRefusal(k.device.State)))
+	}
+	return k, err
+}
+
+// called returns the device that is called like one of the order's names, and notes that the order is for it.
+func (s *Service) called(ctx context.Context, o *Order) (device.Device, error) {
 	o.Evidence = ca.EvidenceDomain
 	for _, z := range o.Authz {
 		_, name, _ := strings.Cut(z.full(), ":")
@@ -331,7 +347,7 @@ func (s *Service) profileOf(d *device.Device, name string, e ca.Evidence) (*ca.P
 	case err != nil || !p.For(d.Profile):
 		return nil, refuse(errs.Invalid, InvalidProfile, "there is no profile %q for this device", name)
 	case !p.Accepts(e):
-		return nil, refuse(errs.Denied, InvalidProfile, "the profile %s does not accept authentication by %s", p.Name, e)
+		return nil, refuse(errs.Denied, InvalidProfile, "the profile %s does not accept authentication by %s: its evidence must list that", p.Name, e)
 	}
 	return p, nil
 }
@@ -381,52 +397,50 @@ func (s *Service) replaced(ctx context.Context, d *device.Device, text string) (
 	return text, nil
 }
 
-func (s *Service) insertOrder(ctx context.Context, o *Order) error {
-	text, err := json.Marshal(o.Authz)
-	if err != nil {
-		return err
+// insertOrder makes the row, if the account has not too many. Its drafts count too.
+func (s *Service) insertOrder(ctx context.Context, a *Account, x *draft) error {
+	o, now := &x.order, x.order.Created
+	w := &write{row: o.ID,
+		ask: &db.Stmt{SQL: `INSERT INTO acme_order (id, account, device, evidence, profile, state, authz, csr, problem, serial, cert, replaces, created, expires)
+ SELECT $1, $2, $3, $4, $5, 1, $6, $7, '', $7, $7, $8, $9, $10
+ WHERE (SELECT count(*) FROM (SELECT 1 AS one FROM acme_order WHERE account = $2 AND expires > $11 AND state IN (1, 2) LIMIT $12) AS o) < $12`,
+			Args: []any{o.ID[:], o.Account[:], o.Device[:], string(o.Evidence), o.Profile, o.authz, []byte{}, o.Replaces, o.Created, o.Expires, now, maxAccountNew - s.drafts.of(o.Account)}},
+		again: func(context.Context, *db.Tx) error { return tooManyOrders() },
+		kept: func() {
+			s.orders.Add(1)
+			s.orderShelf.set(o.ID, *o)
+		}}
+	w.last, w.entries = x.then, func() []audit.Entry { return x.entries }
+	if x.renew || a.fresh {
+		defer s.accounts.drop(a.ID)
 	}
-	o.authz = string(text)
-	if s.orders.Load() >= maxOrders {
-		return errs.WithRetry(refuse(errs.Limited, RateLimited, "too many orders are kept here; ask again later"), time.Hour)
+	return s.commit(ctx, w)
+}
+
+func tooManyOrders() error {
+	return errs.WithRetry(refuse(errs.Limited, RateLimited, "this account has %d orders that are not finished; finish some", maxAccountNew), time.Hour)
+}
+
+// trusted returns what the record says about the names of a new order that need not be shown.
+func (o *Order) trusted(now int64) []audit.Entry {
+	var marks []string
+	for n := range o.Authz {
+		if o.Authz[n].Method == byAccount {
+			marks = append(marks, o.mark(n))
+		}
 	}
-	err = s.write(ctx, o.ID, func(ctx context.Context, tx *db.Tx) error {
-		now := s.Now().Unix()
-		var open int
-		if _, err := tx.Get(ctx, []any{&open}, `SELECT count(*) FROM (SELECT 1 AS one FROM acme_order WHERE account = $1 AND expires > $2 AND state IN (1, 2) LIMIT $3) AS o`,
-			o.Account[:], now, int64(maxAccountNew)); err != nil {
-			return err
-		}
-		if open >= maxAccountNew {
-			return errs.WithRetry(refuse(errs.Limited, RateLimited, "this account has %d orders that are not finished; finish some", maxAccountNew), time.Hour)
-		}
-		if _, err := tx.Exec(ctx, `UPDATE acme_account SET used = $2 WHERE id = $1 AND used < $3`, o.Account[:], now, now-86400); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `INSERT INTO acme_order (id, account, device, evidence, profile, state, authz, csr, problem, serial, cert, replaces, created, expires)
-			VALUES ($1, $2, $3, $4, $5, 1, $6, $7, '', $7, $7, $8, $9, $10)`,
-			o.ID[:], o.Account[:], o.Device[:], string(o.Evidence), o.Profile, o.authz, []byte{}, o.Replaces, o.Created, o.Expires)
-		if err != nil {
-			return err
-		}
-		tx.OnCommit(func() { s.orders.Add(1) })
-		var marks []string
-		for n := range o.Authz {
-			if o.Authz[n].Method == byAccount {
-				marks = append(marks, o.mark(n))
-			}
-		}
-		if len(marks) == 0 {
-			return nil
-		}
-		return s.Audit.Append(ctx, tx, audit.Entry{At: now, Action: "acme.validate", Actor: access.Device(o.Device.String(), protocol).String(), Object: o.ID.String(), Device: o.Device.String(),
-			Detail: map[string]string{"method": byAccount, "mark": strings.Join(marks, " ")}})
-	})
-	return err
+	if len(marks) == 0 {
+		return nil
+	}
+	return []audit.Entry{{At: now, Action: "acme.validate", Actor: access.Device(o.Device.String(), protocol).String(), Object: o.ID.String(), Device: o.Device.String(),
+		Detail: map[string]string{"method": byAccount, "mark": strings.Join(marks, " ")}}}
 }
 
 // Orders returns the account's orders that are not finished, newest last, at most 1,000.
 func (s *Service) Orders(ctx context.Context, a *Account) (ids []ID, err error) {
+	if err := s.storeDraftsOf(ctx, a.ID); err != nil {
+		return nil, err
+	}
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		ids = ids[:0]
 		return tx.Each(ctx, func(r db.Row) error {
@@ -444,6 +458,9 @@ func (s *Service) Orders(ctx context.Context, a *Account) (ids []ID, err error) 
 // OrdersOf returns orders for people, those of an account that are still kept, oldest first. It needs device.read.
 func (s *Service) OrdersOf(ctx context.Context, actor access.Actor, account ID, limit int) (page []Order, err error) {
 	if err := s.Access.Require(ctx, actor, access.DeviceRead, "acme orders"); err != nil {
+		return nil, err
+	}
+	if err := s.storeDraftsOf(ctx, account); err != nil {
 		return nil, err
 	}
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -542,11 +559,28 @@ func (s *Service) issue(ctx context.Context, o Order, csr []byte) (Order, error)
 	if err != nil {
 		return Order{}, err
 	}
-	answer, err := s.Enrol.Submit(ctx, enrol.Request{Protocol: protocol, Op: enrol.Enrol, Profile: o.Profile, CSR: csr,
-		Proven: &enrol.Proven{Device: o.Device, Evidence: o.Evidence, Names: o.Names(), Attested: attested, SPKI: o.spki(), Once: o.ID[:], Take: o.take}})
+	p := &enrol.Proven{Device: o.Device, Evidence: o.Evidence, Names: o.Names(), Attested: attested, SPKI: o.spki(), Once: o.ID[:], Take: o.take,
+		Kept: func(c *ca.Certificate) { s.finished(&o, c, nil) }}
+	x, isDraft := s.drafts.take(ctx, &o)
+	if isDraft {
+		p.Take, p.Then, p.Kept = x.finish, x.follow, func(c *ca.Certificate) { s.finished(&o, c, &x) }
+		if x.known.device.ID == o.Device && s.stands(&x.known) {
+			p.Known = &x.known.device
+		}
+	}
+	answer, err := s.Enrol.Submit(ctx, enrol.Request{Protocol: protocol, Op: enrol.Enrol, Profile: o.Profile, CSR: csr, Proven: p})
+	if isDraft {
+		if storeErr := s.untake(ctx, o.ID, answer.Pending > 0 || errs.Is(err, errs.Unavailable)); err == nil {
+			err = storeErr
+		}
+	}
+	if err != nil {
+		s.orderShelf.drop(o.ID)
+		s.leaves.drop(o.ID)
+	}
 	switch {
 	case errs.Is(err, errs.Conflict): // another request was faster, or the order is no longer what it was
-		now, err2 := s.load(ctx, o.ID)
+		now, err2 := s.load(ctx, nil, o.ID)
 		if err2 == nil && now.State == Issued && now.fits(ctx, s, csr) {
 			return now, nil
 		}
@@ -558,9 +592,55 @@ func (s *Service) issue(ctx context.Context, o Order, csr []byte) (Order, error)
 	case answer.Pending > 0:
 		return s.await(ctx, o, csr)
 	}
-	o.State, o.Serial, o.csr = Issued, answer.Certificate.Serial[:], nil
-	return o, nil
+	s.drafts.gone(o.ID) // as a rule it is gone, unless nobody could say at first that the certificate was recorded
+	return o.issued(answer.Certificate), nil
 }
+
+// untake ends the take of a draft after a decision. With store the order is to be in the database now: since a person must decide, or since it is
+// not known what became of the certificate, which is then decided there, too.
+func (s *Service) untake(ctx context.Context, id ID, store bool) error {
+	defer s.drafts.leave(id)
+	if !store {
+		return nil
+	}
+	return s.storeDraft(context.WithoutCancel(ctx), id)
+}
+
+// finished is told of each certificate that was recorded for an order, which was a draft or not, though nobody may wait for the answer any more.
+func (s *Service) finished(o *Order, c *ca.Certificate, x *draft) {
+	now := o.issued(c)
+	s.leaves.set(o.ID, leaf{now, c.DER, c.Issuer})
+	if x == nil {
+		s.orderShelf.swap(o.ID, now, o.same)
+		return
+	}
+	s.orders.Add(1)
+	s.orderShelf.set(o.ID, now)
+	s.drafts.gone(o.ID)
+	if x.renew {
+		s.accounts.drop(o.Account)
+	}
+}
+
+// issued returns the order as its certificate leaves it.
+func (o Order) issued(c *ca.Certificate) Order {
+	o.State, o.Serial, o.csr = Issued, c.Serial[:], nil
+	if cert := kept(c); len(cert) > 0 {
+		o.cert = cert
+	}
+	return o
+}
+
+// kept returns what the order keeps of the certificate: all of it, unless that is kept elsewhere.
+func kept(c *ca.Certificate) []byte {
+	if ca.KeptAs(c.Serial[:]) != ca.Full {
+		return c.DER
+	}
+	return []byte{}
+}
+
+// same reports whether another reading of the row found the same.
+func (o *Order) same(other Order) bool { return o.authz == other.authz && o.State == other.State }
 
 // spki is the digest of the key that was attested, if one was.
 func (o *Order) spki() []byte {
@@ -575,13 +655,9 @@ func (o *Order) spki() []byte {
 // take makes the order valid in the transaction that records its certificate, if nothing was changed about it since it was read, and its account
 // may still order.
 func (o *Order) take(c *ca.Certificate) (take, back *db.Stmt) {
-	kept := []byte{}
-	if ca.KeptAs(c.Serial[:]) != ca.Full {
-		kept = c.DER
-	}
 	return &db.Stmt{SQL: `UPDATE acme_order SET state = 3, serial = $2, cert = $3, csr = $4 WHERE id = $1 AND state = $5 AND authz = $6
  AND EXISTS (SELECT 1 FROM acme_account WHERE acme_account.id = acme_order.account AND acme_account.state = 1)`,
-			Args: []any{o.ID[:], c.Serial[:], kept, []byte{}, int64(o.State), o.authz}},
+			Args: []any{o.ID[:], c.Serial[:], kept(c), []byte{}, int64(o.State), o.authz}},
 		&db.Stmt{SQL: `UPDATE acme_order SET state = $2, serial = $3, cert = $3, csr = $4 WHERE id = $1 AND state = 3`, Args: []any{o.ID[:], int64(o.State), []byte{}, octets(o.csr)}}
 }
 
@@ -640,6 +716,7 @@ func (s *Service) fail(ctx context.Context, o Order, why error) (Order, error) {
 
 // change sets a column of an order that is still as it was read.
 func (s *Service) change(ctx context.Context, o *Order, set string, value any) error {
+	defer s.orderShelf.drop(o.ID)
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		n, err := tx.Exec(ctx, `UPDATE acme_order SET `+set+` WHERE id = $1 AND state = $2 AND authz = $3`, o.ID[:], int64(o.State), o.authz, value)
 		if err == nil && n != 1 {
@@ -658,7 +735,7 @@ type Chain struct {
 // Certificate returns the certificate of a valid order with its chain but for the root, and a chain for each root that vouches for that one
 // (section 7.4.2).
 func (s *Service) Certificate(ctx context.Context, a *Account, id ID) (Chain, error) {
-	o, err := s.load(ctx, id)
+	o, err := s.load(ctx, a, id)
 	if err == nil && o.Account != a.ID {
 		err = noOrder()
 	}
@@ -667,6 +744,11 @@ func (s *Service) Certificate(ctx context.Context, a *Account, id ID) (Chain, er
 	}
 	if o.State != Issued {
 		return Chain{}, refuse(errs.Denied, OrderNotReady, "the order has no certificate yet")
+	}
+	if made, _, ok := s.leaves.get(o.ID); ok && len(made.der) > 0 {
+		s.leaves.drop(o.ID)
+		s.orderShelf.drop(o.ID) // who has fetched it seldom comes again
+		return s.chains(made.der, made.issuer)
 	}
 	leaf, issuer := o.cert, ca.IssuerID{}
 	c, err := s.CA.Known(ctx, o.Serial)

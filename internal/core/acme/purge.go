@@ -42,6 +42,9 @@ func (s *Service) purge(ctx context.Context, l *db.Lease) error {
 // Purge takes away once what has expired: orders after their time, nonces that are too old to be used, open accounts that order nothing, and
 // accounts that ended. Whoever holds the lease hands it over; nil is for tests.
 func (s *Service) Purge(ctx context.Context, l *db.Lease) error {
+	if err := s.storeDrafts(ctx, func(x *draft) bool { return x.taken == 0 }); err != nil {
+		return err
+	}
 	now := s.Now().Unix()
 	for _, step := range []struct {
 		sql   string
@@ -60,7 +63,10 @@ func (s *Service) Purge(ctx context.Context, l *db.Lease) error {
 						return err
 					}
 				}
-				if gone, err = tx.Exec(ctx, step.sql, step.args...); err != nil || gone == 0 || !step.entry {
+				if gone, err = tx.Exec(ctx, step.sql, step.args...); gone > 0 {
+					tx.OnCommit(func() { s.accounts.clear(); s.orderShelf.clear(); s.leaves.clear() })
+				}
+				if err != nil || gone == 0 || !step.entry {
 					return err
 				}
 				return s.Audit.Append(ctx, tx, audit.Entry{At: now, Action: "acme.purge", Actor: access.System(protocol).String()})

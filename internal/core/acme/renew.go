@@ -161,6 +161,9 @@ func (s *Service) holdsNames(ctx context.Context, a *Account, c *ca.Certificate,
 	for _, uri := range names.URI {
 		missing["uri:"+uri] = true
 	}
+	if err := s.storeDraftsOf(ctx, a.ID); err != nil {
+		return false, err
+	}
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		return tx.Each(ctx, func(r db.Row) error {
 			o, err := scanOrder(r)

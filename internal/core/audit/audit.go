@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,6 +137,13 @@ func (l *Log) Append(ctx context.Context, tx *db.Tx, entries ...Entry) error {
 		entries = entries[n:]
 	}
 	return nil
+}
+
+// Defer is Append for entries that are written with the commit, see db.Tx.Defer.
+func (l *Log) Defer(tx *db.Tx, entries ...Entry) {
+	for some := range slices.Chunk(entries, batchEntries) {
+		tx.Defer(l.Stmt(tx, some...))
+	}
 }
 
 // Stmt returns Append as a statement, to be sent together with others. There must be at least one entry and no more than a batch of

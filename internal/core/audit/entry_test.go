@@ -167,7 +167,7 @@ func FuzzSplitBody(f *testing.F) {
 	f.Add(appendBody(nil, 1, []Entry{sample(1), sample(7)}), int64(2))
 	f.Fuzz(func(t *testing.T, body []byte, n int64) {
 		entries, err := splitBody(body, 1, n)
-		if err != nil {
+		if err != nil || body[0] != bodyVersion { // for the other version there is FuzzCompactBody
 			return
 		}
 		again := []byte{bodyVersion, 1}

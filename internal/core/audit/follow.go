@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
@@ -19,8 +20,17 @@ func (l *Log) Size(ctx context.Context) (size int64, err error) {
 }
 
 // Grown returns a channel that is closed when this process has seen the tree grow. What other processes of a deployment sequence is seen by
-// looking, every 200 ms or so.
+// looking, as often as LookAgain says.
 func (l *Log) Grown() <-chan struct{} { return l.grown.next() }
+
+// LookAgain is how often a follower looks without being woken by Grown. A database that is a file has one process, which wakes whoever waits; looking
+// five times a second in it costs more than all else that a server without work does.
+func (l *Log) LookAgain() time.Duration {
+	if l.db.Arrays() {
+		return pollEvery
+	}
+	return aloneEvery
+}
 
 // Scan reads on from the index from, for followers who care for a few actions only: it returns the next entries of these actions, not all at once,
 // and the index up to which everything was looked at, where the next Scan goes on. That is from itself when nothing is new. Blocks of entries

@@ -19,7 +19,7 @@ func (l *Log) RecordRefusal(ctx context.Context, actor access.Actor, perm access
 
 // Refuse records that something, described by e, was refused to actor; e.Refused says why.
 //
-// Neither a stranger nor whoever has one device's key must be able to fill the record. The first of their refusals is recorded at once;
+// Neither a stranger nor whoever has one device's key, or a registrar's, must be able to fill the record. The first of their refusals is recorded at once;
 // further ones with the same action, reason and source (access.Stranger names it by network, not by address) are counted, and each minute
 // Run records one entry with their number. Of one source at most ten reasons are told apart in a minute, since a reason can quote what was
 // asked for. More than 1,000 different refusals of strangers in a minute share one count for each action, and so do more than 65,536 of
@@ -35,7 +35,7 @@ func (l *Log) Refuse(ctx context.Context, actor access.Actor, e Entry) error {
 	t, most := &l.refusals, tallyKeys
 	switch actor.Kind {
 	case access.KindStranger, "":
-	case access.KindDevice:
+	case access.KindDevice, access.KindRegistrar:
 		t, most = &l.deviceRefusals, tallyDeviceKeys
 	default:
 		return l.Record(ctx, e)

@@ -17,7 +17,8 @@ import (
 const (
 	leaseName  = "audit-sequencer"
 	pollEvery  = 200 * time.Millisecond // how often other processes' entries are looked for
-	restFor    = 50 * time.Millisecond  // between two rounds, so that a busy writer makes rounds larger and not more frequent
+	aloneEvery = time.Second            // the same where there are no other processes, and whoever commits wakes us
+	restFor    = 200 * time.Millisecond // between two rounds, so that a busy writer makes rounds larger and not more frequent
 	damageRest = 30 * time.Second       // after damage was found
 	idleAfter  = time.Hour              // a stream that stood still for so long is closed
 )
@@ -70,7 +71,7 @@ func (l *Log) afterDamage(ctx context.Context, err error) {
 
 // rest waits for work or the time to look for it, and reports whether ctx is alive.
 func (l *Log) rest(ctx context.Context) bool {
-	pause, poll := time.NewTimer(restFor), time.NewTimer(pollEvery)
+	pause, poll := time.NewTimer(restFor), time.NewTimer(l.LookAgain())
 	defer pause.Stop()
 	defer poll.Stop()
 	select {
@@ -226,7 +227,7 @@ func (l *Log) Watch(ctx context.Context, from int64, fn func(Indexed) error) err
 	if from < 0 {
 		return errs.New(errs.Invalid, "the feed starts at 0, not at %d", from)
 	}
-	poll := time.NewTicker(pollEvery)
+	poll := time.NewTicker(l.LookAgain())
 	defer poll.Stop()
 	for {
 		grown := l.grown.next() // before reading, so that no growth is missed

@@ -38,6 +38,7 @@ import (
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/key"
+	"mooring/wire/der"
 )
 
 // URLs are where certificates point to, by plain http: an https address would need a certificate to check a certificate. An empty one
@@ -85,7 +86,8 @@ type Deps struct {
 	Profiles   *Profiles
 	URLs       URLs
 	Now        func() time.Time
-	Rand       io.Reader // of serial numbers; nil for crypto/rand
+	Rand       io.Reader     // of serial numbers; nil for crypto/rand
+	Weak       der.Blocklist // keys that nobody gets a certificate for
 	Retention  RetentionOptions
 	Log        *slog.Logger // of Run; nil: silent
 }
@@ -95,6 +97,7 @@ type Authority struct {
 	deps          Deps
 	templates     sync.Map // templateKey to *template
 	issued        atomic.Uint64
+	verified      verified
 	months        *db.Monthly
 	barred        atomic.Pointer[map[IssuerID]bool] // replaced under mu, never changed
 	crossBars     atomic.Pointer[map[string]bool]   // of cross certificates, by their DER; as barred

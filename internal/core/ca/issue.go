@@ -66,7 +66,17 @@ type Prepared struct {
 	template  *template
 	cert      Certificate
 	tbs       []byte
+	named     Named
 }
+
+// Named is what a certificate calls its holder: what the registry and the profile gave, and what the request chose within it.
+type Named struct {
+	Subject []der.Attribute
+	Names   der.AltNames
+}
+
+// Named returns what the certificate will call its holder. Nothing in it may be changed.
+func (p *Prepared) Named() Named { return p.named }
 
 // maxCertificate bounds a certificate; TLS stacks and our own columns are made for less. One for an ML-DSA-65 key by an ML-DSA-65 CA has
 // some 6 kB. maxSignature is what is kept free for the signature and what is around it: ML-DSA-65 takes 3,309 octets of it.
@@ -92,7 +102,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 			return nil, err
 		}
 	}
-	v, err := t.variable(&o, spki, now)
+	v, named, err := t.variable(&o, spki, now)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +121,7 @@ func (a *Authority) Prepare(ctx context.Context, o Order) (*Prepared, error) {
 	if len(tbs) > maxCertificate-maxSignature {
 		return nil, errs.New(errs.Invalid, "the certificate would be larger than %d octets", maxCertificate)
 	}
-	return &Prepared{authority: a, template: t, tbs: tbs, cert: Certificate{
+	return &Prepared{authority: a, template: t, tbs: tbs, named: named, cert: Certificate{
 		Serial: serial, Cell: o.Cell, Day: now / 86400, Issuer: t.issuer.id, Profile: o.Profile.Name, Version: o.Profile.Version,
 		Slot: o.Profile.Slot, Device: o.Device, NotBefore: v.NotBefore, NotAfter: v.NotAfter, SPKIHash: hash,
 		PrevSerial: slices.Clone(o.PrevSerial)}}, nil
@@ -196,8 +206,12 @@ func (t *template) points(serial []byte, urls URLs) *der.Extension {
 
 // checkKey returns the SubjectPublicKeyInfo to certify and its SHA-256.
 func (a *Authority) checkKey(o *Order) (spki []byte, hash [32]byte, err error) {
-	if err := o.Profile.checkKey(o); err != nil {
+	pub, err := o.Profile.checkKey(o)
+	if err != nil {
 		return nil, hash, err
+	}
+	if err := a.notListed(pub); err != nil {
+		return nil, hash, errs.New(errs.Invalid, "%v", err)
 	}
 	if spki = o.SPKI; spki == nil {
 		spki = o.Request.RawSPKI
@@ -211,51 +225,63 @@ func (a *Authority) checkKey(o *Order) (spki []byte, hash [32]byte, err error) {
 	return spki, hash, nil
 }
 
-func (p *Profile) checkKey(o *Order) error {
-	var pub crypto.PublicKey
-	switch {
-	case o.SPKI != nil:
-		var err error
-		if pub, err = der.ParsePublicKey(o.SPKI); err != nil {
-			return errs.New(errs.Invalid, "%v", err)
-		}
-	case o.Request != nil:
-		pub = o.Request.PublicKey
-	default:
-		return errs.New(errs.Invalid, "there is no public key to certify")
-	}
+// CheckKey is der.CheckKey, and refuses keys besides whose private halves everybody can find, as far as Deps.Weak knows them. Its errors wrap der.ErrKey.
+func (a *Authority) CheckKey(pub crypto.PublicKey) error {
 	if err := der.CheckKey(pub); err != nil {
-		return errs.New(errs.Invalid, "%v", err)
+		return err
 	}
-	if kind := der.KindOf(pub); !slices.Contains(p.Keys, kind) {
-		return errs.New(errs.Denied, "the profile %s does not accept keys of kind %s: use one of %v", p.Name, kind, p.Keys)
+	return a.notListed(pub)
+}
+
+func (a *Authority) notListed(pub crypto.PublicKey) error {
+	if a.deps.Weak.Has(pub) {
+		return fmt.Errorf("%w: it is on a list of weak keys, such as those of Debian's generator (CVE-2008-0166), whose private keys everybody can find; make a new one with a generator that is up to date", der.ErrKey)
 	}
 	return nil
 }
 
+func (p *Profile) checkKey(o *Order) (pub crypto.PublicKey, err error) {
+	switch {
+	case o.SPKI != nil:
+		if pub, err = der.ParsePublicKey(o.SPKI); err != nil {
+			return nil, errs.New(errs.Invalid, "%v", err)
+		}
+	case o.Request != nil:
+		pub = o.Request.PublicKey
+	default:
+		return nil, errs.New(errs.Invalid, "there is no public key to certify")
+	}
+	if err := der.CheckKey(pub); err != nil {
+		return nil, errs.New(errs.Invalid, "%v", err)
+	}
+	if kind := der.KindOf(pub); !slices.Contains(p.Keys, kind) {
+		return nil, errs.New(errs.Denied, "the profile %s does not accept keys of kind %s: use one of %v", p.Name, kind, p.Keys)
+	}
+	return pub, nil
+}
+
 // variable fills in all that differs, except the serial number.
-func (t *template) variable(o *Order, spki []byte, now int64) (v der.Variable, err error) {
+func (t *template) variable(o *Order, spki []byte, now int64) (v der.Variable, n Named, err error) {
 	p := t.profile
 	var asked *der.AltNames
 	if o.Request != nil {
 		if err := p.checkAsked(o.Request); err != nil {
-			return v, err
+			return v, n, err
 		}
 		asked = &o.Request.Names
 	}
-	if v.Subject, err = p.subjectFor(&o.Registry, o.Request); err != nil {
-		return v, err
+	if n.Subject, v.Subject, err = p.subjectFor(&o.Registry, o.Request); err != nil {
+		return v, n, err
 	}
-	names, err := p.namesFor(&o.Registry, asked)
-	if err != nil {
-		return v, err
+	if n.Names, err = p.namesFor(&o.Registry, asked); err != nil {
+		return v, n, err
 	}
-	if v.SAN, err = der.BuildAltNames(names); err != nil {
-		return v, errs.New(errs.Invalid, "a name of the device cannot be written: %v", err)
+	if v.SAN, err = der.BuildAltNames(n.Names); err != nil {
+		return v, n, errs.New(errs.Invalid, "a name of the device cannot be written: %v", err)
 	}
 	ski, err := der.SubjectKeyID(spki)
 	if err != nil {
-		return v, errs.New(errs.Invalid, "%v", err)
+		return v, n, errs.New(errs.Invalid, "%v", err)
 	}
 	v.SPKI, v.SKI = spki, ski[:]
 	v.NotBefore = max(now-p.Backdate, t.issuer.cert.NotBefore.Unix())
@@ -266,7 +292,7 @@ func (t *template) variable(o *Order, spki []byte, now int64) (v der.Variable, e
 	if p.Forever {
 		v.NotAfter = der.NoExpiry
 	}
-	return v, t.issuer.covers(v.NotBefore, v.NotAfter)
+	return v, n, t.issuer.covers(v.NotBefore, v.NotAfter)
 }
 
 // Sign makes the one signature and returns the certificate, which must be recorded before it is released. A key that cannot sign is an
@@ -322,14 +348,17 @@ func (t *template) verify(c *Certificate) error {
 	return nil
 }
 
+// detailsOfIssue is how many details the entry of an issue has, with what enrolment and registry add. A map that grows is made twice.
+const detailsOfIssue = 18
+
 // Entry is the audit entry of the issue, which goes into the same transaction as the row.
 func (c *Certificate) Entry(actor access.Actor) audit.Entry {
 	sum := sha256.Sum256(c.DER)
-	e := audit.Entry{Action: "cert.issue", Actor: actor.String(), Device: hex.EncodeToString(c.Device[:]), Serial: hex.EncodeToString(c.Serial[:]),
-		Detail: map[string]string{
-			"sha256": hex.EncodeToString(sum[:]), "issuer": c.Issuer.String(), "profile": c.Profile, "version": c.Version, "slot": c.Slot,
-			"prev": hex.EncodeToString(c.PrevSerial), "not_before": strconv.FormatInt(c.NotBefore, 10), "not_after": strconv.FormatInt(c.NotAfter, 10), "spki": hex.EncodeToString(c.SPKIHash[:]),
-		}}
+	detail := make(map[string]string, detailsOfIssue)
+	detail["sha256"], detail["issuer"], detail["spki"] = hex.EncodeToString(sum[:]), c.Issuer.String(), hex.EncodeToString(c.SPKIHash[:])
+	detail["profile"], detail["version"], detail["slot"], detail["prev"] = c.Profile, c.Version, c.Slot, hex.EncodeToString(c.PrevSerial)
+	detail["not_before"], detail["not_after"] = strconv.FormatInt(c.NotBefore, 10), strconv.FormatInt(c.NotAfter, 10)
+	e := audit.Entry{Action: "cert.issue", Actor: actor.String(), Device: hex.EncodeToString(c.Device[:]), Serial: hex.EncodeToString(c.Serial[:]), Detail: detail}
 	if c.Device == [16]byte{} { // of the platform itself: an OCSP responder's
 		e.Device = ""
 	}

@@ -214,6 +214,30 @@ var ErrNotOurs = errors.New("not signed by a CA of this platform")
 // in custody. ErrNotOurs: there is no such CA, its key is another one, or the signature does not verify. Denied: that CA or one above it is revoked. Unavailable: the key
 // cannot be had.
 func (a *Authority) SignedBy(ctx context.Context, id IssuerID, leaf *x509.Certificate) (*Issuer, error) {
+	i, err := a.standing(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	p := proof{sha256.Sum256(leaf.Raw), id}
+	if a.verified.has(p) {
+		return i, nil
+	}
+	if i.CheckSignature(leaf) != nil {
+		return nil, ErrNotOurs
+	}
+	a.verified.add(p)
+	return i, nil
+}
+
+// Proven reports whether SignedBy would find the certificate with this SHA-256 good by what it remembers: the CA stands as it must, and the signature was
+// found good before. It is for who has no parsed certificate at hand; false says nothing.
+func (a *Authority) Proven(ctx context.Context, id IssuerID, digest [sha256.Size]byte) bool {
+	_, err := a.standing(ctx, id)
+	return err == nil && a.verified.has(proof{digest, id})
+}
+
+// standing returns a CA whose certificates may be taken for ours: its key is here and the one in its certificate, and nothing above it is revoked.
+func (a *Authority) standing(ctx context.Context, id IssuerID) (*Issuer, error) {
 	i := a.issuer(id)
 	if i == nil || i.Offline() { // what was signed elsewhere is on no record of ours
 		return nil, ErrNotOurs
@@ -225,7 +249,7 @@ func (a *Authority) SignedBy(ctx context.Context, id IssuerID, leaf *x509.Certif
 	if err != nil {
 		return nil, err
 	}
-	if !i.holds(signer) || i.CheckSignature(leaf) != nil {
+	if !i.holds(signer) {
 		return nil, ErrNotOurs
 	}
 	return i, nil

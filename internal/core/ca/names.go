@@ -13,34 +13,33 @@ import (
 
 // subjectFor builds the subject and refuses a request that asks for another identity. A request with an empty subject asks for none;
 // what it names must stand in the subject that the profile gives.
-func (p *Profile) subjectFor(v *Values, r *der.Request) ([]byte, error) {
-	attributes := make([]der.Attribute, len(p.subject))
+func (p *Profile) subjectFor(v *Values, r *der.Request) (attributes []der.Attribute, name []byte, err error) {
+	attributes = make([]der.Attribute, len(p.subject))
 	for i, s := range p.subject {
 		value, err := s.value.fill(v)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		attributes[i] = der.Attribute{Type: s.attribute, Value: value}
 	}
-	name, err := der.BuildName(attributes)
-	if err != nil {
-		return nil, errs.New(errs.Invalid, "the subject cannot be written: %v", err)
+	if name, err = der.BuildName(attributes); err != nil {
+		return nil, nil, errs.New(errs.Invalid, "the subject cannot be written: %v", err)
 	}
 	// Read back, since no lint has seen these values. Alternative names were checked one by one by the encoder, and reading them back too
 	// would take the issue over its budget.
 	if back, err := der.ParseName(name); err != nil || !slices.Equal(back, attributes) {
-		return nil, fmt.Errorf("reading back the subject %x: %w", name, err)
+		return nil, nil, fmt.Errorf("reading back the subject %x: %w", name, err)
 	}
 	if r == nil || p.ignoreSubject {
-		return name, nil
+		return attributes, name, nil
 	}
 	for _, asked := range r.Subject {
 		if !slices.Contains(attributes, asked) {
-			return nil, errs.New(errs.Denied, "the request asks for the subject %q, but the profile %s gives %q: ask for that, or leave the subject empty",
+			return nil, nil, errs.New(errs.Denied, "the request asks for the subject %q, but the profile %s gives %q: ask for that, or leave the subject empty",
 				der.FormatName(r.Subject), p.Name, der.FormatName(attributes))
 		}
 	}
-	return name, nil
+	return attributes, name, nil
 }
 
 // NamesFor returns the alternative names of a certificate of p for a device whose request asks for asked. The error, of kind Denied or Invalid,

@@ -30,7 +30,7 @@ var plainName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 func parseProfile(file string, data []byte) (*Profile, *document) {
 	source := strings.ReplaceAll(string(data), "\r\n", "\n")
 	d := &document{file: file}
-	p := &Profile{Source: source, Version: versionOf(source), Slot: "operational", Backdate: -1, RenewBefore: -1, RenewSpread: -1, Retention: -1, Binding: true}
+	p := &Profile{Source: source, Version: versionOf(source), Slot: "operational", Backdate: -1, RenewBefore: -1, RenewSpread: -1, Retention: -1, Binding: true, Principal: "device"}
 	var challenge, linking, approval, reuse, subject, acme string
 	var model life
 	table := fields{
@@ -62,6 +62,7 @@ func parseProfile(file string, data []byte) (*Profile, *document) {
 		"unwrapped":       d.boolInto(&p.Unwrapped),
 		"crl":             d.boolInto(&p.CRL),
 		"ocsp":            d.boolInto(&p.OCSP),
+		"principal":       d.choice("device", "gateway", "service")(&p.Principal),
 		"grants":          d.parsed(func(s string) (err error) { p.Grants, err = access.ParseRole(s); return err }),
 		"extensions":      d.list(func(n ast.Node) { d.extension(p, n) }),
 		"lint_exceptions": d.texts(func(s string) error { p.LintExceptions = append(p.LintExceptions, s); return nil }),

@@ -57,6 +57,7 @@ type Profile struct {
 	ServerKeygen key.Algorithm // kind of key that the platform makes on request; "" for none
 	Unwrapped    bool          // EST answers in one line of base64
 	Grants       access.Role   // the role that holders of the certificate have
+	Principal    string        // what its holders are to the policy of messages: "device", "gateway" or "service"
 	CRL, OCSP    bool          // certificates point to the CRL and the OCSP responder
 	NoRevAvail   bool          // … or say that nobody will tell about their revocation (RFC 9608)
 	Attested     bool          // the device's name that its hardware attested stands among the alternative names

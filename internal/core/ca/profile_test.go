@@ -31,7 +31,7 @@ func TestDefaultProfilesLoad(t *testing.T) {
 			t.Errorf("%s: version %q, description %q", p.Name, p.Version, p.Description)
 		}
 	}
-	if got, want := strings.Join(names, " "), "auditor birth device device-short gateway operator operator-admin scep-ra server transaction"; got != want {
+	if got, want := strings.Join(names, " "), "auditor birth device device-short gateway operator operator-admin registrar scep-ra server service transaction"; got != want {
 		t.Errorf("profiles: got %s, want %s", got, want)
 	}
 	if _, err := ps.Get("none"); !errs.Is(err, errs.NotFound) {

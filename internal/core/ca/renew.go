@@ -49,7 +49,7 @@ func (p *Profile) Renewable(old []byte, v *Values) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	_, err = p.subjectFor(v, &der.Request{Subject: subject})
+	_, _, err = p.subjectFor(v, &der.Request{Subject: subject})
 	if err == nil {
 		_, err = p.namesFor(v, &names)
 	}

@@ -93,6 +93,9 @@ func (p *Profile) checkUsage(d *document) {
 	}
 }
 
+// Speaks reports whether certificates of the profile let their holders act for the CA.
+func (p *Profile) Speaks() bool { return slices.ContainsFunc(p.ExtKeyUsage, isPowerful) }
+
 // isPowerful reports whether a usage makes its holder part of the authority (RFC 6402, section 2.10; RFC 6960, section 4.2.2.2).
 func isPowerful(usage der.OID) bool {
 	return usage == der.OIDOCSPSigning || usage == der.OIDCMCRA || usage == der.OIDCMCCA

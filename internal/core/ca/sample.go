@@ -174,10 +174,10 @@ func (s *sample) certificate(kind der.KeyKind) ([]byte, error) {
 	if s.order.SPKI, err = der.EncodePublicKey(pub); err != nil {
 		return nil, err
 	}
-	if err := s.profile.checkKey(&s.order); err != nil {
+	if _, err := s.profile.checkKey(&s.order); err != nil {
 		return nil, fmt.Errorf("%s", errs.Public(err))
 	}
-	if s.variable, err = s.template.variable(&s.order, s.order.SPKI, sampleTime); err != nil {
+	if s.variable, _, err = s.template.variable(&s.order, s.order.SPKI, sampleTime); err != nil {
 		return nil, fmt.Errorf("%s", errs.Public(err))
 	}
 	serial, err := newSerial(classOrdinary, sampleTime, 0, bytes.NewReader(stretch("serial", 10)))

@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"slices"
 
 	"mooring/internal/base/db"
 )
@@ -15,8 +16,8 @@ const (
 
 // AllowTx asks of claims what ClaimTx does, and writes nothing: for certificates that the registry does not keep. It sees what was committed
 // when the transaction looked; a suspension that is committed at the same moment may come too late for one certificate. Tokens cannot be spent
-// this way. claims holds every device at most once.
-func (r *Registry) AllowTx(ctx context.Context, tx *db.Tx, claims []Claim) (refused []error, err error) {
+// this way. claims holds every device at most once, and before is as with ClaimTx.
+func (r *Registry) AllowTx(ctx context.Context, tx *db.Tx, claims []Claim, before ...*db.Stmt) (refused []error, err error) {
 	if len(claims) == 0 {
 		return nil, nil
 	}
@@ -34,7 +35,7 @@ func (r *Registry) AllowTx(ctx context.Context, tx *db.Tx, claims []Claim) (refu
 	for _, s := range stmts {
 		s.Each = each
 	}
-	if err := tx.Send(ctx, stmts...); err != nil {
+	if err := tx.Send(ctx, append(slices.Clip(before), stmts...)...); err != nil {
 		return nil, err
 	}
 	refused = make([]error, len(claims))

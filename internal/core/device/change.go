@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,13 +54,12 @@ const (
  VALUES ($1, $2, 1, 1, $3, $4, $5, $6, $7, 0, $8, $11, $9, 0, $10, $10, $12)`
 	updateDevice = `UPDATE device SET names = $4, grp = $5, tags = $6, profile = $7, policy = policy + 1, updated = $8, product = $9
  WHERE cell = $1 AND id = $2 AND policy = $3`
-	updateSlotGroup = `UPDATE slot SET grp = $3 WHERE cell = $1 AND device = $2`
 
 	insertBirth = `INSERT INTO birth (cell, fingerprint, device_cell, device) VALUES ($1, $2, $3, $4)`
 	deleteBirth = `DELETE FROM birth WHERE cell = $1 AND fingerprint = $2`
 	// A slot that the device fills with a certificate of ours keeps it; the fingerprint stands beside.
-	upsertBirthSlot = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
- VALUES ($1, $2, 'birth', $3, $3, $4, $5, $3, 0, $6, $7) ON CONFLICT (cell, device, slot) DO UPDATE SET fingerprint = excluded.fingerprint`
+	upsertBirthSlot = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, fingerprint)
+ VALUES ($1, $2, 'birth', $3, $3, $4, $5, $3, 0, $6) ON CONFLICT (cell, device, slot) DO UPDATE SET fingerprint = excluded.fingerprint`
 	emptyBirthSlot  = `UPDATE slot SET fingerprint = $3 WHERE cell = $1 AND device = $2 AND slot = 'birth'`
 	deleteBirthSlot = `DELETE FROM slot WHERE cell = $1 AND device = $2 AND slot = 'birth' AND serial = $3`
 )
@@ -231,7 +231,7 @@ func (r *Registry) setBirth(ctx context.Context, tx *db.Tx, old, d *Device) erro
 		return err
 	}
 	s, _ := d.Slot(SlotBirth)
-	_, err := tx.Exec(ctx, upsertBirthSlot, int64(d.Cell), d.ID[:], []byte{}, s.NotAfter, octets(s.SPKI), d.Group, is)
+	_, err := tx.Exec(ctx, upsertBirthSlot, int64(d.Cell), d.ID[:], []byte{}, s.NotAfter, octets(s.SPKI), is)
 	return err
 }
 
@@ -271,11 +271,6 @@ func (r *Registry) Change(ctx context.Context, actor access.Actor, id ID, c Chan
 		if err := r.setProduct(ctx, tx, &old, &d); err != nil {
 			return err
 		}
-		if d.Group != old.Group {
-			if _, err := tx.Exec(ctx, updateSlotGroup, int64(d.Cell), id[:], d.Group); err != nil {
-				return err
-			}
-		}
 		tx.OnCommit(func() { r.inv.touch(id) })
 		e := r.rowEntry("device.change", actor, &d)
 		e.Detail["changed"] = c.fields()
@@ -286,6 +281,9 @@ func (r *Registry) Change(ctx context.Context, actor access.Actor, id ID, c Chan
 	}
 	if err != nil {
 		return Device{}, err
+	}
+	if r.changed != nil {
+		r.changed(ctx, id)
 	}
 	return d, nil
 }
@@ -313,11 +311,14 @@ func (r *Registry) rowEntry(action string, actor access.Actor, d *Device) audit.
 		Detail: map[string]string{"row": r.rowMark(d).String(), "policy": strconv.FormatInt(d.Policy, 10)}}
 }
 
-// grants reports whether certificates of this profile give a role.
+// grants reports whether certificates of this profile give a role, or let their holders speak for the platform.
 func (r *Registry) grants(profile string) bool {
 	_, role := r.profiles(profile)
-	return role != access.RoleNone
+	return role != access.RoleNone || r.speaks != nil && r.speaks(profile)
 }
+
+// Empowers reports whether it takes the permission access.grant to register a device for this profile.
+func (r *Registry) Empowers(profile string) bool { return r.grants(profile) }
 
 // owns reports whether one of the names is the platform's own.
 func (r *Registry) owns(names []string) bool {
@@ -327,7 +328,7 @@ func (r *Registry) owns(names []string) bool {
 // isOwn reports whether a name in the form "dns:…" or "ip:…" is the platform's own, or a wildcard, which stands for exactly one label, that
 // covers such a name.
 func (r *Registry) isOwn(name string) bool {
-	name = strings.ToLower(name)
+	name = asOwn(name)
 	if r.own[name] {
 		return true
 	}
@@ -345,12 +346,25 @@ func (r *Registry) isOwn(name string) bool {
 	return false
 }
 
+// asOwn spells a name as the registry does. Common names and names of devices come as "dns:…" whatever they are, addresses too.
+func asOwn(name string) string {
+	name = strings.ToLower(name)
+	host, ok := strings.CutPrefix(name, "dns:")
+	if !ok {
+		return name
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return "ip:" + ip.Unmap().String()
+	}
+	return "dns:" + strings.TrimSuffix(host, ".")
+}
+
 // NotOwn refuses names that are the platform's own or wildcards for them, in the form "dns:…" or "ip:…", unless they are registered for d: a pattern of a
-// profile that happens to cover the host of the listeners must not make every device the server.
+// profile that happens to cover the host of the listeners, or a template that spells it, must not make every device the server.
 func (r *Registry) NotOwn(d *Device, names []string) error {
 	for _, name := range names {
-		if r.isOwn(name) && !slices.Contains(d.Names, strings.ToLower(name)) {
-			return errs.New(errs.Denied, "the request asks for %q, which is a name of this platform or a wildcard for one", name)
+		if r.isOwn(name) && !slices.Contains(d.Names, asOwn(name)) {
+			return errs.New(errs.Denied, "the certificate would be for %q, which is a name of this platform or a wildcard for one: leave it out of the request, or have the device or the profile call it otherwise", name)
 		}
 	}
 	return nil

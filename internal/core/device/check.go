@@ -268,7 +268,7 @@ const checkPage = 1000
 const (
 	checkDevices = `SELECT cell, id, state, name, names, grp, tags, profile, issued, token, token_salt, token_until, token_used, rescued, product
  FROM device WHERE (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3`
-	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, grp, fingerprint, issuer, alg
+	checkSlots = `SELECT cell, device, slot, serial, prev_serial, not_after, spki, revoked, fingerprint, issuer, alg
  FROM slot WHERE (cell, device) > ($1, $2) AND (cell, device) <= ($3, $4) ORDER BY cell, device, slot`
 	checkBirths = `SELECT b.fingerprint, b.device, COALESCE(d.product, '') FROM birth b LEFT JOIN slot s ON s.cell = b.device_cell AND s.device = b.device
  AND s.slot = 'birth' AND s.fingerprint = b.fingerprint LEFT JOIN device d ON d.cell = b.device_cell AND d.id = b.device WHERE s.slot IS NULL`
@@ -349,7 +349,7 @@ func (c *replay) readPage(ctx context.Context, tx *db.Tx, cell int64, id []byte)
 	return page, err
 }
 
-// addSlots gives each device of the page its slots and names the slots that belong to no device, or to another group than their device.
+// addSlots gives each device of the page its slots and names the slots that belong to no device.
 func (c *replay) addSlots(ctx context.Context, tx *db.Tx, page []checkedDevice, cell int64, id []byte, toCell int64, toID []byte) error {
 	at := make(map[ID]*checkedDevice, len(page))
 	for i := range page {
@@ -359,8 +359,7 @@ func (c *replay) addSlots(ctx context.Context, tx *db.Tx, page []checkedDevice, 
 		var s Slot
 		var slotCell uint8
 		var device []byte
-		var group string
-		if err := row.Scan(&slotCell, &device, &s.Name, &s.Serial, &s.Prev, &s.NotAfter, &s.SPKI, &s.Revoked, &group, &s.Fingerprint, &s.Issuer, &s.Key); err != nil {
+		if err := row.Scan(&slotCell, &device, &s.Name, &s.Serial, &s.Prev, &s.NotAfter, &s.SPKI, &s.Revoked, &s.Fingerprint, &s.Issuer, &s.Key); err != nil {
 			c.find("slot %x/%s: the row cannot be read: %w", device, s.Name, err)
 			return nil
 		}
@@ -371,9 +370,6 @@ func (c *replay) addSlots(ctx context.Context, tx *db.Tx, page []checkedDevice, 
 		if d == nil || d.Cell != slotCell {
 			c.find("slot %x/%s: the row belongs to no device", device, s.Name)
 			return nil
-		}
-		if group != d.Group {
-			c.find("slot %s/%s: the group was changed outside the platform", d.ID, s.Name)
 		}
 		d.Slots = append(d.Slots, s)
 		return nil

@@ -56,7 +56,6 @@ func TestEveryFlipIsNamed(t *testing.T) {
 		{"slot", "serial = prev_serial", "slot " + id + "/operational: the row holds certificate 0101"},
 		{"slot", "prev_serial = serial", "slot " + id + "/operational: the row holds the certificate before as 0202"},
 		{"slot", "revoked = 7", "slot " + id + "/operational: the row and the record disagree on whether"},
-		{"slot", "grp = 'h'", "slot " + id + "/operational: the group was changed"},
 		{"slot", "slot = 'vpn'", "slot " + id + "/vpn: nobody recorded that certificate 0202"},
 		{"slot", "slot = 'vpn'", "slot " + id + "/operational: the row is missing"},
 		{"slot", "issuer = serial", "slot " + id + "/operational: the row does not have the end, the CA and the key of certificate 0202"},

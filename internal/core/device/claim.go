@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"mooring/internal/base/db"
@@ -24,7 +25,6 @@ type Claim struct {
 	SPKI     []byte // SHA-256
 	Request  []byte // SHA-256
 	At       int64  // UTC seconds
-	Group    string // the device's group
 	Issuer   []byte // the id of the CA that signed it
 	Key      string // the kind of its key, such as "ec-p256"
 	// Rescue is set when the device asked by a certificate that has expired: the second that its last such rescue must lie before. 0 = it did not.
@@ -76,14 +76,14 @@ RETURNING cell, id, issued`
 RETURNING d.cell, d.id, d.issued`
 
 	// The last condition makes a repetition harmless: prev_serial would else become the serial itself.
-	slotRow = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint, issuer, alg)
- VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11, $12)` + slotConflict
-	slotArray = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint, issuer, alg)
- SELECT t.cell, t.device, t.slot, t.serial, t.prev, t.not_after, t.spki, t.request, 0, t.grp, t.fingerprint, t.issuer, t.alg
- FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bytea[], $8::bytea[], $9::text[], $10::bytea[],
- $11::bytea[], $12::text[]) AS t(cell, device, slot, serial, prev, not_after, spki, request, grp, fingerprint, issuer, alg)` + slotConflict
+	slotRow = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, fingerprint, issuer, alg)
+ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11)` + slotConflict
+	slotArray = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, fingerprint, issuer, alg)
+ SELECT t.cell, t.device, t.slot, t.serial, t.prev, t.not_after, t.spki, t.request, 0, t.fingerprint, t.issuer, t.alg
+ FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bytea[], $8::bytea[], $9::bytea[],
+ $10::bytea[], $11::text[]) AS t(cell, device, slot, serial, prev, not_after, spki, request, fingerprint, issuer, alg)` + slotConflict
 	slotConflict = ` ON CONFLICT (cell, device, slot) DO UPDATE SET serial = excluded.serial, prev_serial = excluded.prev_serial,
- not_after = excluded.not_after, spki = excluded.spki, request = excluded.request, revoked = 0, grp = excluded.grp,
+ not_after = excluded.not_after, spki = excluded.spki, request = excluded.request, revoked = 0,
  issuer = excluded.issuer, alg = excluded.alg
  WHERE slot.serial <> excluded.serial`
 )
@@ -94,12 +94,12 @@ const rowsUpTo = 3
 // ClaimTx counts one more certificate for each device that may have it now: active, with the policy number of the claim, and, when it comes by
 // token, with this token unspent, which is spent hereby. It returns one result per claim, nil for an accepted one, and sets Issued. claims
 // holds every device at most once, in order of (cell, id). A refusal says what the device's own row says and nothing about others; one of
-// kind Conflict means that the decision was overtaken: load the device and decide again.
-func (r *Registry) ClaimTx(ctx context.Context, tx *db.Tx, claims []Claim) (refused []error, err error) {
-	return r.claimTx(ctx, tx, claims, !tx.Arrays() || len(claims) <= rowsUpTo)
+// kind Conflict means that the decision was overtaken: load the device and decide again. before are statements that travel ahead of the claims.
+func (r *Registry) ClaimTx(ctx context.Context, tx *db.Tx, claims []Claim, before ...*db.Stmt) (refused []error, err error) {
+	return r.claimTx(ctx, tx, claims, !tx.Arrays() || len(claims) <= rowsUpTo, before...)
 }
 
-func (r *Registry) claimTx(ctx context.Context, tx *db.Tx, claims []Claim, byRow bool) (refused []error, err error) {
+func (r *Registry) claimTx(ctx context.Context, tx *db.Tx, claims []Claim, byRow bool, before ...*db.Stmt) (refused []error, err error) {
 	place := make(map[ID]int, len(claims))
 	for i := range claims {
 		claims[i].Issued = 0
@@ -121,7 +121,7 @@ func (r *Registry) claimTx(ctx context.Context, tx *db.Tx, claims []Claim, byRow
 	for _, s := range stmts {
 		s.Each = accepted
 	}
-	if err := tx.Send(ctx, stmts...); err != nil {
+	if err := tx.Send(ctx, append(slices.Clip(before), stmts...)...); err != nil {
 		return nil, err
 	}
 	refused = make([]error, len(claims))
@@ -197,18 +197,18 @@ func slotStmts(claims []Claim, byRow bool) []*db.Stmt {
 		stmts := make([]*db.Stmt, len(claims))
 		for i := range claims {
 			c := &claims[i]
-			stmts[i] = &db.Stmt{SQL: slotRow, Args: []any{int64(c.Cell), c.ID[:], c.Slot, octets(c.Serial), octets(c.Prev), c.NotAfter, octets(c.SPKI), octets(c.Request), c.Group, none, octets(c.Issuer), c.Key}}
+			stmts[i] = &db.Stmt{SQL: slotRow, Args: []any{int64(c.Cell), c.ID[:], c.Slot, octets(c.Serial), octets(c.Prev), c.NotAfter, octets(c.SPKI), octets(c.Request), none, octets(c.Issuer), c.Key}}
 		}
 		return stmts
 	}
 	n := len(claims)
-	cells, slots, ends, groups, keys := make([]int16, n), make([]string, n), make([]int64, n), make([]string, n), make([]string, n)
+	cells, slots, ends, keys := make([]int16, n), make([]string, n), make([]int64, n), make([]string, n)
 	ids, serials, prevs, spkis, requests, prints, issuers := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n)
 	for i := range claims {
 		c := &claims[i]
 		cells[i], ids[i], slots[i], serials[i], prevs[i] = int16(c.Cell), c.ID[:], c.Slot, octets(c.Serial), octets(c.Prev)
-		ends[i], spkis[i], requests[i], groups[i], prints[i] = c.NotAfter, octets(c.SPKI), octets(c.Request), c.Group, none
+		ends[i], spkis[i], requests[i], prints[i] = c.NotAfter, octets(c.SPKI), octets(c.Request), none
 		issuers[i], keys[i] = octets(c.Issuer), c.Key
 	}
-	return []*db.Stmt{{SQL: slotArray, Args: []any{cells, ids, slots, serials, prevs, ends, spkis, requests, groups, prints, issuers, keys}}}
+	return []*db.Stmt{{SQL: slotArray, Args: []any{cells, ids, slots, serials, prevs, ends, spkis, requests, prints, issuers, keys}}}
 }

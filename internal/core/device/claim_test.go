@@ -92,7 +92,7 @@ func TestClaimTextsAgree(t *testing.T) {
 				}
 			}
 			err := tx.Each(ctx, line(8), `SELECT cell, id, state, policy, issued, token_used, updated, name FROM device ORDER BY cell, id`)
-			return errors.Join(err, tx.Each(ctx, line(11), `SELECT cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint FROM slot ORDER BY cell, device, slot`))
+			return errors.Join(err, tx.Each(ctx, line(10), `SELECT cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, fingerprint FROM slot ORDER BY cell, device, slot`))
 		})
 		return out.String()
 	}

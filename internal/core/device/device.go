@@ -17,6 +17,7 @@ import (
 	"embed"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"time"
 
 	"mooring/internal/base/db"
@@ -121,6 +122,11 @@ type Deps struct {
 	Log    *slog.Logger // of Run; nil = silent
 	// ProfileGrants tells whether there is a profile of this name, and which role its certificates grant.
 	ProfileGrants func(profile string) (exists bool, grants access.Role)
+	// ProfileSpeaks tells whether certificates of a profile let their holders speak for the platform or for manufacturers. They are kept as those
+	// that grant a role are. Optional.
+	ProfileSpeaks func(profile string) bool
+	// Changed is called after a device was changed, by whoever changed it; nil: nobody wants to know. It must not block.
+	Changed func(ctx context.Context, id ID)
 	// Renewal tells when certificates of a profile are to be renewed: so many seconds before their end, give or take spread. Optional.
 	Renewal func(profile string) (before, spread int64, ok bool)
 	// Own are the names of the platform's own listeners, "dns:…" and "ip:…". Whoever else had a certificate for them could be the server to
@@ -133,14 +139,17 @@ type Registry struct {
 	db       *db.DB
 	audit    Recorder
 	access   *access.Decider
-	key      []byte
+	macs     *sync.Pool // of hash.Hash: HMAC-SHA256 under the deployment key
 	now      func() time.Time
 	log      *slog.Logger
 	profiles func(string) (bool, access.Role)
+	speaks   func(profile string) bool // nil: none does
+	changed  func(context.Context, ID) // nil: nobody is told
 	own      map[string]bool
 	seen     sightings
 	evidence evidence
 	loads    *db.Lookup[ID, Device]
+	tokens   *db.Lookup[ID, tokenRow]
 	inv      inventory
 	renewal  func(profile string) (before, spread int64, ok bool)
 }
@@ -154,7 +163,8 @@ func New(d Deps) *Registry {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, key: d.Key, now: d.Now, log: log, profiles: d.ProfileGrants, own: map[string]bool{}, seen: newSightings(), evidence: newEvidence(), inv: newInventory(), renewal: d.Renewal}
+	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, now: d.Now, log: log, profiles: d.ProfileGrants, speaks: d.ProfileSpeaks, changed: d.Changed, own: map[string]bool{}, seen: newSightings(), evidence: newEvidence(), inv: newInventory(), renewal: d.Renewal}
+	r.setKey(d.Key)
 	if r.renewal == nil {
 		r.renewal = func(string) (int64, int64, bool) { return 0, 0, false }
 	}
@@ -164,5 +174,6 @@ func New(d Deps) *Registry {
 		}
 	}
 	r.loads = db.NewLookup(d.DB, r.loadMany)
+	r.tokens = db.NewLookup(d.DB, r.readTokens)
 	return r
 }

@@ -11,8 +11,10 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math/big"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -127,7 +129,7 @@ func (w *world) enrol(t testing.TB, claims ...Claim) []error {
 
 func (w *world) claim(d Device, n byte) Claim {
 	return Claim{ID: d.ID, Cell: d.Cell, Policy: d.Policy, Slot: "operational", Serial: bytes.Repeat([]byte{n}, 16), NotAfter: w.now.Unix() + 1000*int64(n),
-		SPKI: bytes.Repeat([]byte{n}, 32), Request: bytes.Repeat([]byte{n + 1}, 32), At: w.now.Unix(), Group: d.Group,
+		SPKI: bytes.Repeat([]byte{n}, 32), Request: bytes.Repeat([]byte{n + 1}, 32), At: w.now.Unix(),
 		Issuer: bytes.Repeat([]byte{9}, 8), Key: "ec-p256"}
 }
 
@@ -617,5 +619,44 @@ func TestWildcardsForThePlatform(t *testing.T) {
 	}
 	if err := w.NotOwn(&d, []string{"dns:*.test"}); !errs.Is(err, errs.Denied) {
 		t.Errorf("a wildcard where one of its names is registered: got %v, want a refusal", err)
+	}
+}
+
+// TestManyLoads reads any number of devices at once, some with certificates and one that is not there, as one by one.
+func TestManyLoads(t *testing.T) {
+	w := newWorld(t)
+	var ids []ID
+	for i := range 10 {
+		d := w.add(t, Spec{Name: fmt.Sprintf("d%d", i)})
+		ids = append(ids, d.ID)
+		for slot := range i % 3 {
+			c := w.claim(d, byte(10*i+slot))
+			c.Slot = fmt.Sprintf("slot-%d", slot)
+			w.enrol(t, c)
+		}
+	}
+	missing, _ := w.IDOf("nobody")
+	ids = slices.Insert(ids, 3, missing)
+	for n := range len(ids) + 1 {
+		w.do(t, func(ctx context.Context, tx *db.Tx) error {
+			got, err := w.loadMany(ctx, tx, ids[:n])
+			if err != nil {
+				return err
+			}
+			if want := n - min(n/4, 1); len(got) != want {
+				t.Errorf("%d at once: got %d devices, want %d", n, len(got), want)
+			}
+			for id, d := range got {
+				one, err := w.LoadTx(ctx, tx, id)
+				if err != nil {
+					return err
+				}
+				one.LastSeen = d.LastSeen // what decides does not read the sighting
+				if !reflect.DeepEqual(d, one) {
+					t.Errorf("%d at once: got %+v, alone %+v", n, d, one)
+				}
+			}
+			return nil
+		})
 	}
 }

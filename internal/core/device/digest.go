@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"hash"
 	"slices"
 	"strings"
+	"sync"
 
 	"mooring/internal/base/errs"
 )
@@ -41,9 +43,18 @@ const (
 	domainSecret = "mooring device token secret\x00"
 )
 
+// setKey sets the deployment key, before anything is done with it.
+func (r *Registry) setKey(key []byte) {
+	key = slices.Clone(key)
+	r.macs = &sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}
+}
+
+// mac returns a keyed digest. A keyed hash is dear to make and cheap to use again.
 func (r *Registry) mac(domain string, data []byte) [sha256.Size]byte {
 	var sum [sha256.Size]byte
-	h := hmac.New(sha256.New, r.key)
+	h := r.macs.Get().(hash.Hash)
+	defer r.macs.Put(h)
+	h.Reset()
 	h.Write([]byte(domain))
 	h.Write(data)
 	h.Sum(sum[:0])

@@ -37,7 +37,7 @@ func (r *Registry) Forecast(ctx context.Context, actor access.Actor, f Filter, u
 	if unit < 60 || n < 1 || n > spansMost {
 		return Forecast{}, errs.New(errs.Invalid, "a forecast has 1 to %d spans of a minute or more", spansMost)
 	}
-	if !r.fresh(ctx) {
+	if !r.fresh(ctx, notesAtOnce) {
 		return Forecast{}, errs.New(errs.Unavailable, "the inventory is still being made; ask again in a minute")
 	}
 	var out Forecast

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"slices"
@@ -29,6 +30,8 @@ type inventory struct {
 	mu    sync.Mutex
 	notes map[ID]news // guarded by mu
 	lost  bool        // guarded by mu: there were more notes than can be remembered
+	// moves is how often devices were changed whose ids end in these bits, or all; see Registry.Mark. Guarded by mu.
+	moves [1 << moveBits]uint64
 	// writing is how many notes were taken and are not committed yet.
 	writing  int        // guarded by mu
 	flushing sync.Mutex // held while notes are written
@@ -65,6 +68,9 @@ func newInventory() inventory {
 
 // add merges n into what is noted about the device.
 func (v *inventory) add(id ID, n news) {
+	if n.reload || n.cert != nil {
+		v.moves[moveOf(id)]++
+	}
 	old, known := v.notes[id]
 	switch {
 	case !known && len(v.notes) >= notesMost:
@@ -119,9 +125,33 @@ func (v *inventory) saw(ids []ID, at map[ID]int64) {
 // lose has the registry read anew.
 func (v *inventory) lose() {
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.lost = true
-	v.mu.Unlock()
+	for i := range v.moves {
+		v.moves[i]++
+	}
 }
+
+// moveBits is of how many bits at the end of an id there is one count of changes: the more, the fewer devices are taken for changed with another one.
+const moveBits = 12
+
+func moveOf(id ID) int {
+	return int(binary.BigEndian.Uint16(id[len(id)-2:])) & (1<<moveBits - 1)
+}
+
+// Mark is where a device stood when somebody looked, see Registry.Mark.
+type Mark uint64
+
+// Mark returns a mark to be taken before Load, for whoever decides about the same device again in a moment.
+func (r *Registry) Mark(id ID) Mark {
+	r.inv.mu.Lock()
+	defer r.inv.mu.Unlock()
+	return Mark(r.inv.moves[moveOf(id)])
+}
+
+// Unchanged reports whether the device is known to be as it was when Load was called after m was taken, but for its token. With PostgreSQL other
+// processes change devices, and it is never known.
+func (r *Registry) Unchanged(id ID, m Mark) bool { return !r.db.Arrays() && r.Mark(id) == m }
 
 // take empties the notes.
 func (v *inventory) take() map[ID]news {

@@ -206,6 +206,19 @@ func cellOf(ctx context.Context, tx *db.Tx, cell uint8) (blocks []*raw, err erro
 	return blocks, err
 }
 
+// TestCountMissesNothing: more devices than a listing would flush for, and they are counted at once, because a campaign is judged by the number.
+func TestCountMissesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.filled(t)
+	for i := range 3 * notesAtOnce {
+		w.add(t, Spec{Name: fmt.Sprintf("new%d", i), Group: "meters", Profile: "sensor"})
+	}
+	n, err := w.Count(t.Context(), auditor, Filter{Group: "meters"})
+	if err != nil || n != 3*notesAtOnce {
+		t.Errorf("got %d, %v; want %d", n, err, 3*notesAtOnce)
+	}
+}
+
 // TestBlocksAreSplit puts more devices into one cell than a block holds, by the walk and by notes.
 func TestBlocksAreSplit(t *testing.T) {
 	w := newWorld(t)

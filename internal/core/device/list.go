@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"math"
 	"regexp"
 	"strings"
 
@@ -24,7 +25,7 @@ type Filter struct {
 	Issuer  []byte // holding a certificate of the CA with this id
 	Key     string // holding a certificate for a key of this kind, such as "ec-p256"
 	// ExpiresAfter and ExpiresBefore select devices that hold a certificate which ends at or after the one and before the other (UTC
-	// seconds), also one that ended already. The page is then in order of the end.
+	// seconds), also one that ended already. The page is then in order of the end, but for as long as the inventory is still being made.
 	ExpiresAfter, ExpiresBefore int64
 	// SeenAfter and SeenBefore select devices that were last heard of at or after the one and before the other. A device that was never heard of
 	// counts as heard of before everything.
@@ -54,7 +55,7 @@ func (r *Registry) List(ctx context.Context, actor access.Actor, f Filter) (page
 	if err := f.check(); err != nil {
 		return nil, "", err
 	}
-	byInventory := f.residual() && r.fresh(ctx)
+	byInventory := f.residual() && r.fresh(ctx, notesAtOnce)
 	at, err := f.position(byInventory)
 	if err != nil {
 		return nil, "", err
@@ -78,8 +79,8 @@ func (r *Registry) List(ctx context.Context, actor access.Actor, f Filter) (page
 	return page, next, nil
 }
 
-// Count returns how many devices pass f. It is exact, as of a moment that lies no further back than what List can miss. The error is
-// Unavailable while the inventory is being made.
+// Count returns how many devices pass f: exactly, but for what other processes changed within the last seconds. Decisions hang on the number, so
+// all that this process has noted is flushed first, however much it is. The error is Unavailable while the inventory is being made.
 func (r *Registry) Count(ctx context.Context, actor access.Actor, f Filter) (n int64, err error) {
 	if err := r.access.Require(ctx, actor, access.DeviceRead, "device"); err != nil {
 		return 0, err
@@ -87,7 +88,7 @@ func (r *Registry) Count(ctx context.Context, actor access.Actor, f Filter) (n i
 	if err := f.check(); err != nil {
 		return 0, err
 	}
-	if !r.fresh(ctx) {
+	if !r.fresh(ctx, math.MaxInt) {
 		return 0, errs.New(errs.Unavailable, "the inventory is still being made, so nobody can count yet; ask again in a minute")
 	}
 	err = r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -100,13 +101,13 @@ func (r *Registry) Count(ctx context.Context, actor access.Actor, f Filter) (n i
 	return n, r.damage(err)
 }
 
-// fresh flushes the notes of this process when they are few, and reports whether the inventory is whole.
-func (r *Registry) fresh(ctx context.Context) bool {
+// fresh flushes the notes of this process when they are at most so many, and reports whether the inventory is whole.
+func (r *Registry) fresh(ctx context.Context, most int) bool {
 	built, err := r.inventoryBuilt(ctx)
 	if err != nil || !built {
 		return false
 	}
-	if n := r.inv.pending(); n > 0 && n <= notesAtOnce {
+	if n := r.inv.pending(); n > 0 && n <= most {
 		if err := r.flushInventory(ctx); err != nil { // what is there is still worth a look
 			r.log.LogAttrs(ctx, slog.LevelWarn, "bringing the inventory up to date failed; it is tried again", slog.Any("cause", err))
 		}
@@ -189,11 +190,10 @@ func (f *Filter) limit() int {
 
 // residual reports whether f holds conditions that no index of the registry answers.
 func (f *Filter) residual() bool {
-	return f.State != 0 || f.Profile != "" || f.Tag != "" || len(f.Issuer) > 0 || f.Key != "" || f.ExpiresAfter > 0 || f.SeenAfter > 0 || f.SeenBefore > 0
+	return f.State != 0 || f.Profile != "" || f.Tag != "" || len(f.Issuer) > 0 || f.Key != "" || f.byEnd() || f.SeenAfter > 0 || f.SeenBefore > 0
 }
 
-// The order of a page is that of one index: (cell, id), the same within a group, or (not_after, cell, device) with or without one. A device
-// stands at its earliest certificate only.
+// The order of a page is that of one index: (cell, id), the same within a group.
 const (
 	ownColumns = `cell, id, state, policy, name, names, grp, tags, profile, issued, token, token_until, token_used, created, updated, rescued, product`
 
@@ -201,29 +201,12 @@ const (
 		joinedTables + ` ORDER BY d.cell, d.id, s.slot`
 	selectGroup = `SELECT ` + deviceColumns + ` FROM (SELECT ` + ownColumns + ` FROM device WHERE grp = $4 AND (cell, id) > ($1, $2) ORDER BY cell, id LIMIT $3) d` +
 		joinedTables + ` ORDER BY d.cell, d.id, s.slot`
-
-	earliest = ` AND NOT EXISTS (SELECT 1 FROM slot e WHERE e.cell = x.cell AND e.device = x.device AND e.revoked = 0 AND e.not_after > 0
- AND (e.not_after < x.not_after OR e.not_after = x.not_after AND e.slot < x.slot)) ORDER BY x.not_after, x.cell, x.device LIMIT $4) e
- JOIN device d ON d.cell = e.cell AND d.id = e.device` + joinedTables + ` ORDER BY e.not_after, e.cell, e.device, s.slot`
-	selectExpiry = `SELECT ` + deviceColumns + ` FROM (SELECT x.not_after, x.cell, x.device FROM slot x WHERE x.revoked = 0
- AND (x.not_after, x.cell, x.device) > ($1, $2, $3) AND x.not_after < $5` + earliest
-	selectGroupExpiry = `SELECT ` + deviceColumns + ` FROM (SELECT x.not_after, x.cell, x.device FROM slot x WHERE x.revoked = 0 AND x.grp = $6
- AND (x.not_after, x.cell, x.device) > ($1, $2, $3) AND x.not_after < $5` + earliest
 )
 
 func (f *Filter) candidates(ctx context.Context, tx *db.Tx, from position, limit int) ([]Device, error) {
-	var text string
-	var args []any
-	switch {
-	case from.kind == cursorExpiry:
-		text, args = selectExpiry, []any{from.notAfter, int64(from.cell), from.id, int64(limit), f.ExpiresBefore}
-		if f.Group != "" {
-			text, args = selectGroupExpiry, append(args, f.Group)
-		}
-	case f.Group != "":
-		text, args = selectGroup, []any{int64(from.cell), from.id, int64(limit), f.Group}
-	default:
-		text, args = selectPlain, []any{int64(from.cell), from.id, int64(limit)}
+	text, args := selectPlain, []any{int64(from.cell), from.id, int64(limit)}
+	if f.Group != "" {
+		text, args = selectGroup, append(args, f.Group)
 	}
 	var g gather
 	err := tx.Each(ctx, g.row, text, args...)
@@ -245,11 +228,10 @@ func (p position) encode() string {
 	return base64.RawURLEncoding.EncodeToString(append(b, p.id...))
 }
 
-// position returns where f goes on. The order by the end of certificates is that of the inventory, or of the registry's index for the earliest
-// certificate of each device.
+// position returns where f goes on. The order by the end of certificates is that of the inventory alone.
 func (f *Filter) position(byInventory bool) (position, error) {
 	p := position{kind: cursorPlain, id: []byte{}}
-	if f.byEnd() && (byInventory || f.ExpiresAfter == 0 && len(f.Issuer) == 0 && f.Key == "") {
+	if f.byEnd() && byInventory {
 		// After every slot whose end is not known.
 		p = position{kind: cursorExpiry, cell: 255, id: maxID()}
 	}

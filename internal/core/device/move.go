@@ -63,7 +63,12 @@ func (r *Registry) MoveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id
 		return Device{}, err
 	}
 	d.Policy++
-	tx.OnCommit(func() { r.inv.touch(id) })
+	tx.OnCommit(func() {
+		r.inv.touch(id)
+		if r.changed != nil {
+			r.changed(context.WithoutCancel(ctx), id)
+		}
+	})
 	e := r.rowEntry("device.state", actor, &d)
 	e.Detail["from"], e.Detail["to"] = from.String(), d.State.String()
 	if reason != "" {

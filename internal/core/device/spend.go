@@ -28,5 +28,15 @@ func (r *Registry) SpendTokenTx(ctx context.Context, tx *db.Tx, id ID, hash []by
 	if err := changed(n, err); err != nil {
 		return nil, err
 	}
-	return map[string]string{"token_at": strconv.FormatInt(now, 10), "policy": strconv.FormatInt(d.Policy, 10)}, nil
+	return spent(d.Policy, now), nil
+}
+
+// SpendStmt is SpendTokenTx as a statement, to be sent together with others: it must change one row. When it changes none SpendTokenTx says why, or
+// succeeds, since the device was changed after p was looked up.
+func (r *Registry) SpendStmt(p Presented, now int64) (stmt *db.Stmt, detail map[string]string) {
+	return &db.Stmt{SQL: spendToken, Args: []any{int64(p.cell), p.ID[:], p.policy, p.hash, now}}, spent(p.policy, now)
+}
+
+func spent(policy, now int64) map[string]string {
+	return map[string]string{"token_at": strconv.FormatInt(now, 10), "policy": strconv.FormatInt(policy, 10)}
 }

@@ -163,7 +163,18 @@ func (r *Registry) tokenDetail(policy int64, hash, salt []byte, until int64) map
 	return map[string]string{"policy": strconv.FormatInt(policy, 10), "token": r.tokenMark(hash, salt).String(), "until": strconv.FormatInt(until, 10)}
 }
 
-const selectToken = `SELECT token, token_salt, token_until, token_used FROM device WHERE cell = $1 AND id = $2`
+// Presented is a device's present token, as it was looked up for whoever says to have it.
+type Presented struct {
+	ID   ID
+	Text string // empty when there is none that could be checked
+	// Device is the whole device as it was looked up after Mark was taken.
+	Device Device
+	Mark   Mark
+
+	cell   uint8
+	hash   []byte
+	policy int64
+}
 
 // TokenSecret returns the text of the present token of the device with this external name, so that a message authentication code that was
 // made with it can be checked. It asks nobody for permission: the text is for that check alone, and is neither kept nor shown.
@@ -172,22 +183,70 @@ const selectToken = `SELECT token, token_salt, token_until, token_used FROM devi
 // device, one without a token and one with a token from before tokens could be derived all give the same error in the same time, which is
 // ErrTokenWrong in what it means.
 func (r *Registry) TokenSecret(ctx context.Context, name string) (text string, err error) {
-	id, cell := r.IDOf(name)
-	var d Device
-	var salt []byte
-	err = r.db.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		d, salt = Device{}, nil
-		_, err := tx.Get(ctx, []any{&d.Token.Hash, &salt, &d.Token.Until, &d.Token.Used}, selectToken, int64(cell), id[:])
-		return err
-	})
+	p, err := r.PresentToken(ctx, name)
+	return p.Text, err
+}
+
+// PresentToken is TokenSecret with what SpendStmt needs.
+func (r *Registry) PresentToken(ctx context.Context, name string) (p Presented, err error) {
+	p.ID, p.cell = r.IDOf(name)
+	p.Mark = r.Mark(p.ID)
+	row, _, err := r.tokens.Get(ctx, p.ID) // of a device that is not there the zero one
 	if err != nil {
-		return "", fmt.Errorf("looking for the token: %w", err)
+		return p, fmt.Errorf("looking for the token: %w", err)
 	}
-	secret := r.tokenSecret(id, salt)
+	p.policy, p.Device = row.policy, row.device
+	d := Device{Token: row.TokenState}
+	secret := r.tokenSecret(p.ID, row.salt)
 	hash := sha256.Sum256(secret)
 	err = d.TokenMatches(hash[:], r.now().Unix())
-	if len(salt) != saltSize || errors.Is(err, ErrTokenWrong) {
-		return "", errTokenPlain
+	if len(row.salt) != saltSize || errors.Is(err, ErrTokenWrong) {
+		return p, errTokenPlain
 	}
-	return encodeTokenText(secret), err
+	p.Text, p.hash = encodeTokenText(secret), hash[:]
+	return p, err
+}
+
+// tokenRow is what the registry keeps of a device's token.
+type tokenRow struct {
+	TokenState
+	salt   []byte
+	policy int64
+	device Device
+}
+
+// selectPresent reads the device as selectToDecide does, and the token's salt. Who shows a token asks about the device in the next moment.
+const selectPresent = `SELECT ` + rowColumns + `0` + slotColumns + `, d.token_salt FROM device d` + joinedSlots + ` WHERE d.cell = $1 AND d.id = $2 ORDER BY s.slot`
+
+// saltRow is a row of selectPresent without its last column.
+type saltRow struct {
+	db.Row
+	salt *[]byte
+}
+
+// Scan scans the others.
+func (r saltRow) Scan(dest ...any) error { return r.Row.Scan(append(dest, r.salt)...) }
+
+// readTokens is the work of a db.Lookup.
+func (r *Registry) readTokens(ctx context.Context, tx *db.Tx, ids []ID) (map[ID]tokenRow, error) {
+	found := make(map[ID]tokenRow, len(ids))
+	stmts := make([]*db.Stmt, len(ids))
+	for i, key := range r.inOrder(ids) {
+		stmts[i] = readPresent(key, found)
+	}
+	return found, tx.Send(ctx, stmts...)
+}
+
+func readPresent(key cellID, found map[ID]tokenRow) *db.Stmt {
+	var g gather // of the rows of one device, one for each slot
+	var t tokenRow
+	return &db.Stmt{SQL: selectPresent, Args: []any{int64(key.cell), key.id[:]}, Each: func(row db.Row) error {
+		err := g.row(saltRow{row, &t.salt})
+		if err == nil {
+			t.device = g.found[0]
+			t.TokenState, t.policy = t.device.Token, t.device.Policy
+			found[key.id] = t
+		}
+		return err
+	}}
 }

@@ -83,7 +83,7 @@ func TestTokensDifferByInstallation(t *testing.T) {
 	w := newWorld(t)
 	id, salt := ID{1}, bytes.Repeat([]byte{2}, saltSize)
 	here := w.tokenSecret(id, salt)
-	w.key = bytes.Repeat([]byte{8}, 32)
+	w.setKey(bytes.Repeat([]byte{8}, 32))
 	if there := w.tokenSecret(id, salt); bytes.Equal(here, there) || len(here) != tokenSize {
 		t.Errorf("secrets under two deployment keys: got %x and %x", here, there)
 	}

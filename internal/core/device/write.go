@@ -84,9 +84,9 @@ const (
  SELECT t.cell, t.id, 1, 1, t.name, t.names, t.grp, t.tags, t.profile, 0, t.token, $11, $8, 0, $9, $9, t.product
  FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $10::bytea[], $12::text[])
  AS t(cell, id, name, names, grp, tags, profile, token, product)`
-	importSlots = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, grp, fingerprint)
- SELECT t.cell, t.device, 'birth', $5, $5, t.not_after, t.spki, $5, 0, t.grp, t.fingerprint
- FROM unnest($1::smallint[], $2::bytea[], $3::text[], $4::bytea[], $6::bigint[], $7::bytea[]) AS t(cell, device, grp, fingerprint, not_after, spki)`
+	importSlots = `INSERT INTO slot (cell, device, slot, serial, prev_serial, not_after, spki, request, revoked, fingerprint)
+ SELECT t.cell, t.device, 'birth', $4, $4, t.not_after, t.spki, $4, 0, t.fingerprint
+ FROM unnest($1::smallint[], $2::bytea[], $3::bytea[], $5::bigint[], $6::bytea[]) AS t(cell, device, fingerprint, not_after, spki)`
 	importBirths = `INSERT INTO birth (cell, fingerprint, device_cell, device)
  SELECT t.cell, t.fingerprint, t.device_cell, t.device
  FROM unnest($1::smallint[], $2::bytea[], $3::smallint[], $4::bytea[]) AS t(cell, fingerprint, device_cell, device)`
@@ -150,7 +150,7 @@ func (w *importWriter) deviceRows(ctx context.Context, rows []importRow, tokens 
 		if len(c.birth) == 0 {
 			continue
 		}
-		if _, err := w.tx.Exec(ctx, upsertBirthSlot, cell, c.id[:], none, c.birthUntil, octets(c.birthSPKI), c.group, c.birth); err != nil {
+		if _, err := w.tx.Exec(ctx, upsertBirthSlot, cell, c.id[:], none, c.birthUntil, octets(c.birthSPKI), c.birth); err != nil {
 			return err
 		}
 	}
@@ -167,7 +167,6 @@ func (w *importWriter) deviceArrays(ctx context.Context, rows []importRow, token
 	var born struct {
 		cells              []int16
 		ids, prints, spkis [][]byte
-		groups             []string
 		ends               []int64
 	}
 	for i := range rows {
@@ -178,13 +177,13 @@ func (w *importWriter) deviceArrays(ctx context.Context, rows []importRow, token
 		}
 		if len(c.birth) > 0 {
 			born.cells, born.ids = append(born.cells, int16(c.cell)), append(born.ids, c.id[:])
-			born.prints, born.groups = append(born.prints, c.birth), append(born.groups, c.group)
+			born.prints = append(born.prints, c.birth)
 			born.ends, born.spkis = append(born.ends, c.birthUntil), append(born.spkis, octets(c.birthSPKI))
 		}
 	}
 	stmts := []*db.Stmt{{SQL: importDevices, Args: []any{cells, ids, text[0], text[1], text[2], text[3], text[4], w.until, w.at, tokens, w.salt, text[5]}}}
 	if len(born.ids) > 0 {
-		stmts = append(stmts, &db.Stmt{SQL: importSlots, Args: []any{born.cells, born.ids, born.groups, born.prints, []byte{}, born.ends, born.spkis}})
+		stmts = append(stmts, &db.Stmt{SQL: importSlots, Args: []any{born.cells, born.ids, born.prints, []byte{}, born.ends, born.spkis}})
 	}
 	return w.tx.Send(ctx, stmts...)
 }

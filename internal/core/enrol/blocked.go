@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/ca"
@@ -19,24 +18,6 @@ import (
 
 // errBlocked is the refusal of a key that was reported as compromised.
 var errBlocked = errs.New(errs.Denied, "this key was reported as compromised: make a new one")
-
-// refuseBlocked refuses what is for keys that are blocked by now.
-func (s *Service) refuseBlocked(ctx context.Context, tx *db.Tx, batch []*item, refused []error) error {
-	hashes := make([][32]byte, len(batch))
-	for k, i := range batch {
-		hashes[k] = i.cert.SPKIHash
-	}
-	blocked, err := s.Revoke.BlockedTx(ctx, tx, hashes)
-	if err != nil {
-		return err
-	}
-	for k := range batch {
-		if refused[k] == nil && blocked[hashes[k]] {
-			refused[k] = recordedError{errBlocked}
-		}
-	}
-	return nil
-}
 
 // withhold returns nil when a recorded certificate may be released. One for a key that was reported meanwhile is revoked instead.
 func (s *Service) withhold(ctx context.Context, c *ca.Certificate) error {

@@ -275,7 +275,7 @@ func TestVouch(t *testing.T) {
 	if len(list) != 1 || list[0].Detail["evidence"] != "ra" || list[0].Detail["authority"] != boss.ID.String() || c.Device != d.ID {
 		t.Errorf("the record says %+v", list)
 	}
-	wantRefusal(t, p, vouched(pair, "plain"), errs.Denied, "the profile device does not accept authentication by ra")
+	wantRefusal(t, p, vouched(pair, "plain"), errs.Denied, "the profile device does not accept authentication by ra: its evidence must list that")
 	wantRefusal(t, p, vouched(pair, "nobody"), errs.Denied, `the device "nobody" that the registration authority names is not registered`)
 	wantRefusal(t, p, vouched(other, "one"), errs.Denied, "only a registration authority may do this: its certificate is issued here and has the extended key usage cmcRA, as has its profile")
 	unproven := vouched(pair, "one")

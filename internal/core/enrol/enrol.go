@@ -168,6 +168,8 @@ type Service struct {
 	Deps
 	group *db.Group[*item]
 	pace  pace
+	shown presented
+	held  unheld // who was found not to be on hold
 
 	counts counts
 }

@@ -10,6 +10,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
 	"mooring/internal/core/enrol"
 	"mooring/wire/der"
 )
@@ -63,6 +64,22 @@ func TestApproval(t *testing.T) {
 	// The approval is used up.
 	other := byToken("meter-1", p.Token(t, d.ID), apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
 	wait(t, p, other)
+}
+
+// TestRenewalByAnotherProfile: what a person has not looked at is not had by a renewal of something else.
+func TestRenewalByAnotherProfile(t *testing.T) {
+	p := apptest.Start(t, nil, approved())
+	d, cert := p.Enrolled(t, "meter-1", "device")
+	other := "approved"
+	if _, err := p.Devices.Change(t.Context(), apptest.Operator(), d.ID, device.Change{Profile: &other}); err != nil {
+		t.Fatal(err)
+	}
+	key := apptest.Key(t)
+	r := byCert(enrol.Renew, cert, again(t, cert, key))
+	wait(t, p, r)
+	decide(t, p, "meter-1", true)
+	cert = p.Pair(t, key, submit(t, p, r).DER)
+	submit(t, p, byCert(enrol.Renew, cert, again(t, cert, apptest.Key(t))))
 }
 
 func TestRefusedByOperator(t *testing.T) {

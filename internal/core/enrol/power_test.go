@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"mooring/internal/app/apptest"
@@ -170,6 +171,45 @@ func TestPatternsDoNotCoverThePlatform(t *testing.T) {
 	wantDenied(der.AltNames{DNS: []string{"*.Example.com"}}) // stands for pki.example.com too
 	wantDenied(der.AltNames{IP: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
 	submit(t, p, ask(der.AltNames{DNS: []string{"meter", "*.pki.example.com"}, IP: []netip.Addr{netip.MustParseAddr("127.0.0.2")}}))
+}
+
+// TestTemplatesDoNotSpellThePlatform has profiles put the name of the listeners together of what the registry says about a device, which nobody
+// needed access.grant to register.
+func TestTemplatesDoNotSpellThePlatform(t *testing.T) {
+	variant := func(name string, lines ...string) apptest.Profile {
+		return apptest.Profile{Name: name, YAML: withoutSAN(apptest.Variant("device", name, lines...).YAML)}
+	}
+	called := apptest.Profile{Name: "called", YAML: strings.Replace(apptest.Variant("device", "called").YAML, `CN: "{device.name}"`, `CN: "{device.name}.example.com"`, 1)}
+	labelled := apptest.Profile{Name: "labelled", YAML: strings.Replace(apptest.Variant("device", "labelled").YAML, `CN: "{device.name}"`, `CN: "{device.tag.host}"`, 1)}
+	p := apptest.Start(t, func(c *conf.Config) { c.Names = append(c.Names, "pki.example.com") },
+		variant("spelt", `san: {dns: {fixed: ["{device.name}.example.com"]}}`),
+		variant("tagged", `san: {dns: {fixed: ["{device.tag.host}.example.com"]}}`),
+		variant("literal", `san: {ip: {fixed: ["127.0.0.1"]}}`), called, labelled)
+	for name, c := range map[string]struct {
+		device.Spec
+		refused bool
+	}{
+		"the name":          {device.Spec{Name: "pki", Profile: "spelt"}, true},
+		"the name, as CN":   {device.Spec{Name: "Pki", Profile: "called"}, true},
+		"a tag":             {device.Spec{Name: "meter-1", Profile: "tagged", Tags: map[string]string{"host": "PKI"}}, true},
+		"an address":        {device.Spec{Name: "meter-2", Profile: "literal"}, true},
+		"an address, as CN": {device.Spec{Name: "meter-4", Profile: "labelled", Tags: map[string]string{"host": "127.0.0.1"}}, true},
+		"a full stop after": {device.Spec{Name: "meter-5", Profile: "labelled", Tags: map[string]string{"host": "pki.example.com."}}, true},
+		"another address":   {device.Spec{Name: "meter-6", Profile: "labelled", Tags: map[string]string{"host": "127.0.0.2"}}, false},
+		"other names":       {device.Spec{Name: "meter-3", Profile: "tagged", Tags: map[string]string{"host": "meter-3"}}, false},
+		"another name":      {device.Spec{Name: "pki2", Profile: "spelt"}, false},
+		"another CN":        {device.Spec{Name: "pki3", Profile: "called"}, false},
+		"a registered name": {device.Spec{Name: "PKI", Profile: "spelt", Names: []string{"dns:pki.example.com"}}, false},
+	} {
+		d := p.Add(t, c.Spec)
+		_, err := p.Enrol.Submit(t.Context(), byToken(d.Name, p.Token(t, d.ID), apptest.CSR(t, apptest.Key(t), der.RequestSpec{})))
+		_, direct := p.Enrol.Direct(t.Context(), apptest.Operator(), d.ID, apptest.Key(t))
+		for _, err := range []error{err, direct} {
+			if (err != nil) != c.refused || c.refused && !errs.Is(err, errs.Denied) {
+				t.Errorf("%s: got %v, want a refusal: %v", name, err, c.refused)
+			}
+		}
+	}
 }
 
 // withoutSAN drops the lines that follow from the base profile's own san.

@@ -10,6 +10,7 @@ import (
 
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
+	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
 	"mooring/internal/core/revoke"
@@ -21,6 +22,8 @@ import (
 // state, whether the profile accepts this evidence, possession of the key, and that the request asks for no name that was not shown.
 type Proven struct {
 	Device device.ID
+	// Known is the device, when it is known to be as it was looked up; nil: it is looked up.
+	Known *device.Device
 	// Evidence is ca.EvidenceAccount, ca.EvidenceDomain or ca.EvidenceAttested.
 	Evidence ca.Evidence
 	// Names are the names that may stand in the certificate, in the registry's form ("dns:…", "ip:…"), besides those
@@ -42,6 +45,11 @@ type Proven struct {
 	// When it changes none, somebody else was faster: nothing is recorded, and the request is decided again. So one order leads to one
 	// certificate, on however many nodes it is finished.
 	Take func(c *ca.Certificate) (take, back *db.Stmt)
+	// Then may be nil. It returns what is written along with the certificate: statements, and entries that stand before the certificate's own.
+	Then func() ([]*db.Stmt, []audit.Entry)
+	// Kept may be nil. It is called when c is recorded, also when the requester has left meanwhile. When it cannot be found out whether c is recorded,
+	// it is not called.
+	Kept func(c *ca.Certificate)
 }
 
 // errTaken is the refusal of whoever came second.
@@ -52,6 +60,9 @@ func (s *Service) byProven(ctx context.Context, p *Proven) (*Identity, error) {
 	if !slices.Contains([]ca.Evidence{ca.EvidenceAccount, ca.EvidenceDomain, ca.EvidenceAttested}, p.Evidence) {
 		return nil, fmt.Errorf("a request claims to be proven by %q", p.Evidence)
 	}
+	if p.Known != nil {
+		return &Identity{Device: *p.Known, Evidence: p.Evidence, proven: true}, nil
+	}
 	d, err := s.Devices.Load(ctx, p.Device)
 	if errs.Is(err, errs.NotFound) {
 		return nil, unauthenticated("the device is unknown; ask its operator")
@@ -60,6 +71,16 @@ func (s *Service) byProven(ctx context.Context, p *Proven) (*Identity, error) {
 		return nil, fmt.Errorf("looking for the device: %w", err)
 	}
 	return &Identity{Device: d, Evidence: p.Evidence, proven: true}, nil
+}
+
+// anew returns p for another decision, for which the device is looked up.
+func (p *Proven) anew() *Proven {
+	if p == nil || p.Known == nil {
+		return p
+	}
+	again := *p
+	again.Known = nil
+	return &again
 }
 
 // present returns the serial of the slot's certificate, which stays good beside the one that follows it: there is no other proof that the answer
@@ -106,10 +127,13 @@ func (p *Proven) shown(n der.AltNames) (out der.AltNames) {
 	return out
 }
 
-// checkProven holds the request to what was shown.
+// checkProven holds the request to what was shown. Without the word of another slice it only looks for a hold, where nobody else does.
 func (s *Service) checkProven(ctx context.Context, sub *submission) error {
 	p := sub.req.Proven
 	if p == nil {
+		if by := sub.identity.Evidence; by == ca.EvidenceRA || by == ca.EvidenceBirth { // a token is a person's word, given after the hold or taken back with it
+			return s.notHeld(ctx, sub)
+		}
 		return nil
 	}
 	if hash := sub.csr.HashSPKI(); len(p.SPKI) > 0 && !bytes.Equal(p.SPKI, hash[:]) {
@@ -170,32 +194,45 @@ func (i *item) settle(p *Proven) {
 		i.entry.Detail["order"] = hex.EncodeToString(p.Once)
 	}
 	maps.Copy(i.entry.Detail, p.Detail)
+	i.then, i.kept = p.Then, p.Kept
 	if p.Take != nil {
 		i.take, i.back = p.Take(i.cert)
 	}
 }
 
-// take runs the statements of Proven.Take and refuses the items for which it was too late. They come before the claims on devices everywhere, so
-// that two writers never wait for each other.
-func take(ctx context.Context, tx *db.Tx, batch []*item, refused []error) error {
-	var stmts []*db.Stmt
-	for _, i := range batch {
-		if i.take != nil {
-			stmts = append(stmts, i.take)
-		}
-	}
-	if len(stmts) == 0 {
-		return nil
-	}
-	if err := tx.Send(ctx, stmts...); err != nil {
-		return err
-	}
+// takes are the statements of Proven.Take of a batch, and the looks whether the keys are blocked by now. They come before the claims on devices
+// everywhere, so that two writers never wait for each other.
+type takes struct {
+	batch   []*item
+	stmts   []*db.Stmt
+	blocked map[[32]byte]bool
+}
+
+func (s *Service) takesOf(tx *db.Tx, batch []*item) *takes {
+	t := &takes{batch: batch}
+	hashes := make([][32]byte, len(batch))
 	for k, i := range batch {
-		if i.take != nil && i.take.N != 1 {
-			refused[k] = recordedError{errTaken}
+		hashes[k] = i.cert.SPKIHash
+		if i.take != nil {
+			t.stmts = append(t.stmts, i.take)
 		}
 	}
-	return nil
+	looks, blocked := s.Revoke.BlockedStmts(tx, hashes)
+	t.stmts, t.blocked = append(t.stmts, looks...), blocked
+	return t
+}
+
+// refuse refuses the items for which it was too late, and those that are for blocked keys, once the statements were run. It reports whether there are any.
+func (t *takes) refuse(refused []error) (any bool) {
+	for k, i := range t.batch {
+		switch {
+		case i.take != nil && i.take.N != 1:
+			refused[k], any = recordedError{errTaken}, true
+		case t.blocked[i.cert.SPKIHash]:
+			refused[k], any = recordedError{errBlocked}, true
+		}
+	}
+	return any
 }
 
 // NamesOf returns the names that a certificate of the profile for d would have if a request asked for those in names ("dns:…", "ip:…"), all of

@@ -95,7 +95,7 @@ func TestProvenRefusals(t *testing.T) {
 		kind    errs.Kind
 		text    string
 	}{
-		{"profile does not accept it", proven(meter, ca.EvidenceAccount, asking(t)), errs.Denied, "the profile device does not accept authentication by account"},
+		{"profile does not accept it", proven(meter, ca.EvidenceAccount, asking(t)), errs.Denied, "the profile device does not accept authentication by account: its evidence must list that"},
 		{"name that was not shown", proven(d, ca.EvidenceAccount, asking(t, "gw1.example.com", "other.example.com"), "dns:gw1.example.com"), errs.Denied, `the certificate would be for "dns:other.example.com", which was not validated: order it, or leave it out`},
 		{"shown name that the profile does not give", proven(d, ca.EvidenceAccount, asking(t, "www.example.net"), "dns:www.example.net"), errs.Denied, `the request asks for the DNS name "www.example.net", which the profile shown does not permit for this device`},
 		{"fixed name that was not shown", proven(gw2, ca.EvidenceDomain, asking(t, "www.example.com"), "dns:www.example.com"), errs.Denied, `the certificate would be for "dns:gw2.example.com", which was not validated: order it, or leave it out`},

@@ -37,15 +37,30 @@ func together(n int, fn func(i int) (enrol.Answer, error)) (answers []enrol.Answ
 
 const atOnce = 64
 
+// nodes are p and, where the database is one for several, another node beside it.
+func nodes(t *testing.T, p *apptest.Platform) []*apptest.Platform {
+	t.Helper()
+	if !p.DB.Arrays() { // SQLite
+		return []*apptest.Platform{p}
+	}
+	return []*apptest.Platform{p, p.Second(t)}
+}
+
 // TestOneTokenOneCertificate has one token used by many at the same moment, each for a key of its own.
 func TestOneTokenOneCertificate(t *testing.T) {
+	t.Run("one certificate when two nodes race", oneTokenOneCertificate)
+}
+
+func oneTokenOneCertificate(t *testing.T) {
 	p := apptest.Start(t, nil)
+	all := nodes(t, p)
 	d, token := p.Device(t, "meter-1", "device")
 	requests := make([]enrol.Request, atOnce)
 	for i := range requests {
 		requests[i] = byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
 	}
 	answers, failures := together(atOnce, func(i int) (enrol.Answer, error) {
+		p := all[i%len(all)]
 		defer p.Enrol.Expect()()
 		return p.Enrol.Submit(t.Context(), requests[i])
 	})
@@ -65,10 +80,16 @@ func TestOneTokenOneCertificate(t *testing.T) {
 
 // TestSameRequestAtOnce has a device that repeats itself before the answer.
 func TestSameRequestAtOnce(t *testing.T) {
+	t.Run("one certificate when two nodes race for the same request", sameRequestAtOnce)
+}
+
+func sameRequestAtOnce(t *testing.T) {
 	p := apptest.Start(t, nil)
+	all := nodes(t, p)
 	d, token := p.Device(t, "meter-1", "device")
 	r := byToken("meter-1", token, apptest.CSR(t, apptest.Key(t), der.RequestSpec{}))
-	answers, failures := together(atOnce, func(int) (enrol.Answer, error) {
+	answers, failures := together(atOnce, func(i int) (enrol.Answer, error) {
+		p := all[i%len(all)]
 		defer p.Enrol.Expect()()
 		return p.Enrol.Submit(t.Context(), r)
 	})

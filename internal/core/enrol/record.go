@@ -29,8 +29,10 @@ type item struct {
 	expired int64 // when the certificate ended by which it was asked for, in a rescue
 	// approved is set when a person's approval is used up by this certificate.
 	approved   bool
-	take, back *db.Stmt // of Proven.Take; nil
-	await      *db.Stmt // has the certificate wait for its confirmation; nil
+	take, back *db.Stmt                           // of Proven.Take; nil
+	then       func() ([]*db.Stmt, []audit.Entry) // of Proven.Then; nil
+	kept       func(*ca.Certificate)              // of Proven.Kept; nil
+	await      *db.Stmt                           // has the certificate wait for its confirmation; nil
 }
 
 func (i *item) key() db.Key { return db.Key{Cell: i.cell, ID: i.device} }
@@ -43,7 +45,7 @@ func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	}
 	i := &item{device: id.Device.ID, cell: id.Device.Cell, cert: c, approved: sub.approved, entry: c.Entry(id.Actor(sub.req.Protocol))}
 	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: token, Slot: c.Slot, Serial: c.Serial[:], Prev: id.presented(c.Slot),
-		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Group: id.Device.Group,
+		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(),
 		Issuer: c.Issuer[:], Key: sub.keyKind(), Rescue: s.rescueClaim(sub)}
 	i.expired = id.expired
 	i.entry.Detail["evidence"] = string(id.Evidence)
@@ -89,14 +91,17 @@ func isRecorded(err error) bool {
 
 // apply records a batch. The claims come first: each is the lock on its device's row and the authorisation in one statement. Only what it
 // accepted is written; what it refused leaves an entry with the serial that was signed for nothing. What the registry does not keep is only
-// looked up there.
+// looked up there. An optimist sends takes and claims together: that a take comes too late or a key is blocked in the last moment is rare.
 func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error, error) {
 	refused := make([]error, len(batch))
-	if err := take(ctx, tx, batch, refused); err != nil {
-		return nil, fmt.Errorf("taking what may be had once: %w", err)
-	}
-	if err := s.refuseBlocked(ctx, tx, batch, refused); err != nil {
-		return nil, err
+	takes := s.takesOf(tx, batch)
+	before := takes.stmts
+	if !tx.Optimistic() {
+		before = nil
+		if err := tx.Send(ctx, takes.stmts...); err != nil {
+			return nil, fmt.Errorf("taking what may be had once, and looking for blocked keys: %w", err)
+		}
+		takes.refuse(refused)
 	}
 	var kept, passing []int // places in the batch
 	for k, i := range batch {
@@ -108,17 +113,25 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error,
 			kept = append(kept, k)
 		}
 	}
-	if err := claim(ctx, tx, batch, kept, refused, s.Devices.ClaimTx); err != nil {
+	if err := claim(ctx, tx, batch, kept, refused, before, s.Devices.ClaimTx); err != nil {
 		return nil, fmt.Errorf("claiming the devices: %w", err)
 	}
-	if err := claim(ctx, tx, batch, passing, refused, s.Devices.AllowTx); err != nil {
+	if len(kept) > 0 {
+		before = nil
+	}
+	if err := claim(ctx, tx, batch, passing, refused, before, s.Devices.AllowTx); err != nil {
 		return nil, fmt.Errorf("looking the devices up: %w", err)
 	}
-	return refused, tx.Send(ctx, s.statements(tx, batch, refused)...)
+	if tx.Optimistic() && takes.refuse(refused) {
+		return nil, db.ErrPessimist
+	}
+	tx.Defer(s.statements(tx, batch, refused)...)
+	return refused, nil
 }
 
-// claim puts the claims at the given places of the batch before ask and its refusals into refused.
-func claim(ctx context.Context, tx *db.Tx, batch []*item, places []int, refused []error, ask func(context.Context, *db.Tx, []device.Claim) ([]error, error)) error {
+// claim puts the claims at the given places of the batch, after other statements, before ask and its refusals into refused.
+func claim(ctx context.Context, tx *db.Tx, batch []*item, places []int, refused []error, before []*db.Stmt,
+	ask func(context.Context, *db.Tx, []device.Claim, ...*db.Stmt) ([]error, error)) error {
 	if len(places) == 0 {
 		return nil
 	}
@@ -126,7 +139,7 @@ func claim(ctx context.Context, tx *db.Tx, batch []*item, places []int, refused 
 	for n, k := range places {
 		claims[n] = batch[k].claim
 	}
-	answers, err := ask(ctx, tx, claims)
+	answers, err := ask(ctx, tx, claims, before...)
 	if err != nil {
 		return err
 	}
@@ -153,7 +166,15 @@ func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.St
 				stmts = append(stmts, i.back)
 			}
 			continue
-		case record == ca.Ephemeral:
+		}
+		if i.then != nil {
+			also, about := i.then()
+			stmts, entries = append(stmts, also...), append(entries, about...)
+		}
+		if i.kept != nil {
+			tx.OnCommit(func() { i.kept(i.cert) })
+		}
+		if record == ca.Ephemeral {
 			kind := i.cert.Profile + " " + i.cert.Version
 			passing[kind] = append(passing[kind], i.cert)
 			continue
@@ -179,8 +200,7 @@ func (s *Service) statements(tx *db.Tx, batch []*item, refused []error) []*db.St
 // issued returns the entries about an accepted item.
 func (i *item) issued() []audit.Entry {
 	e := i.entry
-	e.Detail = maps.Clone(e.Detail) // the transaction may run again
-	i.claim.Annotate(&e)
+	i.claim.Annotate(&e) // when the transaction runs again, over what stands there
 	if i.approved {
 		e.Detail["approved"] = "yes"
 	}

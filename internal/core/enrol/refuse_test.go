@@ -14,12 +14,15 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/device"
@@ -239,13 +242,19 @@ func TestBadCertificates(t *testing.T) {
 
 // TestBadRequests: what is wrong with the request itself. Each row has a device with a good token.
 func TestBadRequests(t *testing.T) {
-	p := apptest.Start(t, nil, apptest.Variant("device", "linked", "linking: required"))
+	p := apptest.Start(t, func(c *conf.Config) {
+		c.Enrol.WeakKeys = t.TempDir()
+		if err := os.WriteFile(filepath.Join(c.Enrol.WeakKeys, "blacklist.RSA-2048"), []byte("# of openssl-blacklist\n49d96fae9bfc0e84bba3\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}, apptest.Variant("device", "linked", "linking: required"))
 	const bad = "the certification request is not acceptable: "
 	key := apptest.Key(t)
 	plain := apptest.CSR(t, key, der.RequestSpec{})
 	asking := func(spec der.RequestSpec) []byte { return apptest.CSR(t, key, spec) }
 	extension := func(e der.Extension) []byte { return asking(der.RequestSpec{Extensions: []der.Extension{e}}) }
 	twice := der.NewKeyUsage(der.DigitalSignature)
+	p192 := append([]byte("\x30\x49\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x01\x03\x32\x00\x04"), make([]byte, 48)...)
 	for _, c := range []struct {
 		name    string
 		profile string
@@ -254,37 +263,46 @@ func TestBadRequests(t *testing.T) {
 		text    string
 	}{
 		{"empty", "device", nil, errs.Invalid, bad + "malformed certification request (not strict DER, or not of the standard's shape)"},
-		{"trailing bytes", "device", append(bytes.Clone(plain), 0), errs.Invalid, bad + "1 trailing bytes after the certification request"},
+		{"trailing bytes after DER", "device", append(bytes.Clone(plain), 0), errs.Invalid, bad + "1 trailing bytes after the certification request"},
 		{"cut off", "device", plain[:len(plain)-1], errs.Invalid, bad + "malformed certification request (not strict DER, or not of the standard's shape)"},
-		{"indefinite length", "device", append(append([]byte{0x30, 0x80}, plain[4:]...), 0, 0), errs.Invalid, bad + "malformed certification request (not strict DER, or not of the standard's shape)"},
+		{"BER/indefinite lengths refused", "device", append(append([]byte{0x30, 0x80}, plain[4:]...), 0, 0), errs.Invalid, bad + "malformed certification request (not strict DER, or not of the standard's shape)"},
 		{"larger than allowed", "device", make([]byte, der.MaxRequest+1), errs.Invalid, bad + "certification request of 65537 octets; at most 65536 are read"},
-		{"wrong signature", "device", damaged(plain), errs.Invalid, "the certification request's signature does not verify under its own key"},
-		{"foreign key", "device", apptest.CSR(t, apptest.Key(t), der.RequestSpec{SPKI: spki(t, key.Public())}), errs.Invalid, "the certification request's signature does not verify under its own key"},
-		{"key of a CA", "device", apptest.CSR(t, ours(t, p).key, der.RequestSpec{}), errs.Denied, "the public key is that of a CA: make a key of your own"},
-		{"RSA of 1024 bits", "device", weakRSA(t, 1024, 65537), errs.Invalid, bad + "public key refused: RSA key of 1024 bits; at least 2048 are needed"},
-		{"RSA with the exponent 3", "device", weakRSA(t, 2048, 3), errs.Invalid, bad + "public key refused: RSA exponent 3; use 65537"},
-		{"RSA with the exponent 1", "device", weakRSA(t, 2048, 1), errs.Invalid, bad + "public key refused: RSA exponent 1; use 65537"},
+		{"CSR signature wrong", "device", damaged(plain), errs.Invalid, "the certification request's signature does not verify under its own key"},
+		{"CSR signature of another key", "device", apptest.CSR(t, apptest.Key(t), der.RequestSpec{SPKI: spki(t, key.Public())}), errs.Invalid, "the certification request's signature does not verify under its own key"},
+		{"key equal to a CA key", "device", apptest.CSR(t, ours(t, p).key, der.RequestSpec{}), errs.Denied, "the public key is that of a CA: make a key of your own"},
+		{"RSA < 2048", "device", weakRSA(t, 1024, 65537), errs.Invalid, bad + "public key refused: RSA key of 1024 bits; at least 2048 are needed"},
+		{"e = 3", "device", weakRSA(t, 2048, 3), errs.Invalid, bad + "public key refused: RSA exponent 3; use 65537"},
+		{"e = 1", "device", weakRSA(t, 2048, 1), errs.Invalid, bad + "public key refused: RSA exponent 1; use 65537"},
+		{"known-weak key (ROCA)", "device", asking(der.RequestSpec{SPKI: spki(t, &rsa.PublicKey{N: rocaModulus(), E: 65537})}), errs.Invalid,
+			bad + "public key refused: RSA key from the flawed generator of CVE-2017-15361 (ROCA); replace it and its maker's firmware"},
+		{"known-weak key (Debian)", "device", asking(der.RequestSpec{SPKI: spki(t, debianKey())}), errs.Invalid,
+			bad + "public key refused: it is on a list of weak keys, such as those of Debian's generator (CVE-2008-0166), whose private keys everybody can find; make a new one with a generator that is up to date"},
+		{"P-192", "device", asking(der.RequestSpec{SPKI: p192}), errs.Invalid, bad + "public key refused: unsupported curve P-192; use P-256"},
 		{"P-224", "device", otherCurve(t), errs.Invalid, bad + "public key refused: unsupported curve P-224; use P-256"},
 		{"a kind that the profile does not take", "gateway", rsaCSR(t), errs.Denied, "the profile gateway does not accept keys of kind rsa-2048: use one of [ec-p256 ec-p384]"},
 		{"the subject of another device", "device", asking(der.RequestSpec{Subject: []der.Attribute{{Type: der.OIDCommonName, Value: "another"}}}), errs.Denied,
 			`the request asks for the subject "CN=another", but the profile device gives "CN=row-13": ask for that, or leave the subject empty`},
-		{"a DNS name", "device", asking(der.RequestSpec{Names: der.AltNames{DNS: []string{"pki.example.com"}}}), errs.Denied,
+		{"SAN DNS name", "device", asking(der.RequestSpec{Names: der.AltNames{DNS: []string{"pki.example.com"}}}), errs.Denied,
 			"the request asks for the DNS name \"pki.example.com\", which the profile device does not permit for this device"},
-		{"a wildcard", "gateway", asking(der.RequestSpec{Names: der.AltNames{DNS: []string{"*.example.com"}}}), errs.Denied,
+		{"SAN wildcard", "gateway", asking(der.RequestSpec{Names: der.AltNames{DNS: []string{"*.example.com"}}}), errs.Denied,
 			"the request asks for the DNS name \"*.example.com\", which the profile gateway does not permit for this device"},
-		{"an IP address", "device", asking(der.RequestSpec{Names: der.AltNames{IP: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}), errs.Denied,
+		{"SAN IP", "device", asking(der.RequestSpec{Names: der.AltNames{IP: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}), errs.Denied,
 			"the request asks for the IP address \"192.0.2.1\", which the profile device does not permit for this device"},
-		{"the URI of another device", "device", asking(der.RequestSpec{Names: der.AltNames{URI: []string{"urn:mooring:device:00"}}}), errs.Denied,
+		{"SAN URI", "device", asking(der.RequestSpec{Names: der.AltNames{URI: []string{"urn:mooring:device:00"}}}), errs.Denied,
 			"the request asks for the URI \"urn:mooring:device:00\", which the profile device does not permit for this device"},
-		{"an otherName", "device", asking(der.RequestSpec{Names: der.AltNames{Other: []der.OtherName{{Type: "\x2b\x06\x01", Value: []byte{0x0c, 1, 'x'}}}}}), errs.Denied,
+		{"SAN otherName", "device", asking(der.RequestSpec{Names: der.AltNames{Other: []der.OtherName{{Type: "\x2b\x06\x01", Value: []byte{0x0c, 1, 'x'}}}}}), errs.Denied,
 			"the request asks for an otherName of type 1.3.6.1, which the profile device does not give"},
-		{"a name with NUL", "device", extension(der.Extension{OID: der.OIDSubjectAltName, Value: []byte{0x30, 5, 0x82, 3, 'a', 0, 'b'}}), errs.Invalid,
+		{"SAN IDN", "device", extension(der.Extension{OID: der.OIDSubjectAltName, Value: []byte("\x30\x0e\x82\x0cb\xc3\xbccher.test")}), errs.Invalid,
+			bad + `reading the requested extensions: DNS name "bücher.test": labels are 1 to 63 letters, digits and inner hyphens (international names as A-labels); "*" only as whole first label`},
+		{"SAN IDN as A-label", "device", asking(der.RequestSpec{Names: der.AltNames{DNS: []string{"xn--bcher-kva.test"}}}), errs.Denied,
+			"the request asks for the DNS name \"xn--bcher-kva.test\", which the profile device does not permit for this device"},
+		{"SAN NUL", "device", extension(der.Extension{OID: der.OIDSubjectAltName, Value: []byte{0x30, 5, 0x82, 3, 'a', 0, 'b'}}), errs.Invalid,
 			bad + `reading the requested extensions: DNS name "a\x00b": labels are 1 to 63 letters, digits and inner hyphens (international names as A-labels); "*" only as whole first label`},
-		{"CA bit", "device", extension(der.NewBasicConstraints(true, 0)), errs.Denied, "the request asks for a CA certificate (basicConstraints CA:TRUE), which no profile gives: leave it out"},
-		{"keyCertSign", "device", extension(der.NewKeyUsage(der.KeyCertSign)), errs.Denied, "the request asks for the key usage keyCertSign, which no profile gives: leave it out"},
+		{"CA:TRUE asked", "device", extension(der.NewBasicConstraints(true, 0)), errs.Denied, "the request asks for a CA certificate (basicConstraints CA:TRUE), which no profile gives: leave it out"},
+		{"keyCertSign asked", "device", extension(der.NewKeyUsage(der.KeyCertSign)), errs.Denied, "the request asks for the key usage keyCertSign, which no profile gives: leave it out"},
 		{"OCSPSigning", "device", extension(der.NewExtKeyUsage(der.OIDOCSPSigning)), errs.Denied,
 			"the request asks for the extended key usage 1.3.6.1.5.5.7.3.9 (OCSP signing, CMC CA or RA), which the profile device does not give"},
-		{"an extension twice", "device", asking(der.RequestSpec{Extensions: []der.Extension{twice, twice}}), errs.Invalid, bad + "reading the requested extensions: extension 2.5.29.15 occurs twice"},
+		{"duplicate extensions", "device", asking(der.RequestSpec{Extensions: []der.Extension{twice, twice}}), errs.Invalid, bad + "reading the requested extensions: extension 2.5.29.15 occurs twice"},
 		{"a password in place of the binding", "device", asking(der.RequestSpec{ChallengePassword: "letmein"}), errs.Invalid,
 			"the challengePassword is not the channel binding of this connection; make the request anew on each connection"},
 		{"no binding where linking is required", "linked", plain, errs.Invalid, `the profile linked requires a challengePassword with the connection's channel binding`},
@@ -316,7 +334,7 @@ func TestBadRequests(t *testing.T) {
 	t.Run("evidence that the profile does not take", func(t *testing.T) {
 		pair := authority(t).pair(t, nil)
 		p.Add(t, device.Spec{Name: "admin-2", Profile: "operator-admin", Birth: pair.Leaf.Raw})
-		wantRefusal(t, p, byCert(enrol.Enrol, pair, plain), errs.Denied, `the profile operator-admin does not accept authentication by birth`)
+		wantRefusal(t, p, byCert(enrol.Enrol, pair, plain), errs.Denied, `the profile operator-admin does not accept authentication by birth: its evidence must list that`)
 	})
 	t.Run("certificate and token of two devices", func(t *testing.T) {
 		_, pair := p.Enrolled(t, "one", "device")
@@ -502,13 +520,36 @@ func otherCurve(t *testing.T) []byte {
 	return csr
 }
 
-// wordOf makes a device name of a row's name.
-func wordOf(text string) string {
-	out := []byte(text)
-	for i, c := range out {
-		if c == ' ' {
-			out[i] = '-'
+// rocaModulus has the shape that the flawed generator gives: k*M + 65537^a mod M, M the product of the primes to 701.
+func rocaModulus() *big.Int {
+	m := big.NewInt(1)
+	for p := int64(2); p <= 701; p++ {
+		if big.NewInt(p).ProbablyPrime(0) {
+			m.Mul(m, big.NewInt(p))
 		}
 	}
-	return string(out)
+	n := new(big.Int).Exp(big.NewInt(65537), big.NewInt(123457), m)
+	for n.BitLen() < 2048 {
+		n.Add(n, new(big.Int).Lsh(m, uint(2047-m.BitLen())))
+	}
+	return n
+}
+
+// wordOf makes a device name of a row's name.
+func wordOf(text string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
+			return c
+		}
+		return '-'
+	}, text)
+}
+
+// debianKey is one that Debian's generator made in process 1000 (github.com/HARICA-official/debian-weak-keys, lenny, amd64, noreadrnd).
+func debianKey() *rsa.PublicKey {
+	n, _ := new(big.Int).SetString("ceb8aaaba94464051514c8f3670e1fe77d6820d7e81f74b251c3ed8b388cf8b67534a32a074a9c175a5115a27a67aef399cc30aa2da4de18e6311e3be0b226f4"+
+		"ebc6045ecb807fab7940d69cb3a492cf1e70887db026466d45c72276f4c21f52bbda0561fb17babd5af3a13323276630d547d4df6a9a5f413dddfb000335df71"+
+		"bba036f6f20428ade06ed15744ccf9a37e0f299348dc17eb6437c9ec6acc1967b48b549fda2cd1c77c15f9fbff6b823454cd7b6450d0cda62cc84cd7cb95d922"+
+		"89f64be8d91f314e1c074ea3c42c754d1653b620c280da74d58b2700c3c78281a5c5b371025119c23d2a43dd1a3c2e4c9d32b99b4acdfd05b7f7c5cebe78f999", 16)
+	return &rsa.PublicKey{N: n, E: 65537}
 }

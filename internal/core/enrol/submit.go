@@ -38,6 +38,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (Answer, error) {
 		sub := &submission{req: &r}
 		answer, err := s.submit(ctx, sub)
 		if overtaken(err) && n < attempts {
+			r.Proven = r.Proven.anew()
 			continue // the device was changed meanwhile: decide again
 		}
 		if sub.identity != nil && (!sub.issued || sub.profile.Record == ca.Ephemeral) { // a certificate in its slot says by itself when the device was here
@@ -92,10 +93,15 @@ func (s *Service) decide(ctx context.Context, sub *submission, steps ...func(con
 	return s.answer(sub, cert), nil
 }
 
-// needsApproval reports whether a person must look at the request. A renewal keeps the identity that was approved, and an administrator's own
+// needsApproval reports whether a person must look at the request. A renewal by the same profile keeps what was approved, and an administrator's own
 // word is an approval.
 func (s *Service) needsApproval(sub *submission) bool {
-	return sub.rescueApproval() || sub.profile.Approval && sub.req.Op != Renew && sub.identity.Evidence != ByOperator
+	return sub.rescueApproval() || sub.profile.Approval && !sub.same() && sub.identity.Evidence != ByOperator
+}
+
+// same reports whether the request is for a renewal by the profile by which the old certificate was issued.
+func (sub *submission) same() bool {
+	return sub.req.Op == Renew && sub.identity.Own != nil && sub.identity.Own.Profile == sub.profile.Name
 }
 
 func (s *Service) answer(sub *submission, c *ca.Certificate) Answer {
@@ -163,7 +169,7 @@ func (s *Service) checkEvidence(_ context.Context, sub *submission) error {
 		return errs.New(errs.Denied, "the profile %s is not served by SCEP", sub.profile.Name)
 	}
 	if !sub.profile.Accepts(by) {
-		return errs.New(errs.Denied, "the profile %s does not accept authentication by %s", sub.profile.Name, by)
+		return errs.New(errs.Denied, "the profile %s does not accept authentication by %s: its evidence must list that", sub.profile.Name, by)
 	}
 	if sub.req.Op == Renew && (by == ca.EvidenceToken || sub.identity.Own == nil || sub.identity.Own.Slot != sub.profile.Slot) {
 		return errs.New(errs.Denied, "a renewal is authenticated by the certificate that is being renewed; use enrolment for the first one")
@@ -181,7 +187,7 @@ func (s *Service) checkPossession(ctx context.Context, sub *submission) error {
 		return errs.New(errs.Invalid, "the request holds no public key")
 	}
 	// Verifying with a hostile key may be slow, and of a weak one it proves nothing.
-	if err := der.CheckKey(sub.csr.PublicKey); err != nil {
+	if err := s.CA.CheckKey(sub.csr.PublicKey); err != nil {
 		return errs.New(errs.Invalid, "the certification request is not acceptable: %v", err)
 	}
 	if err := sub.csr.CheckSignature(); err != nil && !sub.possessionVouched() {
@@ -248,17 +254,28 @@ func (sub *submission) whyNot(refusal error) error {
 	return errs.Wrap(errs.Denied, refusal, "the registry or the profile changed what stands in this certificate since it was issued, and a renewal must repeat it (RFC 7030, section 4.2.2): enrol with simpleenroll instead, with the present certificate or a new token")
 }
 
-// checkNames holds the platform's own names back. All others are the profile's business.
+// checkNames holds the platform's own names back, before a person is asked to approve them. All others are the profile's business.
 func (s *Service) checkNames(_ context.Context, sub *submission) error {
-	asked := &sub.csr.Names
-	names := make([]string, 0, len(asked.DNS)+len(asked.IP))
-	for _, n := range asked.DNS {
-		names = append(names, "dns:"+n)
+	return s.notOwn(&sub.identity.Device, ca.Named{Names: sub.csr.Names})
+}
+
+// notOwn refuses what names the platform itself by an alternative name, whoever gave it: a profile can put a name together of what the registry
+// says, and a device called pki be pki.example.com. A common name is one to clients that find no DNS name; the device's
+// own name is let through there, since it takes access.grant to register it.
+func (s *Service) notOwn(d *device.Device, n ca.Named) error {
+	names := make([]string, 0, len(n.Names.DNS)+len(n.Names.IP)+1)
+	for _, name := range n.Names.DNS {
+		names = append(names, "dns:"+name)
 	}
-	for _, ip := range asked.IP {
+	for _, ip := range n.Names.IP {
 		names = append(names, "ip:"+ip.Unmap().String())
 	}
-	return s.Devices.NotOwn(&sub.identity.Device, names)
+	for _, a := range n.Subject {
+		if a.Type == der.OIDCommonName && a.Value != d.Name {
+			names = append(names, "dns:"+a.Value)
+		}
+	}
+	return s.Devices.NotOwn(d, names)
 }
 
 // sameness returns what makes two requests of a device the same: profile, operation and request. A request with a channel binding is made
@@ -329,6 +346,9 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	prepared, err := s.CA.Prepare(ctx, order)
 	if err != nil {
 		return nil, sub.whyNot(err)
+	}
+	if err := s.notOwn(d, prepared.Named()); err != nil {
+		return nil, err
 	}
 	cert, err := prepared.Sign(ctx)
 	if err != nil {

@@ -44,7 +44,7 @@ func (t *Template) request() (*der.Request, error) {
 	return der.Assemble(der.Parts{Raw: t.Octets, Signed: t.Signed, Subject: t.Subject, SPKI: t.SPKI, Extensions: t.Extensions, Algorithm: t.Algorithm, Signature: t.Signature})
 }
 
-// Authority proves that whoever presented chain is a registration authority.
+// Authority proves that whoever presented chain is a registration authority, and still registered as one.
 func (s *Service) Authority(ctx context.Context, chain [][]byte) (*Identity, error) {
 	id, err := s.Authenticate(ctx, chain)
 	if err != nil {
@@ -57,6 +57,9 @@ func (s *Service) Authority(ctx context.Context, chain [][]byte) (*Identity, err
 	signed := slices.ContainsFunc(leaf.UnknownExtKeyUsage, func(u asn1.ObjectIdentifier) bool { return u.String() == der.OIDCMCRA.String() })
 	if id.Own == nil || id.Profile == nil || !signed || !slices.Contains(id.Profile.ExtKeyUsage, der.OIDCMCRA) {
 		return nil, errs.Wrap(errs.Denied, ErrUnauthenticated, "only a registration authority may do this: its certificate is issued here and has the extended key usage cmcRA, as has its profile")
+	}
+	if !id.Profile.For(id.Device.Profile) { // whoever becomes something else has the old certificate for a while, but not the old power
+		return nil, errs.Wrap(errs.Denied, ErrUnauthenticated, "this registration authority is now registered for the profile %s, which makes it none", id.Device.Profile)
 	}
 	if !id.Device.State.Active() {
 		return nil, device.StateRefusal(id.Device.State)
@@ -71,6 +74,9 @@ func (s *Service) byVouch(ctx context.Context, v *Vouch) (*Identity, error) {
 		return nil, err
 	}
 	id, _ := s.Devices.IDOf(v.Device)
+	if v.Device == "" || id == authority.Device.ID {
+		return nil, errs.New(errs.Denied, "a registration authority asks here for others: give the device's name as the common name of the request, and let the authority's own certificate be renewed by its key")
+	}
 	d, err := s.Devices.Load(ctx, id)
 	if errs.Is(err, errs.NotFound) {
 		return nil, errs.New(errs.Denied, "the device %q that the registration authority names is not registered", v.Device)

@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	insertMaker   = `INSERT INTO maker (cell, name, state, organization, timeless, created, turn) VALUES (0, $1, $2, $3, $4, $5, $6)`
-	updateMaker   = `UPDATE maker SET state = $2, organization = $3, timeless = $4, created = $5, turn = $6 WHERE cell = 0 AND name = $1 AND turn = $7`
+	insertMaker   = `INSERT INTO maker (cell, name, state, organization, timeless, created, turn, masa) VALUES (0, $1, $2, $3, $4, $5, $6, $7)`
+	updateMaker   = `UPDATE maker SET state = $2, organization = $3, timeless = $4, created = $5, turn = $6, masa = $7 WHERE cell = 0 AND name = $1 AND turn = $8`
 	deleteAnchors = `DELETE FROM maker_anchor WHERE cell = 0 AND maker = $1`
 	insertAnchor  = `INSERT INTO maker_anchor (cell, subject, print, maker, der) VALUES (0, $1, $2, $3, $4)`
 
-	makerColumns = `m.cell, m.name, m.state, m.organization, m.timeless, m.created, m.turn`
+	makerColumns = `m.cell, m.name, m.state, m.organization, m.timeless, m.created, m.turn, m.masa`
 	selectMakers = `SELECT ` + makerColumns + ` FROM maker m ORDER BY m.cell, m.name`
 	selectAbove  = `SELECT ` + makerColumns + `, a.der FROM maker_anchor a JOIN maker m ON m.cell = a.cell AND m.name = a.maker
  WHERE a.cell = 0 AND a.subject = $1 AND m.state = 1 ORDER BY m.name, a.print`
@@ -30,7 +30,7 @@ const (
 // scan reads a row with makerColumns and then more.
 func scan(r db.Row, more ...any) (m Maker, err error) {
 	var cell, timeless int64
-	if err := r.Scan(append([]any{&cell, &m.Name, &m.state, &m.Organization, &timeless, &m.Created, &m.turn}, more...)...); err != nil {
+	if err := r.Scan(append([]any{&cell, &m.Name, &m.state, &m.Organization, &timeless, &m.Created, &m.turn, &m.MASA.Where}, more...)...); err != nil {
 		return m, fmt.Errorf("reading table maker: %w", err)
 	}
 	if cell != 0 || timeless != flag(timeless == 1) {
@@ -50,7 +50,7 @@ func everyMaker(ctx context.Context, tx *db.Tx) (all []Maker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return all, tx.Each(ctx, func(r db.Row) error {
+	err = tx.Each(ctx, func(r db.Row) error {
 		var cell int64
 		var subject, print, der []byte
 		var name string
@@ -65,6 +65,10 @@ func everyMaker(ctx context.Context, tx *db.Tx) (all []Maker, err error) {
 		all[at].Anchors = append(all[at].Anchors, a)
 		return nil
 	}, selectAnchors)
+	if err != nil {
+		return nil, err
+	}
+	return all, readMASA(ctx, tx, all)
 }
 
 // fit makes a digest of any octets comparable; those of another length fit none.
@@ -90,7 +94,7 @@ func (s *Service) Checker() audit.Checker {
 }
 
 func (c *checker) entry(_ int64, e audit.Entry) error {
-	if e.Refused != "" || e.Action != "maker.add" && e.Action != "maker.remove" {
+	if e.Refused != "" || e.Action != "maker.add" && e.Action != "maker.change" && e.Action != "maker.remove" {
 		return nil
 	}
 	turn, err := strconv.ParseInt(e.Detail["turn"], 10, 64)
@@ -106,7 +110,7 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 	all, err := everyMaker(ctx, tx)
 	if err != nil {
-		return fmt.Errorf("table maker or maker_anchor: %w", err)
+		return fmt.Errorf("table maker, maker_anchor or maker_masa: %w", err)
 	}
 	var found []error
 	met := map[string]bool{}
@@ -114,7 +118,7 @@ func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
 		m := &all[i]
 		met[m.object()] = true
 		if c.known[m.object()] != (said{m.turn, m.mark()}) {
-			found = append(found, fmt.Errorf("table maker or maker_anchor: the %s is not what the record says", m.object()))
+			found = append(found, fmt.Errorf("table maker, maker_anchor or maker_masa: the %s is not what the record says", m.object()))
 		}
 	}
 	for _, object := range slices.Sorted(maps.Keys(c.known)) {

@@ -1,5 +1,5 @@
 // Package maker keeps the manufacturers whose devices may prove who they are by the certificates that they were made with, their IDevIDs
-// (IEEE 802.1AR): for each its CA certificates, and how its certificates are to be read. It says of a chain whose product it shows; which
+// (IEEE 802.1AR): for each its CA certificates, how its certificates are to be read, and who gives out vouchers for its devices (RFC 8995). It says of a chain whose product it shows; which
 // device that is, and whether it may enrol, others decide.
 //
 // A product is told by its manufacturer and the serialNumber attribute in the subject of its IDevID (RFC 8995, section 2.3.1), which has nothing to do
@@ -60,6 +60,7 @@ type Maker struct {
 	// Timeless says that the ends of its certificates mean nothing (RFC 8995, section 2.6.2): some made them for three years and the device for twenty.
 	Timeless bool
 	Anchors  []*x509.Certificate // in the order of their digests
+	MASA     MASA                // who gives out the vouchers for its devices
 	Created  int64               // UTC seconds
 
 	state, turn int64
@@ -81,6 +82,10 @@ type Deps struct {
 	Audit  Recorder
 	Access *access.Decider
 	Now    func() time.Time
+	// Changed, if not nil, is called after each change. It must not block.
+	Changed func()
+	// Vouching, if not nil, returns an error while the platform could not ask for vouchers.
+	Vouching func() error
 }
 
 // Service keeps the manufacturers. It is safe for concurrent use.
@@ -94,9 +99,14 @@ type Spec struct {
 	Name, Organization string
 	Timeless           bool
 	Anchors            [][]byte // CA certificates in DER
+	// MASA is who gives out the vouchers for its devices (RFC 8995): NoMASA, OwnMASA, IDevIDMASA or the address of a service, which begins with https. An
+	// address without a path is completed by /.well-known/brski.
+	MASA string
+	// Trusted are certificates, in DER, that a service and its vouchers are checked by, which IDevIDMASA and an address need.
+	Trusted [][]byte
 }
 
-// Add registers a manufacturer, or more CA certificates of one that is registered with the same organization and switch. It needs maker.manage. The
+// Add registers a manufacturer, or more CA certificates of one that is registered with the same organization, switch and MASA (or none is named). It needs maker.manage. The
 // error is Invalid for what cannot be stored, Conflict for what contradicts what there is.
 func (s *Service) Add(ctx context.Context, actor access.Actor, n Spec) (Maker, error) {
 	if err := s.Access.Require(ctx, actor, access.MakerManage, "manufacturer"); err != nil {
@@ -106,13 +116,17 @@ func (s *Service) Add(ctx context.Context, actor access.Actor, n Spec) (Maker, e
 	if err != nil {
 		return Maker{}, err
 	}
+	masa, err := s.checkMASA(n.MASA, n.Trusted)
+	if err != nil {
+		return Maker{}, err
+	}
 	var m Maker
 	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		all, err := everyMaker(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if m, err = n.join(all, s.Now().Unix()); err != nil {
+		if m, err = n.join(all, masa, s.Now().Unix()); err != nil {
 			return err
 		}
 		for _, a := range anchors {
@@ -167,17 +181,19 @@ func (n *Spec) check() (anchors []*x509.Certificate, err error) {
 }
 
 // join returns the manufacturer to which the certificates are to be added.
-func (n *Spec) join(all []Maker, now int64) (Maker, error) {
+func (n *Spec) join(all []Maker, masa MASA, now int64) (Maker, error) {
 	at := slices.IndexFunc(all, func(m Maker) bool { return m.Name == n.Name })
 	switch {
 	case at < 0 && len(all) >= maxMakers:
 		return Maker{}, errs.New(errs.Limited, "there are %d manufacturers, with those that were removed, which is the most there may be", len(all))
 	case at < 0:
-		return Maker{Name: n.Name, Organization: n.Organization, Timeless: n.Timeless, Created: now, state: registered}, nil
+		return Maker{Name: n.Name, Organization: n.Organization, Timeless: n.Timeless, MASA: masa, Created: now, state: registered}, nil
 	case all[at].state == removed:
-		return Maker{Name: n.Name, Organization: n.Organization, Timeless: n.Timeless, Created: now, state: registered, turn: all[at].turn}, nil
+		return Maker{Name: n.Name, Organization: n.Organization, Timeless: n.Timeless, MASA: masa, Created: now, state: registered, turn: all[at].turn}, nil
 	case all[at].Organization != n.Organization || all[at].Timeless != n.Timeless:
 		return Maker{}, errs.New(errs.Conflict, "the manufacturer %s is registered with another organization, or another word about lifetimes: to add certificates say the same, to change it remove it first", n.Name)
+	case masa.Where != NoMASA && !masa.same(all[at].MASA):
+		return Maker{}, errs.New(errs.Conflict, "the manufacturer %s is registered with another MASA: to add certificates leave the MASA out, to change it use mooring manufacturer change", n.Name)
 	}
 	return all[at], nil
 }
@@ -195,8 +211,10 @@ func shared(all []Maker, m *Maker, a *x509.Certificate) error {
 	return nil
 }
 
-func (m *Maker) sort() {
-	slices.SortFunc(m.Anchors, func(a, b *x509.Certificate) int {
+func (m *Maker) sort() { sortByDigest(m.Anchors) }
+
+func sortByDigest(certs []*x509.Certificate) {
+	slices.SortFunc(certs, func(a, b *x509.Certificate) int {
 		x, y := sha256.Sum256(a.Raw), sha256.Sum256(b.Raw)
 		return slices.Compare(x[:], y[:])
 	})
@@ -218,7 +236,7 @@ func (s *Service) Remove(ctx context.Context, actor access.Actor, name string) (
 			return err
 		}
 		gone := m
-		gone.state, gone.Anchors = removed, nil
+		gone.state, gone.Anchors, gone.MASA = removed, nil, MASA{}
 		return s.write(ctx, tx, actor, "maker.remove", &gone)
 	})
 	return m, err
@@ -265,7 +283,7 @@ func (s *Service) all(ctx context.Context) (all []Maker, err error) {
 // write puts m in place of what there was, as the next turn.
 func (s *Service) write(ctx context.Context, tx *db.Tx, actor access.Actor, action string, m *Maker) error {
 	m.turn++
-	text, args := insertMaker, []any{m.Name, m.state, m.Organization, flag(m.Timeless), m.Created, m.turn}
+	text, args := insertMaker, []any{m.Name, m.state, m.Organization, flag(m.Timeless), m.Created, m.turn, m.MASA.Where}
 	if before := m.turn - 1; before > 0 {
 		text, args = updateMaker, append(args, before)
 	}
@@ -285,6 +303,12 @@ func (s *Service) write(ctx context.Context, tx *db.Tx, actor access.Actor, acti
 			return err
 		}
 	}
+	if err := writeMASA(ctx, tx, m); err != nil {
+		return err
+	}
+	if s.Changed != nil {
+		tx.OnCommit(s.Changed)
+	}
 	return s.Audit.Append(ctx, tx, audit.Entry{At: s.Now().Unix(), Action: action, Actor: actor.String(), Object: m.object(),
 		Detail: map[string]string{"row": m.mark(), "turn": strconv.FormatInt(m.turn, 10), "certificates": strconv.Itoa(len(m.Anchors))}})
 }
@@ -300,6 +324,13 @@ func (m *Maker) mark() string {
 	for _, a := range m.Anchors {
 		sum := sha256.Sum256(a.Raw)
 		h.Write(sum[:])
+	}
+	if m.MASA.Where != NoMASA || len(m.MASA.Trusted) > 0 { // without one it is what it was before there were any
+		h.Write([]byte(strconv.Quote(m.MASA.Where)))
+		for _, c := range m.MASA.Trusted {
+			sum := sha256.Sum256(c.Raw)
+			h.Write(sum[:])
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }

@@ -46,7 +46,16 @@ func (s *Service) KeyBlocked(hash [32]byte) bool {
 
 // BlockedTx returns which of the keys are blocked in the state of the database that tx sees: also those that another node blocked a moment ago.
 func (s *Service) BlockedTx(ctx context.Context, tx *db.Tx, hashes [][32]byte) (map[[32]byte]bool, error) {
-	found := map[[32]byte]bool{}
+	stmts, found := s.BlockedStmts(tx, hashes)
+	if err := tx.Send(ctx, stmts...); err != nil {
+		return nil, fmt.Errorf("reading which keys are blocked: %w", err)
+	}
+	return found, nil
+}
+
+// BlockedStmts returns BlockedTx as statements, to be sent together with others, and the map that they fill.
+func (s *Service) BlockedStmts(tx *db.Tx, hashes [][32]byte) (stmts []*db.Stmt, found map[[32]byte]bool) {
+	found = map[[32]byte]bool{}
 	each := func(row db.Row) error {
 		var spki []byte
 		err := row.Scan(&spki)
@@ -55,7 +64,6 @@ func (s *Service) BlockedTx(ctx context.Context, tx *db.Tx, hashes [][32]byte) (
 		}
 		return err
 	}
-	var stmts []*db.Stmt
 	if tx.Arrays() {
 		cells, spkis := make([]int16, len(hashes)), make([][]byte, len(hashes))
 		for i := range hashes {
@@ -67,10 +75,7 @@ func (s *Service) BlockedTx(ctx context.Context, tx *db.Tx, hashes [][32]byte) (
 			stmts = append(stmts, &db.Stmt{SQL: selectBlocked, Args: []any{int64(hashes[i][0]), hashes[i][:]}, Each: each})
 		}
 	}
-	if err := tx.Send(ctx, stmts...); err != nil {
-		return nil, fmt.Errorf("reading which keys are blocked: %w", err)
-	}
-	return found, nil
+	return stmts, found
 }
 
 const (

@@ -70,7 +70,6 @@ const (
 	maxWatchers = 256
 	watcherRoom = 4096 // events that wait for one watcher
 	aliveEvery  = 15 * time.Second
-	watchPoll   = 200 * time.Millisecond
 )
 
 // hub hands out what this process committed.
@@ -168,7 +167,7 @@ type tail struct {
 }
 
 func (t *tail) run(ctx context.Context) error {
-	poll := time.NewTicker(watchPoll)
+	poll := time.NewTicker(t.service.Audit.LookAgain())
 	defer poll.Stop()
 	for {
 		grown := t.service.Audit.Grown() // before reading, so that no growth is missed

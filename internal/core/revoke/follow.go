@@ -44,7 +44,7 @@ func (s *Service) follow(ctx context.Context) {
 		if failing {
 			grown = nil
 		}
-		pause(ctx, pollEvery, grown)
+		pause(ctx, max(pollEvery, s.Audit.LookAgain()), grown)
 	}
 }
 

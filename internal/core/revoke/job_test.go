@@ -76,18 +76,9 @@ func (w *bulkWorld) grouped(t testing.TB, group string, n int) (all []*ca.Certif
 	for i := range n {
 		d, err := w.Devices.Add(t.Context(), admin, device.Spec{Name: fmt.Sprintf("%s-%d", group, i), Profile: "device", Group: group, Tags: map[string]string{"half": fmt.Sprint(i % 2)}})
 		must(t, err)
-		all = append(all, w.issueIn(t, d.ID, nil, group))
+		all = append(all, w.issue(t, d.ID, nil))
 	}
 	return all
-}
-
-// issueIn is issue for a device of a group.
-func (w *bulkWorld) issueIn(t testing.TB, id device.ID, prev []byte, group string) *ca.Certificate {
-	t.Helper()
-	c, claim := w.prepare(t, id, prev)
-	claim.Group = group
-	must(t, w.record(t.Context(), c, claim))
-	return c
 }
 
 func (w *bulkWorld) revoked(t testing.TB, c *ca.Certificate) bool {
@@ -100,8 +91,8 @@ func (w *bulkWorld) revoked(t testing.TB, c *ca.Certificate) bool {
 func TestAFilterRevokesWhatItFitsAndNothingElse(t *testing.T) {
 	w := newBulkWorld(t, -1)
 	here, there := w.grouped(t, "here", 30), w.grouped(t, "there", 5)
-	here = append(here, w.issueIn(t, here[3].Device, here[3].Serial[:], "here")) // renewed: the old one is good until the new one was used
-	here = append(here, w.issueIn(t, here[4].Device, nil, "here"))               // got by a token: no slot leads to the old one
+	here = append(here, w.issue(t, here[3].Device, here[3].Serial[:])) // renewed: the old one is good until the new one was used
+	here = append(here, w.issue(t, here[4].Device, nil))               // got by a token: no slot leads to the old one
 	_, err := w.Certificate(t.Context(), operator, here[7].Serial[:], Superseded)
 	must(t, err)
 	w.now.Add(1)
@@ -112,7 +103,7 @@ func TestAFilterRevokesWhatItFitsAndNothingElse(t *testing.T) {
 		t.Errorf("the preview: got %s, %d, %q; want a draft of 31", j.State, j.Total, j.Sample)
 	}
 	w.now.Add(1)
-	later := w.issueIn(t, here[5].Device, here[5].Serial[:], "here") // issued after the look: not meant
+	later := w.issue(t, here[5].Device, here[5].Serial[:]) // issued after the look: not meant
 	_, err = w.jobs.Start(t.Context(), operator, j.ID)
 	must(t, err)
 	if w.until(t, j, "the time to think", standsAt(job.Scheduled)); w.revoked(t, here[0]) {

@@ -33,6 +33,10 @@ func TestCRLOfEveryCA(t *testing.T) {
 
 // Lists are made anew on schedule, and an expired certificate's entry leaves only after it was on a regular list made after its expiry.
 func TestScheduleAndExpiry(t *testing.T) {
+	t.Run("CRL entry's removal after expiry", scheduleAndExpiry)
+}
+
+func scheduleAndExpiry(t *testing.T) {
 	w := newWorld(t)
 	r := newRounds()
 	c, other := w.issue(t, w.add(t, "pump").ID, nil), w.issue(t, w.add(t, "valve").ID, nil)

@@ -12,14 +12,10 @@ package reach
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +42,7 @@ const (
 	dialTime     = 5 * time.Second
 	fetchTime    = 10 * time.Second
 	maxRedirects = 10
+	maxInterim   = 5        // answers 1xx before one
 	maxBody      = 64 << 10 // octets that are read
 	maxHeader    = 16 << 10
 	maxAddresses = 4 // of a name that are tried
@@ -73,7 +70,7 @@ func New(o Options) *Validator {
 			return plain.DialContext(ctx, network, o.Resolver)
 		}
 	}
-	v.dialer = net.Dialer{Timeout: dialTime, Control: v.control}
+	v.dialer = net.Dialer{Timeout: dialTime, Control: v.control, KeepAlive: -1} // a connection lasts seconds
 	return v
 }
 
@@ -183,7 +180,7 @@ func (v *Validator) dial(ctx context.Context, host string, port int) (net.Conn, 
 	}
 	for _, ip := range ips {
 		var conn net.Conn
-		if conn, err = v.dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(ip, uint16(port)).String()); err == nil {
+		if conn, err = v.dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(ip, uint16(port))); err == nil {
 			return conn, nil
 		}
 	}
@@ -205,48 +202,9 @@ func plainly(err error) string {
 	return "unreachable"
 }
 
-// http validates http-01 (RFC 8555, section 8.3).
-func (v *Validator) http(ctx context.Context, c core.Challenge) error {
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
-	defer cancel()
-	authority := host(c.Name)
-	if v.o.HTTPPort != 80 {
-		authority = net.JoinHostPort(authority, strconv.Itoa(v.o.HTTPPort))
-	} else if strings.Contains(authority, ":") {
-		authority = "[" + authority + "]"
-	}
-	transport := &http.Transport{DialContext: v.dialURL, DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeader, TLSHandshakeTimeout: dialTime, ResponseHeaderTimeout: fetchTime,
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // whoever asks for his first certificate has no other: what counts is what is read
-	client := &http.Client{Transport: transport, CheckRedirect: v.redirect}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+authority+"/.well-known/acme-challenge/"+c.Token, nil)
-	if err != nil {
-		return wrong(core.Malformed, "%q cannot be asked over HTTP", host(c.Name))
-	}
-	r.Header.Set("User-Agent", "mooring-acme")
-	r.Header.Set("Accept", "*/*")
-	answer, err := client.Do(r)
-	if err != nil {
-		return fetchFailed(host(c.Name), err)
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return failed(core.Unauthorized, "%q answered with status %d in place of 200", host(c.Name), answer.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxBody+1))
-	if err != nil {
-		return fetchFailed(host(c.Name), err)
-	}
-	if len(body) > maxBody {
-		return wrong(core.Unauthorized, "%q answered with more than %d octets", host(c.Name), maxBody)
-	}
-	if strings.TrimRight(string(body), " \t\r\n\v\f") != c.KeyAuthorization {
-		return failed(core.Unauthorized, "%q answered with something else than the key authorization", host(c.Name))
-	}
-	return nil
-}
-
-// dialURL dials for net/http, which gives host and port in one.
-func (v *Validator) dialURL(ctx context.Context, _, address string) (net.Conn, error) {
+// DialContext dials for net/http, which gives host and port in one. A host that has no permitted address is refused with kind Denied; what may pass is
+// Unavailable.
+func (v *Validator) DialContext(ctx context.Context, _, address string) (net.Conn, error) {
 	name, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -256,33 +214,4 @@ func (v *Validator) dialURL(ctx context.Context, _, address string) (net.Conn, e
 		return nil, err
 	}
 	return v.dial(ctx, name, int(n))
-}
-
-// redirect lets a redirection pass that leads to http or https on its own port.
-func (v *Validator) redirect(r *http.Request, via []*http.Request) error {
-	port := r.URL.Port()
-	usual := port == "" || r.URL.Scheme == "http" && (port == "80" || port == strconv.Itoa(v.o.HTTPPort)) || r.URL.Scheme == "https" && (port == "443" || port == strconv.Itoa(v.o.TLSPort))
-	switch {
-	case len(via) > maxRedirects:
-		return wrong(core.Connection, "more than %d redirections", maxRedirects)
-	case r.URL.Scheme != "http" && r.URL.Scheme != "https":
-		return wrong(core.Connection, "a redirection to something else than http or https")
-	case !usual:
-		return wrong(core.Connection, "a redirection to another port than 80 or 443")
-	case r.URL.User != nil:
-		return wrong(core.Connection, "a redirection with a user name")
-	}
-	return nil
-}
-
-// fetchFailed finds the reason in what net/http wraps around it.
-func fetchFailed(host string, err error) error {
-	var e *url.Error
-	if errors.As(err, &e) {
-		err = e.Err
-	}
-	if errs.KindOf(err) != errs.Internal {
-		return err
-	}
-	return failed(core.Connection, "the answer of %q broke off or could not be read: %s", host, plainly(err))
 }

@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
@@ -341,7 +343,7 @@ func TestAcceptance(t *testing.T) {
 		"notBefore": func(t *testing.T) {
 			want(t, bound.post(t, newOrder, acme.NewOrder{Identifiers: trusted.Identifiers, NotBefore: "2026-01-01T00:00:00Z"}), http.StatusBadRequest, "malformed")
 		},
-		"finalize: names differ": func(t *testing.T) {
+		"finalize: names differ, badCSR leaves ready": func(t *testing.T) {
 			url, o := bound.order(t, trusted)
 			key := apptest.Key(t)
 			cn, err := der.BuildName([]der.Attribute{{Type: der.OIDCommonName, Value: "other.example.com"}})
@@ -403,7 +405,7 @@ func TestAcceptance(t *testing.T) {
 			}
 			want(t, bound.post(t, o.Finalize, csr(t, apptest.Key(t), "gw1.example.com")), http.StatusForbidden, "orderNotReady")
 		},
-		"approval and Retry-After": func(t *testing.T) {
+		"processing: Retry-After as seconds": func(t *testing.T) {
 			url, o := bound.order(t, acme.NewOrder{Identifiers: trusted.Identifiers, Profile: "approved"})
 			r := bound.post(t, o.Finalize, csr(t, apptest.Key(t), "gw1.example.com"))
 			if r.StatusCode != 200 || into[acme.Order](t, r).Status != acme.StatusProcessing || r.Header.Get("Retry-After") == "" {
@@ -422,6 +424,7 @@ func TestAcceptance(t *testing.T) {
 				t.Fatal(err)
 			}
 			done = into[acme.Order](t, bound.post(t, url, nil))
+			w.refusals.Add(1) // which is told in the order
 			if done.Status != acme.StatusInvalid || done.Error == nil || done.Error.Type != acme.ErrorPrefix+"unauthorized" {
 				t.Errorf("after the refusal the order is %+v", done)
 			}
@@ -486,7 +489,7 @@ func TestAcceptance(t *testing.T) {
 				t.Errorf("got %+v", z)
 			}
 		},
-		"revoke by account": func(t *testing.T) {
+		"revoke by account, already revoked, bad reason": func(t *testing.T) {
 			_, chain := bound.obtain(t, trusted, apptest.Key(t))
 			reason := 7
 			want(t, bound.post(t, w.base+"/acme/revoke-cert", acme.Revoke{Certificate: b64(chain[0]), Reason: &reason}), http.StatusBadRequest, "badRevocationReason")
@@ -629,10 +632,41 @@ func TestAcceptance(t *testing.T) {
 	if r := w.Verify(t); len(r.Findings) > 0 {
 		t.Errorf("the record does not fit: %v", r.Findings)
 	}
-	refused := w.entry(t, func(e audit.Entry) bool { return e.Action == "acme.refuse" && e.Detail["op"] == "/acme/new-order" })
-	if refused.Refused == "" {
-		t.Errorf("the record of refusals says %+v", refused)
-	}
+	t.Run("audit entry on every refusal", func(t *testing.T) {
+		refused := w.entry(t, func(e audit.Entry) bool { return e.Action == "acme.refuse" && e.Detail["op"] == "/acme/new-order" })
+		if refused.Refused == "" {
+			t.Errorf("the record of refusals says %+v", refused)
+		}
+		want := w.refusals.Load()
+		w.Restart(t) // those that are like others are counted, and the count is recorded every minute and at the end
+		recorded := int64(0)
+		for _, e := range w.Record(t) {
+			if e.Action == "acme.refuse" || e.Action == "enrol.refuse" {
+				more, _ := strconv.ParseInt(e.Detail["count"], 10, 64)
+				recorded += max(1, more)
+			}
+		}
+		if recorded != want {
+			t.Errorf("the record tells of %d refusals, want %d", recorded, want)
+		}
+	})
+}
+
+// TestAccountsNeedDevices: unless accounts are open, each is bound to a device by its token.
+func TestAccountsNeedDevices(t *testing.T) {
+	w := newWorld(t, func(c *conf.Config) { c.ACME.Open = false })
+	newAccount := w.base + "/acme/new-account"
+	t.Run("EAB missing", func(t *testing.T) {
+		if d := into[acme.Directory](t, w.do(t, http.MethodGet, w.base+"/acme/directory", "", nil)); !d.Meta.ExternalAccountRequired {
+			t.Error("the directory does not say so")
+		}
+		a := &account{w: w, key: apptest.Key(t)}
+		want(t, a.post(t, newAccount, acme.NewAccount{}), http.StatusForbidden, "externalAccountRequired")
+		want(t, a.post(t, newAccount, acme.NewAccount{OnlyReturnExisting: true}), http.StatusBadRequest, "accountDoesNotExist") // nothing was made
+		if found := w.entry(t, func(e audit.Entry) bool { return e.Action == "acme.refuse" }); found.Refused == "" {
+			t.Error("the record does not know of it")
+		}
+	})
 }
 
 // entry returns the newest entry that matches.

@@ -20,17 +20,38 @@ func (s *server) newAccount(c *call) (*answer, error) {
 	if err := c.object(&n); err != nil {
 		return nil, err
 	}
-	known, err := s.ACME.ByKey(c.Context(), c.message.Key)
+	if bound := len(n.ExternalAccountBinding) > 0 && string(n.ExternalAccountBinding) != "null"; bound && !n.OnlyReturnExisting {
+		if a, err := s.makeAccount(c, &n); err == nil { // whoever brings a binding has no account yet, as a rule
+			return a, nil
+		} else if known, knownErr := s.knownAccount(c); knownErr == nil || !errors.Is(knownErr, core.AccountDoesNotExist) {
+			return known, knownErr
+		} else {
+			return nil, err
+		}
+	}
+	known, err := s.knownAccount(c)
 	switch {
-	case err == nil && known.State != core.Valid:
-		return nil, errs.Wrap(errs.Denied, errEnded{}, "the account of this key is %s: use another key", known.State)
-	case err == nil:
-		return s.accountAnswer(http.StatusOK, &known), nil
 	case !errors.Is(err, core.AccountDoesNotExist):
-		return nil, err
+		return known, err
 	case n.OnlyReturnExisting:
 		return nil, refuse(errs.Invalid, core.AccountDoesNotExist, "there is no account with this key")
 	}
+	return s.makeAccount(c, &n)
+}
+
+// knownAccount shows the account of the key that signed. The error is AccountDoesNotExist when there is none.
+func (s *server) knownAccount(c *call) (*answer, error) {
+	known, err := s.ACME.ByKey(c.Context(), c.message.Key)
+	if err != nil {
+		return nil, err
+	}
+	if known.State != core.Valid {
+		return nil, errs.Wrap(errs.Denied, errEnded{}, "the account of this key is %s: use another key", known.State)
+	}
+	return s.accountAnswer(http.StatusOK, &known), nil
+}
+
+func (s *server) makeAccount(c *call, n *acme.NewAccount) (*answer, error) {
 	if err := checkContacts(n.Contact); err != nil {
 		return nil, err
 	}
@@ -39,6 +60,7 @@ func (s *server) newAccount(c *call) (*answer, error) {
 	}
 	who := core.Newcomer{Key: c.message.Key, Source: web.Address(c.Request)}
 	if len(n.ExternalAccountBinding) > 0 && string(n.ExternalAccountBinding) != "null" {
+		var err error
 		if who.Binding, err = s.binding(c, n.ExternalAccountBinding); err != nil {
 			return nil, err
 		}
@@ -189,7 +211,7 @@ func (s *server) keyChange(c *call) (*answer, error) {
 		}
 		return nil, err
 	}
-	a, err := s.ACME.Account(c.Context(), c.account.ID)
+	a, err := s.ACME.AccountNow(c.Context(), c.account.ID)
 	if err != nil {
 		return nil, err
 	}

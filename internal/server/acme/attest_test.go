@@ -170,7 +170,7 @@ func TestDeviceAttest(t *testing.T) {
 		{"permanent-identifier", permanent("unit-1"), der.PermanentIdentifier("unit-1", "")},
 		{"hardware-module", wire.NewOrder{Identifiers: []wire.Identifier{{Type: wire.KindHardware, Value: "unit-1"}}}, der.HardwareModule(hardware, []byte("unit-1"))},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run("device-attest: CSR key other than attested, "+c.name, func(t *testing.T) {
 			key := apptest.Key(t)
 			_, o := bound.order(t, c.order)
 			if z := bound.attest(t, o, func(_, auth string) []byte { return m.statement(t, key, now, auth, c.in) }); z.Status != wire.StatusValid {

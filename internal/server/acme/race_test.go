@@ -63,6 +63,10 @@ func (g *grumpy) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // TestOneOrderOneCertificate finishes one order with many requests at once, some for other keys. With PostgreSQL half of them go to another node.
 func TestOneOrderOneCertificate(t *testing.T) {
+	t.Run("two nodes, one order, two finalizes: one certificate", oneOrderOneCertificate)
+}
+
+func oneOrderOneCertificate(t *testing.T) {
 	w := newWorld(t, nil)
 	a, d := w.bound(t, "gw-1", "trusted")
 	nodes := []*world{w}
@@ -106,8 +110,95 @@ func TestOneOrderOneCertificate(t *testing.T) {
 			t.Errorf("after %d orders the record has %d certificates", round+1, issued)
 		}
 	}
+	oneTokenOneAccount(t, nodes)
 	if r := w.Verify(t); len(r.Findings) > 0 {
 		t.Errorf("the record does not fit: %v", r.Findings)
+	}
+}
+
+// oneTokenOneAccount has each token used for two keys at once, on two nodes where there are two, whose transactions lock the same devices.
+func oneTokenOneAccount(t *testing.T, nodes []*world) {
+	t.Helper()
+	w, url := nodes[0], nodes[0].base+"/acme/new-account"
+	const devices = 12
+	var bodies [2 * devices][]byte
+	for i := range devices {
+		d := w.Add(t, device.Spec{Name: fmt.Sprintf("twice-%d", i), Profile: "trusted"})
+		token := w.Token(t, d.ID)
+		for k, at := range []int{i, len(bodies) - 1 - i} { // the other way round on the other node
+			key := apptest.Key(t)
+			bodies[at] = sign(t, key, header{"alg": "ES256", "nonce": nodes[k%len(nodes)].nonceAt(t), "url": url, "jwk": jwkOf(t, key)},
+				encode(t, acme.NewAccount{ExternalAccountBinding: bind(t, key, d.Name, token, url)}))
+		}
+	}
+	var status [len(bodies)]int
+	var all sync.WaitGroup
+	for i, body := range bodies {
+		node := nodes[i/devices%len(nodes)]
+		all.Go(func() { status[i] = node.do(t, http.MethodPost, node.at(url), acme.TypeRequest, body).StatusCode })
+	}
+	all.Wait()
+	for i := range devices {
+		if sum := status[i] + status[len(bodies)-1-i]; sum != http.StatusCreated+http.StatusForbidden {
+			t.Errorf("device %d: got %d and %d, want one account", i, status[i], status[len(bodies)-1-i])
+		}
+	}
+}
+
+// TestNonceOfAnotherNode: a nonce counts where it was given out; whoever brings it to another node gets one that counts at both, once.
+func TestNonceOfAnotherNode(t *testing.T) {
+	w := newWorld(t, nil)
+	if !w.DB.Arrays() {
+		t.Skip("with SQLite there is one node")
+	}
+	a := w.open(t)
+	second := &world{Platform: w.Second(t), net: w.net, base: w.base}
+	second.http = second.client(second.Platform)
+	ask := func(node *world, nonce string) reply {
+		return node.do(t, http.MethodPost, node.at(a.url), acme.TypeRequest, sign(t, a.key, header{"alg": "ES256", "nonce": nonce, "url": a.url, "kid": a.url}, nil))
+	}
+	own := w.nonce(t)
+	r := ask(second, own)
+	want(t, r, http.StatusBadRequest, "badNonce")
+	if r := ask(w, own); r.StatusCode != http.StatusOK {
+		t.Errorf("the nonce at the node that gave it out: %d %s", r.StatusCode, r.Text)
+	}
+	shared := r.Header.Get("Replay-Nonce")
+	if r := ask(w, shared); r.StatusCode != http.StatusOK {
+		t.Errorf("the nonce of the refusal at the first node: %d %s", r.StatusCode, r.Text)
+	}
+	for _, node := range []*world{w, second} {
+		want(t, ask(node, shared), http.StatusBadRequest, "badNonce")
+	}
+	if r := ask(second, w.nonce(t)); r.StatusCode != http.StatusOK { // the first node has met a nonce of the second one by now
+		t.Errorf("a nonce from one node to the other: %d %s", r.StatusCode, r.Text)
+	}
+}
+
+// TestStrangersHoldNoNode: who has no account goes from one node to another as well, and no order of others is stored at once for that.
+func TestStrangersHoldNoNode(t *testing.T) {
+	w := newWorld(t, nil)
+	if !w.DB.Arrays() {
+		t.Skip("with SQLite there is one node")
+	}
+	second := &world{Platform: w.Second(t), net: w.net, base: w.base}
+	second.http = second.client(second.Platform)
+	a, _ := w.bound(t, "gw-1", "trusted")
+	key, url := apptest.Key(t), w.base+"/acme/new-account"
+	join := func(node *world, nonce string) reply {
+		h := header{"alg": "ES256", "nonce": nonce, "url": url, "jwk": jwkOf(t, key)}
+		return node.do(t, http.MethodPost, node.at(url), acme.TypeRequest, sign(t, key, h, encode(t, acme.NewAccount{})))
+	}
+	refused := join(w, second.nonceAt(t))
+	want(t, refused, http.StatusBadRequest, "badNonce")
+	forged := header{"alg": "ES256", "nonce": second.nonceAt(t), "url": a.url, "kid": a.url}
+	want(t, w.do(t, http.MethodPost, a.url, acme.TypeRequest, sign(t, key, forged, nil)), http.StatusBadRequest, "malformed")
+	order, _ := a.order(t, acme.NewOrder{Identifiers: identifiers("gw1.example.com")})
+	if got := w.stored(t, order); got != 0 {
+		t.Errorf("the row's state is %d: a stranger's nonces had the order stored at once", got)
+	}
+	if r := join(second, refused.Header.Get("Replay-Nonce")); r.StatusCode != http.StatusCreated {
+		t.Errorf("the nonce of the refusal at the other node: %d %s", r.StatusCode, r.Text)
 	}
 }
 

@@ -48,6 +48,7 @@ const (
 	pathAuthz      = "/acme/authz/"
 	pathChallenge  = "/acme/challenge/"
 	pathActivate   = "/acme/attest/tpm"
+	pathBirth      = "/acme/birth"
 )
 
 type server struct{ Deps }
@@ -68,6 +69,7 @@ func New(d Deps) http.Handler {
 	mux.HandleFunc(pathDirectory, s.get(s.directory))
 	mux.HandleFunc(pathRenewal+"/{id}", s.get(s.renewal))
 	mux.HandleFunc(pathNonce, s.nonce)
+	mux.HandleFunc(pathBirth, s.birth)
 	for _, r := range []struct {
 		path   string
 		signer signer
@@ -122,9 +124,11 @@ func (s *server) notAllowed(w http.ResponseWriter, r *http.Request, allow ...str
 	s.problem(w, r, http.StatusMethodNotAllowed, refuse(errs.Invalid, core.Malformed, "this address answers only %s", strings.Join(allow, ", ")))
 }
 
+// directory answers section 7.1.1. It holds a nonce, too, which saves those clients a request that take one wherever it is (section 6.5).
 func (s *server) directory(w http.ResponseWriter, _ *http.Request) error {
+	s.fresh(w)
 	d := acme.Directory{NewNonce: s.Base + pathNonce, NewAccount: s.Base + pathNewAccount, NewOrder: s.Base + pathNewOrder, RevokeCert: s.Base + pathRevoke,
-		KeyChange: s.Base + pathKeyChange, RenewalInfo: s.Base + pathRenewal, ActivateTPM: s.Base + pathActivate,
+		KeyChange: s.Base + pathKeyChange, RenewalInfo: s.Base + pathRenewal, ActivateTPM: s.Base + pathActivate, BindBirth: s.Base + pathBirth,
 		Meta: acme.Meta{TermsOfService: s.Terms, ExternalAccountRequired: !s.ACME.Open, Profiles: map[string]string{}}}
 	for _, p := range s.CA.Profiles() {
 		if p.Accepts(ca.EvidenceAccount) || p.Accepts(ca.EvidenceDomain) || p.Accepts(ca.EvidenceAttested) {
@@ -202,7 +206,10 @@ func (s *server) post(operation string, by signer, do func(*call) (*answer, erro
 			if c != nil {
 				account = c.account
 			}
-			if !core.IsRecorded(err) && !errors.Is(err, core.BadNonce) { // which is no refusal, but how a client gets a nonce
+			switch {
+			case errors.Is(err, core.BadNonce): // which is no refusal, but how a client gets a nonce; after one of another node that is another kind
+				w.Header().Set("Replay-Nonce", s.ACME.Nonces.NewFor(err))
+			case !core.IsRecorded(err):
 				s.ACME.Refuse(r.Context(), account, web.Address(r), operation, err)
 			}
 			s.Refuse(w, r, err)
@@ -261,24 +268,42 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request, by signer) (*cal
 		return nil, refuse(errs.Invalid, core.Malformed, "this request names its key by %s", map[signer]string{byAccount: "kid, the account's address", byKey: "jwk"}[by])
 	}
 	c := &call{Request: r, message: m}
-	key := m.Key
-	if m.KID != "" {
-		a, err := s.accountOf(r, m.KID)
-		if err != nil {
-			return nil, err
-		}
-		if key = a.Key; a.State != core.Valid && m.Verify(key) == nil {
-			return nil, errs.Wrap(errs.Denied, errEnded{}, "the account is %s", a.State)
-		}
-		c.account = &a
+	if err := s.signed(c); err != nil {
+		return nil, err
 	}
-	if err := m.Verify(key); err != nil {
-		return nil, refuse(errs.Invalid, core.Malformed, "%v", err)
-	}
-	if err := s.ACME.Nonces.Use(r.Context(), m.Nonce); err != nil {
+	if err := s.ACME.Nonces.Use(r.Context(), m.Nonce, c.account != nil); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// signed shows who signed the message. A signature that is not of the account's key may be of the one that it got elsewhere a moment ago.
+func (s *server) signed(c *call) error {
+	if c.message.KID == "" {
+		return unsigned(c.message.Verify(c.message.Key))
+	}
+	a, err := s.accountOf(c.Request, c.message)
+	if err != nil {
+		return err
+	}
+	wrong := c.message.Verify(a.Key)
+	if wrong != nil {
+		if now, err := s.ACME.AccountNow(c.Context(), a.ID); err == nil && now.Key.Thumbprint != a.Key.Thumbprint {
+			a, wrong = now, c.message.Verify(now.Key)
+		}
+	}
+	if wrong == nil && a.State != core.Valid {
+		return errs.Wrap(errs.Denied, errEnded{}, "the account is %s", a.State)
+	}
+	c.account = &a
+	return unsigned(wrong)
+}
+
+func unsigned(err error) error {
+	if err == nil {
+		return nil
+	}
+	return refuse(errs.Invalid, core.Malformed, "%v", err)
 }
 
 // errMediaType is the cause of a 415, errEnded of a 401.
@@ -291,9 +316,10 @@ func (errEnded) Error() string { return "ended" }
 // Unwrap returns the kind of problem.
 func (errEnded) Unwrap() error { return core.Unauthorized }
 
-func (s *server) accountOf(r *http.Request, kid string) (core.Account, error) {
+// accountOf returns the account that the message names. What is done to the account itself is done to it as it stands now.
+func (s *server) accountOf(r *http.Request, m *acme.Message) (core.Account, error) {
 	none := refuse(errs.Invalid, core.AccountDoesNotExist, "the message names no account of this server")
-	text, ok := strings.CutPrefix(kid, s.Base+pathAccount)
+	text, ok := strings.CutPrefix(m.KID, s.Base+pathAccount)
 	if !ok {
 		return core.Account{}, none
 	}
@@ -301,7 +327,13 @@ func (s *server) accountOf(r *http.Request, kid string) (core.Account, error) {
 	if err != nil {
 		return core.Account{}, none
 	}
-	a, err := s.ACME.Account(r.Context(), id)
+	var a core.Account
+	order, orderErr := core.ParseID(r.PathValue("order")) // none, or none that there could be: read nothing more
+	if orderErr == nil || r.URL.Path == pathNewOrder {
+		a, err = s.ACME.Account(r.Context(), id, order)
+	} else {
+		a, err = s.ACME.AccountNow(r.Context(), id)
+	}
 	if errors.Is(err, core.AccountDoesNotExist) {
 		err = none
 	}

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ type world struct {
 	net  *reachtest.Net
 	base string
 	http *http.Client
+	// refusals counts those of which the record must tell; nil: nobody asks.
+	refusals *atomic.Int64
 }
 
 // validated is the profile of gateways that order by ACME and show each name; trusted the one of those that need not; approved waits for a person.
@@ -50,7 +53,7 @@ func profiles() []apptest.Profile {
 
 func newWorld(t *testing.T, change func(*conf.Config), more ...apptest.Profile) *world {
 	t.Helper()
-	w := &world{net: reachtest.Start(t)}
+	w := &world{net: reachtest.Start(t), refusals: new(atomic.Int64)}
 	list := profiles()
 	list[3].YAML = strings.Replace(list[3].YAML, "retention: 0s\n", "", 1)
 	w.Platform = apptest.Start(t, func(c *conf.Config) {
@@ -127,7 +130,11 @@ func (w *world) do(t testing.TB, method, url, contentType string, body []byte) r
 	if err != nil {
 		t.Fatal(err)
 	}
-	return reply{answer, text}
+	out := reply{answer, text}
+	if w.refusals != nil && method == http.MethodPost && answer.StatusCode >= 400 && answer.StatusCode != http.StatusMethodNotAllowed && out.kind() != "badNonce" {
+		w.refusals.Add(1)
+	}
+	return out
 }
 
 func (w *world) nonce(t testing.TB) string {

@@ -39,6 +39,8 @@ import (
 	"mooring/internal/core/job"
 	"mooring/internal/core/key"
 	"mooring/internal/core/maker"
+	"mooring/internal/core/masa"
+	"mooring/internal/core/message"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api/v1"
 	"mooring/internal/server/gate"
@@ -51,6 +53,7 @@ type Deps struct {
 	Access   *access.Decider
 	Devices  *device.Registry
 	Makers   *maker.Service
+	MASA     *masa.Service
 	Profiles *ca.Profiles
 	CA       *ca.Authority
 	Custody  *key.Meter
@@ -58,6 +61,7 @@ type Deps struct {
 	Enrol    *enrol.Service
 	ACME     *acme.Service
 	Approve  *approve.Service
+	Message  *message.Service // nil where no messages are carried
 	// Campaigns have many devices renew.
 	Campaigns *campaign.Service
 	Jobs      *job.Service
@@ -74,6 +78,8 @@ type Deps struct {
 	Surfaces func() []Surface
 	// Collectors are registered in /metrics besides those of the parts above.
 	Collectors []prometheus.Collector
+	// Samples returns what else was counted when /metrics are read; nil: nothing.
+	Samples func() []Sample
 	// Undo is how long a job of many waits before it begins, when nothing else is said.
 	Undo time.Duration
 	// MaxImport bounds the file of one import in octets; 0 = 1 GiB.

@@ -25,6 +25,7 @@ import (
 
 	"mooring/internal/base/conf"
 	"mooring/internal/base/db/dbtest"
+	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
 	"mooring/internal/core/acme"
@@ -39,6 +40,7 @@ import (
 	"mooring/internal/core/key"
 	"mooring/internal/core/key/keytest"
 	"mooring/internal/core/maker"
+	"mooring/internal/core/masa"
 	"mooring/internal/core/revoke"
 	"mooring/internal/server/api"
 	"mooring/internal/server/api/client"
@@ -88,7 +90,7 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 	t.Helper()
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
-	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), acme.Schema(), maker.Schema(), campaign.Schema())
+	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), acme.Schema(), maker.Schema(), masa.Schema(), campaign.Schema())
 	keys, _ := keytest.Store(t)
 	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
@@ -126,7 +128,9 @@ func start(t *testing.T, change func(*api.Deps)) *platform {
 		jobs.Register(w)
 	}
 	campaigns := campaign.New(campaign.Deps{DB: d, Audit: record, Access: decider, Approve: approvals, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now, Log: log, AskAbove: 1000})
-	p.deps = api.Deps{Campaigns: campaigns, Approve: approvals, Jobs: jobs, Bulk: bulk, Bundle: bundle, Importer: importer,
+	vouchers := masa.New(masa.Deps{DB: d, Audit: record, Access: decider, Devices: devices, Makers: makers, CA: authority, Revoke: revocation, Now: time.Now, Log: log,
+		Signer: func() (masa.Signer, error) { return masa.Signer{}, errs.New(errs.NotFound, "no vouchers here") }})
+	p.deps = api.Deps{MASA: vouchers, Campaigns: campaigns, Approve: approvals, Jobs: jobs, Bulk: bulk, Bundle: bundle, Importer: importer,
 		Export: export.New(export.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Now: time.Now}), DB: d, Audit: record, Access: decider, Devices: devices, Makers: makers, Profiles: profiles, CA: authority, Custody: meter, Revoke: revocation, Enrol: registration,
 		ACME: acme.New(acme.Deps{DB: d, Audit: record, Access: decider, Devices: devices, CA: authority, Revoke: revocation, Enrol: registration, Key: make([]byte, 32), Now: time.Now, Log: log}),
 		Now:  time.Now, Log: log, Version: v1.Version{Version: "test"},

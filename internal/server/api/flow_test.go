@@ -25,8 +25,6 @@ import (
 	"mooring/internal/server/api/v1"
 )
 
-var auditNewest = client.Audit{Newest: true, Limit: 1}
-
 // status is the status of a refusal, 0 for none.
 func status(err error) int {
 	var refused *client.Error

@@ -65,8 +65,9 @@ func actions() []string {
 		"audit.drop", "audit.snapshot", "ca.ceremony", "ca.create", "ca.cross", "ca.import", "ca.request", "ca.responder", "ca.withdraw", "campaign.abort", "campaign.approve", "campaign.create",
 		"campaign.excuse", "campaign.finish", "campaign.pause", "campaign.refuse", "campaign.resume", "campaign.start", "cert.confirm", "cert.ephemeral", "cert.hold", "cert.issue", "cert.purge",
 		"cert.release", "cert.revoke", "crl.delta", "crl.import", "crl.publish", "device.add", "device.change", "device.import", "device.rescue", "device.state", "device.token", "enrol.approve",
-		"enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move", "job.step", "key.exhausted", "key.limit", "key.use", "maker.add", "maker.remove",
-		"profile.load"}
+		"enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move", "job.step", "key.exhausted", "key.limit", "key.use", "maker.add", "maker.change", "maker.remove",
+		"masa.refuse", "masa.register", "masa.remove", "masa.voucher", "message.connect", "message.cut", "message.end", "message.flap", "message.policy", "message.publish", "message.subscribe", "message.tap", "profile.load",
+		"registrar.enrolled", "registrar.refuse", "registrar.status", "registrar.voucher", "sink.drop", "sink.read", "sink.retry"}
 }
 
 func checkAction(name string) error {

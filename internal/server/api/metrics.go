@@ -29,6 +29,14 @@ func (s *server) exposition() http.Handler {
 	return promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
+// Sample is one value of a part that the API does not know.
+type Sample struct {
+	Name, Help string // without "mooring_" in front
+	Gauge      bool   // else it only grows
+	Value      float64
+	Labels     []string // name and value by turns; the same names for the same Name
+}
+
 // parts asks the parts of the platform for their counts when metrics are read.
 type parts struct{ s *server }
 
@@ -77,6 +85,15 @@ func (p parts) Collect(out chan<- prometheus.Metric) {
 		k.count("certificates_recorded_total", "Certificates issued to devices, by what is kept of them.", float64(n), "record", string(record))
 	}
 	k.count("rescues_total", "Certificates issued to devices whose own had expired.", float64(issued.Rescued))
+	if p.s.Samples != nil {
+		for _, one := range p.s.Samples() {
+			kind := prometheus.CounterValue
+			if one.Gauge {
+				kind = prometheus.GaugeValue
+			}
+			k.send(kind, one.Name, one.Help, one.Value, one.Labels...)
+		}
+	}
 	k.revocation(p.s)
 	jobs := p.s.Jobs.Metrics()
 	k.count("job_steps_total", "Steps of jobs.", float64(jobs.Steps))

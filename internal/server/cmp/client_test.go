@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 
 	"mooring/internal/app/apptest"
@@ -110,6 +111,9 @@ func (c *client) send(body cmp.Body) cmp.Body {
 	return c.read(c.post(c.sent))
 }
 
+// refusals counts the answers that refuse. TestAcceptance compares it with the record.
+var refusals atomic.Int64
+
 func (c *client) read(out []byte) cmp.Body {
 	c.t.Helper()
 	m, err := cmp.Parse(out)
@@ -122,6 +126,9 @@ func (c *client) read(out []byte) cmp.Body {
 	}
 	if len(m.Header.SenderNonce) < 16 || m.Header.Time.IsZero() {
 		c.t.Errorf("the answer's header: got %+v", m.Header)
+	}
+	if failure(c.t, m.Body) >= 0 {
+		refusals.Add(1)
 	}
 	c.theirs = m.Header.SenderNonce
 	c.protected(m)

@@ -88,17 +88,20 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		web.MethodNotAllowed(w, http.MethodPost)
 		return
 	}
+	x := &exchange{server: s, ctx: r.Context(), source: web.Address(r), label: r.PathValue("profile"), note: func(a ...slog.Attr) { web.Annotate(r, a...) }}
 	if t, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(t), cmp.MediaType) {
-		web.Write(w, http.StatusUnsupportedMediaType, "text/plain; charset=utf-8", []byte("the Content-Type must be "+cmp.MediaType+"\n"))
+		const reason = "the Content-Type must be " + cmp.MediaType
+		s.Enrol.Refuse(r.Context(), x.request(), errs.New(errs.Invalid, reason))
+		web.Write(w, http.StatusUnsupportedMediaType, "text/plain; charset=utf-8", []byte(reason+"\n"))
 		return
 	}
 	in, err := web.ReadBody(w, r, s.Body)
 	if err != nil {
+		s.Enrol.Refuse(r.Context(), x.request(), err)
 		web.Text(w, r, err)
 		return
 	}
 	defer s.Enrol.Expect()()
-	x := &exchange{server: s, ctx: r.Context(), source: web.Address(r), label: r.PathValue("profile"), note: func(a ...slog.Attr) { web.Annotate(r, a...) }}
 	out, err := x.answer(in)
 	if err != nil {
 		web.Text(w, r, err)

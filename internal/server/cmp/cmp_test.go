@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ func TestAcceptance(t *testing.T) {
 	p := apptest.Start(t, withCMP, apptest.Variant("device", "approved", "approval: required"), apptest.Variant("device", "field", "evidence: [token, operational, ra]"),
 		apptest.Variant("device", "authority", "ext_key_usage: [clientAuth, cmcRA]", "approval: required", "slot: authority"),
 		apptest.Variant("device", "made", "server_keygen: ec-p256"))
+	refusals.Store(0)
 	for _, c := range []struct {
 		name string
 		run  func(t *testing.T, f *fleet)
@@ -58,13 +60,16 @@ func TestAcceptance(t *testing.T) {
 			return c.build(&cmp.General{As: cmp.GenM})
 		})},
 		{"not a message", octets(cmp.BadDataFormat, func(*testing.T, *client, []byte) []byte { return []byte("hello") })},
+		{"indefinite lengths refused", octets(cmp.BadDataFormat, func(_ *testing.T, _ *client, m []byte) []byte {
+			return append(append([]byte{0x30, 0x80}, m[4:]...), 0, 0)
+		})},
 		{"trailing octets", octets(cmp.BadDataFormat, func(_ *testing.T, _ *client, m []byte) []byte { return append(m, 0) })},
 		{"MAC algorithm switched in mid-transaction", macSwitched},
 		{"MAC with SHA-1 as PasswordBasedMac has it by default", macOf(-1, cmp.MAC{Old: true, Salt: random(16), Iterations: 500, Derive: cmp.SHA256, HMAC: cmp.SHA1})},
 		{"PBMAC1", macOf(-1, cmp.MAC{Salt: random(16), Iterations: 2048, Derive: cmp.SHA512, HMAC: cmp.SHA384, KeyLength: 48})},
-		{"iterations below the bound", macOf(cmp.BadAlg, cmp.MAC{Old: true, Salt: random(16), Iterations: 99, Derive: cmp.SHA256, HMAC: cmp.SHA256})},
-		{"iterations at the bound", macOf(-1, cmp.MAC{Old: true, Salt: random(16), Iterations: 100_000, Derive: cmp.SHA256, HMAC: cmp.SHA256})},
-		{"iterations above the bound", macOf(cmp.BadAlg, cmp.MAC{Old: true, Salt: random(16), Iterations: 100_001, Derive: cmp.SHA256, HMAC: cmp.SHA256})},
+		{"iteration bounds: below", macOf(cmp.BadAlg, cmp.MAC{Old: true, Salt: random(16), Iterations: 99, Derive: cmp.SHA256, HMAC: cmp.SHA256})},
+		{"iteration bounds: at", macOf(-1, cmp.MAC{Old: true, Salt: random(16), Iterations: 100_000, Derive: cmp.SHA256, HMAC: cmp.SHA256})},
+		{"iteration bounds: above", macOf(cmp.BadAlg, cmp.MAC{Old: true, Salt: random(16), Iterations: 100_001, Derive: cmp.SHA256, HMAC: cmp.SHA256})},
 		{"MAC wrong", func(t *testing.T, f *fleet) {
 			d, _ := f.p.Device(t, f.name(), "device")
 			c := byMAC(t, f.p, d.Name, "mt_wrong")
@@ -257,6 +262,7 @@ func TestAcceptance(t *testing.T) {
 			if r.Body.Close(); r.StatusCode != http.StatusRequestEntityTooLarge {
 				t.Errorf("got %d, want 413", r.StatusCode)
 			}
+			refusals.Add(1)
 		}},
 		{"EnvelopedData central keygen", madeHere},
 		{"central keygen by MAC", func(t *testing.T, f *fleet) {
@@ -272,6 +278,7 @@ func TestAcceptance(t *testing.T) {
 			}
 		}},
 		{"key equal to a CA key, weak keys, names", badRequests},
+		{"audit entry on every refusal", recorded}, // the last
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t, &fleet{p: p, prefix: strings.NewReplacer(" ", "-", "<", "", ">", "", ",", "").Replace(c.name)})
@@ -279,6 +286,21 @@ func TestAcceptance(t *testing.T) {
 	}
 	if r := p.Verify(t); len(r.Findings) > 0 {
 		t.Errorf("the record does not fit: %v", r.Findings)
+	}
+}
+
+// recorded compares the number of refusals of all cases with what the record tells of.
+func recorded(t *testing.T, f *fleet) {
+	f.p.Restart(t) // those that are like others are counted, and the count is recorded every minute and at the end
+	n := int64(0)
+	for _, e := range f.p.Record(t) {
+		if e.Action == "enrol.refuse" {
+			more, _ := strconv.ParseInt(e.Detail["count"], 10, 64)
+			n += max(1, more)
+		}
+	}
+	if n != refusals.Load() {
+		t.Errorf("the record tells of %d refusals, want %d", n, refusals.Load())
 	}
 }
 

@@ -57,18 +57,23 @@ func coapLabel(path string) (label string, ours bool) {
 }
 
 func (s *Server) overCoAP(ctx context.Context, source netip.Addr, label string, r *coap.Request) coap.Response {
+	var attrs []slog.Attr
+	x := &exchange{server: s.server, ctx: ctx, source: source, label: label, note: func(a ...slog.Attr) { attrs = append(attrs, a...) }}
+	mistaken := func(code wire.Code, reason string) coap.Response {
+		out := coap.RefuseAs(code, reason)
+		s.Enrol.Refuse(ctx, x.request(), out.Err)
+		return out
+	}
 	if r.Code != wire.POST {
 		return coap.RefuseAs(wire.MethodNotAllowed, "this resource answers only POST")
 	}
 	if have, said := r.Options.Uint(wire.ContentFormat); !said || wire.Format(have) != formatCMP {
-		return coap.RefuseAs(wire.UnsupportedFormat, "the content format must be 259, application/pkixcmp")
+		return mistaken(wire.UnsupportedFormat, "the content format must be 259, application/pkixcmp")
 	}
 	if want, asked := r.Options.Uint(wire.Accept); asked && wire.Format(want) != formatCMP {
-		return coap.RefuseAs(wire.NotAcceptable, "only the content format 259, application/pkixcmp, is offered here")
+		return mistaken(wire.NotAcceptable, "only the content format 259, application/pkixcmp, is offered here")
 	}
 	defer s.Enrol.Expect()()
-	var attrs []slog.Attr
-	x := &exchange{server: s.server, ctx: ctx, source: source, label: label, note: func(a ...slog.Attr) { attrs = append(attrs, a...) }}
 	out, err := x.answer(r.Body)
 	if err != nil {
 		answer := coap.Refuse(err)

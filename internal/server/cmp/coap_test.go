@@ -38,6 +38,15 @@ func TestCoAP(t *testing.T) {
 			t.Errorf("%s: got %v %q, want %v", what, a.Code, a.Body, row.code)
 		}
 	}
+	reasons := ""
+	for _, e := range p.Record(t) {
+		reasons += e.Refused + "\n"
+	}
+	for _, want := range []string{"the content format must be 259", "only the content format 259", "the message cannot be read"} {
+		if !strings.Contains(reasons, want) {
+			t.Errorf("the record does not know of %q", want)
+		}
+	}
 }
 
 // overBlocks renews twice, in small and in large blocks.

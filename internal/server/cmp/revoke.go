@@ -34,7 +34,10 @@ func (x *exchange) revocation(t *transaction, list cmp.Revocations) ([]byte, err
 		x.tell(err)
 		out.List[0] = cmp.Refused(x.revocationFailure(err), errs.Public(err))
 	case result.Already:
-		out.List[0] = cmp.Refused(cmp.CertRevoked, "the certificate is revoked already")
+		again := refuse(cmp.CertRevoked, "the certificate is revoked already")
+		x.Enrol.Refuse(x.ctx, x.request(), again)
+		x.tell(again)
+		out.List[0] = cmp.Refused(cmp.CertRevoked, errs.Public(again))
 	}
 	return x.reply(out, nil, nil)
 }

@@ -148,6 +148,9 @@ func mediaTypes(t *testing.T, f *fleet) {
 		if r.Body.Close(); r.StatusCode != status {
 			t.Errorf("%q: got %d, want %d", mediaType, r.StatusCode, status)
 		}
+		if status == http.StatusUnsupportedMediaType {
+			refusals.Add(1)
+		}
 	}
 	r, err := http.Get(f.p.Addresses().CMP + cmp.WellKnown)
 	if err != nil {

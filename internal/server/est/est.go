@@ -224,7 +224,8 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 		s.keygen(w, r, req, peer)
 		return
 	}
-	answer, err := s.Enrol.Submit(r.Context(), req)
+	body.Vouch(&req, peer.Leaf())
+	answer, err := s.submit(r, req, peer)
 	if done := s.settled(w, r, answer, err); done {
 		return
 	}
@@ -235,6 +236,15 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 		return
 	}
 	render(w, est.TypeCertsOnly, der, answer.Profile.Unwrapped)
+}
+
+// submit asks core, and notes what the connection shows about the roots that the device trusts. An authority's connection shows nothing about it.
+func (s *server) submit(r *http.Request, req enrol.Request, peer *gate.Peer) (enrol.Answer, error) {
+	answer, err := s.Enrol.Submit(r.Context(), req)
+	if err == nil && req.Vouch == nil {
+		s.anchors.Trusts(peer, answer.Device, r.Header.Get(AnchorsHeader))
+	}
+	return answer, err
 }
 
 // body reads the request's DER.
@@ -265,9 +275,6 @@ func contentType(r *http.Request) (status int, text string) {
 func (s *server) settled(w http.ResponseWriter, r *http.Request, a enrol.Answer, err error) bool {
 	if a.Device != "" {
 		web.Annotate(r, slog.String("device", a.Device))
-	}
-	if peer, ok := gate.PeerFrom(r); ok && err == nil {
-		s.anchors.Trusts(peer, a.Device, r.Header.Get(AnchorsHeader))
 	}
 	switch {
 	case err != nil && errors.Is(err, enrol.ErrUnauthenticated):
@@ -308,7 +315,7 @@ func (s *server) keygen(w http.ResponseWriter, r *http.Request, req enrol.Reques
 		s.refuse(w, r, err)
 		return
 	}
-	answer, err := s.Enrol.Submit(r.Context(), req)
+	answer, err := s.submit(r, req, peer)
 	if done := s.settled(w, r, answer, err); done {
 		return
 	}

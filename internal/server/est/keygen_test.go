@@ -78,19 +78,26 @@ func TestPlainKey(t *testing.T) {
 	csr := mustDecode(t, call.Body)
 	csr[len(csr)-1] ^= 1
 	call.Body = apptest.Body(csr)
-	r := p.Send(t, call)
-	k, cert := generated(t, r)
-	if k.KeyType != est.TypePlainKey {
-		t.Errorf("the key has the type %q", k.KeyType)
-	}
-	wantKeyOf(t, cert, k.Key)
-	if strings.Contains(p.Log.String(), string(est.EncodeBase64Line(k.Key)[40:80])) {
-		t.Error("the key stands in the log")
-	}
-	want(t, p.Send(t, call), 401, "") // once
-	none := f.call(t, keygen)
-	none.Secret = ""
-	want(t, p.Send(t, none), 401, "")
+	t.Run("serverkeygen plain, CSR key ignored, CRLF multipart, no-store", func(t *testing.T) {
+		k, cert := generated(t, p.Send(t, call))
+		if k.KeyType != est.TypePlainKey {
+			t.Errorf("the key has the type %q", k.KeyType)
+		}
+		wantKeyOf(t, cert, k.Key)
+		request, err := der.ParseRequest(csr)
+		if err != nil || bytes.Equal(request.RawSPKI, cert.RawSubjectPublicKeyInfo) {
+			t.Errorf("the certificate has the key of the request, %v", err)
+		}
+		if strings.Contains(p.Log.String(), string(est.EncodeBase64Line(k.Key)[40:80])) {
+			t.Error("the key stands in the log")
+		}
+	})
+	t.Run("serverkeygen once for a token", func(t *testing.T) { want(t, p.Send(t, call), 401, "") })
+	t.Run("serverkeygen unauthenticated", func(t *testing.T) {
+		none := f.call(t, keygen)
+		none.Secret = ""
+		want(t, p.Send(t, none), 401, "")
+	})
 }
 
 // sealedFor asks for a key that is encrypted to the key of the client certificate. ski names that key.
@@ -133,8 +140,8 @@ func TestSealedKey(t *testing.T) {
 		pair tls.Certificate
 		open func(ski []byte) cms.Key
 	}{
-		{"KARI", ec, func(ski []byte) cms.Key { return cms.ECKey{ID: cms.KeyID{SubjectKey: ski}, Key: agreed} }},
-		{"KTRI", p.Pair(t, rsaKey, a.Certificate.DER), func(ski []byte) cms.Key { return cms.RSAKey{ID: cms.KeyID{SubjectKey: ski}, Key: rsaKey} }},
+		{"serverkeygen KARI", ec, func(ski []byte) cms.Key { return cms.ECKey{ID: cms.KeyID{SubjectKey: ski}, Key: agreed} }},
+		{"serverkeygen KTRI", p.Pair(t, rsaKey, a.Certificate.DER), func(ski []byte) cms.Key { return cms.RSAKey{ID: cms.KeyID{SubjectKey: ski}, Key: rsaKey} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ski := c.pair.Leaf.SubjectKeyId
@@ -153,7 +160,7 @@ func TestSealedKey(t *testing.T) {
 			}
 		})
 	}
-	t.Run("unknown key", func(t *testing.T) {
+	t.Run("serverkeygen unknown key identifier", func(t *testing.T) {
 		const text = "the key identifier does not name the key of the client certificate, and no other key of this device is known\n"
 		before := p.Load(t, ecDevice.ID).Issued
 		r := sealedFor(t, p, ec, []byte("nonesuch"))
@@ -164,7 +171,7 @@ func TestSealedKey(t *testing.T) {
 			t.Error("a certificate was issued all the same")
 		}
 	})
-	t.Run("unknown cipher", func(t *testing.T) {
+	t.Run("serverkeygen unknown cipher", func(t *testing.T) {
 		oid, err := der.ParseOID("1.2.840.113549.3.7") // triple DES
 		if err != nil {
 			t.Fatal(err)
@@ -174,14 +181,14 @@ func TestSealedKey(t *testing.T) {
 		r := p.Send(t, apptest.Call{Path: keygen, Body: apptest.Body(apptest.CSR(t, apptest.Key(t), der.RequestSpec{Attributes: attributes}))}, ec)
 		want(t, r, 400, "none of the request's SMIMECapabilities is known here; AES-128 and AES-256 in CBC and GCM are\n")
 	})
-	t.Run("shared key", func(t *testing.T) {
+	t.Run("serverkeygen KEK: no shared keys are registered", func(t *testing.T) {
 		attributes := []der.RequestAttribute{{Type: decryptKeyID, Values: [][]byte{der.AppendElement(nil, 0x04, []byte("k1"))}}}
 		f := &fresh{p: p, profile: "device"}
 		call := f.call(t, keygen)
 		call.Body = apptest.Body(apptest.CSR(t, apptest.Key(t), der.RequestSpec{Attributes: attributes}))
 		want(t, p.Send(t, call), 400, "no shared key of this identifier is registered; name the key of the client certificate by AsymmetricDecryptKeyIdentifier\n")
 	})
-	t.Run("without a certificate", func(t *testing.T) {
+	t.Run("serverkeygen encrypted, without a certificate", func(t *testing.T) {
 		attributes := []der.RequestAttribute{{Type: asymmetricDecryptKeyID, Values: [][]byte{der.AppendElement(nil, 0x04, []byte("k1"))}}}
 		f := &fresh{p: p, profile: "device", n: 100}
 		call := f.call(t, keygen)

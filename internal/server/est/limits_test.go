@@ -28,7 +28,7 @@ func TestHugeBody(t *testing.T) {
 		{"announced", fmt.Sprintf("Content-Length: %d", size), "", ""},
 		{"chunked", "Transfer-Encoding: chunked", fmt.Sprintf("%x\r\n", size), "\r\n0\r\n\r\n"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run("body over the limit 413 without buffering, "+c.name, func(t *testing.T) {
 			call := f.call(t, enroll)
 			call.Body, call.Header = []byte{}, []string{"Content-Length:", c.length}
 			conn := p.Dial(t, p.TLS(nil))
@@ -78,7 +78,7 @@ func TestSlowSender(t *testing.T) {
 	const patience = 2 * time.Second // enough for the other device, also on a machine with much else to do
 	p := apptest.Start(t, func(c *conf.Config) { c.Limits.BodyTimeout, c.Limits.HeaderTimeout = patience, patience })
 	f := &fresh{p: p, profile: "device"}
-	t.Run("body", func(t *testing.T) {
+	t.Run("slow-loris: body", func(t *testing.T) {
 		t.Parallel()
 		call := f.call(t, enroll)
 		rest := call.Body[10:]
@@ -95,7 +95,7 @@ func TestSlowSender(t *testing.T) {
 			t.Errorf("the other device was issued %d certificates", d.Issued)
 		}
 	})
-	t.Run("header", func(t *testing.T) {
+	t.Run("slow-loris: header", func(t *testing.T) {
 		t.Parallel()
 		began := time.Now()
 		conn := p.Dial(t, p.TLS(nil))

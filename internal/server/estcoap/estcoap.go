@@ -251,7 +251,9 @@ func (s *Server) attributes(x *exchange) coap.Response {
 // submit asks core. done is the answer when there is no certificate.
 func (s *Server) submit(x *exchange) (answer enrol.Answer, done *coap.Response) {
 	defer s.Enrol.Expect()()
-	answer, err := s.Enrol.Submit(x.ctx, x.submission(x.Body))
+	req := x.submission(x.Body)
+	body.Vouch(&req, x.peer.Leaf())
+	answer, err := s.Enrol.Submit(x.ctx, req)
 	if answer.Device != "" {
 		x.attrs = append(x.attrs, slog.String("device", answer.Device))
 	}
@@ -259,7 +261,9 @@ func (s *Server) submit(x *exchange) (answer enrol.Answer, done *coap.Response) 
 		out := x.refuse(err)
 		return answer, &out
 	}
-	s.anchors.Trusts(x.peer, answer.Device, "")
+	if req.Vouch == nil { // an authority's association shows nothing about the device
+		s.anchors.Trusts(x.peer, answer.Device, "")
+	}
 	if answer.Pending > 0 {
 		// RFC 9148, section 4.7: the client sends the very same request again after that time.
 		out := coap.RefuseAs(wire.ServiceUnavailable, "an operator must approve this request; send it again later")

@@ -127,10 +127,10 @@ func TestResources(t *testing.T) {
 		format     wire.Format
 		text       string
 	}{
-		{"short path", "/est/crts", false, nil, wire.Content, 281, ""},
+		{"short paths", "/est/crts", false, nil, wire.Content, 281, ""},
 		{"/.well-known/est root", "/.well-known/est/crts", false, nil, wire.Content, 281, ""},
-		{"label under the short root", "/est/device/crts", false, nil, wire.Content, 281, ""},
-		{"label under the long root", "/.well-known/est/device/att", false, nil, wire.Content, 285, ""},
+		{"labels, short root", "/est/device/crts", false, nil, wire.Content, 281, ""},
+		{"labels, long root", "/.well-known/est/device/att", false, nil, wire.Content, 285, ""},
 		{"unknown label", "/est/nonesuch/crts", false, nil, wire.NotFound, 0, "there is no profile"},
 		{"unknown label, enrolment", "/est/nonesuch/sen", true, []wire.Option{format(286)}, wire.NotFound, 0, "there is no profile"},
 		{"operation as label", "/est/crts/sen", false, nil, wire.NotFound, 0, "there is nothing here"},
@@ -225,7 +225,7 @@ func TestEnrolment(t *testing.T) {
 		c.block(t, "/est/sen", csr, 0, format(286))
 		a, _ := c.block(t, "/est/sen", csr, 2, format(286))
 		wantCode(t, a, wire.EntityIncomplete, "")
-		issued(t, c.post(t, "/est/sen", csr, format(286))) // restarted at 0
+		t.Run("restarted at 0", func(t *testing.T) { issued(t, c.post(t, "/est/sen", csr, format(286))) })
 	})
 	t.Run("oversize 4.13", func(t *testing.T) {
 		c := dial(t, p, pair)
@@ -301,6 +301,53 @@ func TestEnrolment(t *testing.T) {
 	})
 }
 
+// TestAuthority has a registration authority send the requests of devices (RFC 9148, section 5). What else it may not is shown for EST, by the same code.
+func TestAuthority(t *testing.T) {
+	p := start(t, apptest.Variant("device", "field", "evidence: [token, operational, ra]"),
+		apptest.Variant("device", "authority", "ext_key_usage: [clientAuth, cmcRA]", "approval: required", "slot: authority"))
+	d, token := p.Device(t, "authority-1", "authority")
+	key := apptest.Key(t)
+	call := apptest.Call{Path: "/.well-known/est/simpleenroll", User: d.Name, Secret: token, Body: apptest.Body(apptest.CSR(t, key, der.RequestSpec{}))}
+	p.Send(t, call)
+	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), d.Name, "", true); err != nil {
+		t.Fatal(err)
+	}
+	ra := dial(t, p, p.Pair(t, key, p.Send(t, call).Certificate(t).Raw))
+	inside := p.Add(t, device.Spec{Name: "inside", Profile: "field"})
+	p.Add(t, device.Spec{Name: "plain", Profile: "device"})
+	named := func(name string, challenge ...string) []byte {
+		return apptest.CSR(t, apptest.Key(t), der.RequestSpec{Subject: []der.Attribute{{Type: der.OIDCommonName, Value: name}}, ChallengePassword: strings.Join(challenge, "")})
+	}
+	t.Run("RA with cmcRA", func(t *testing.T) {
+		if cert := issued(t, ra.post(t, "/est/sen", named("inside", "of the device's association with the authority"), format(286))); cert.Subject.CommonName != "inside" {
+			t.Errorf("the certificate is for %s", cert.Subject)
+		}
+		list := entries(t, p, "cert.issue")
+		if last := list[len(list)-1]; last.Device != inside.ID.String() || last.Detail["evidence"] != "ra" || last.Detail["authority"] != d.ID.String() {
+			t.Errorf("the record says %+v", last.Entry)
+		}
+	})
+	t.Run("RA with cmcRA for a profile that takes no RA", func(t *testing.T) {
+		for _, name := range []string{"plain", "mooring"} {
+			wantCode(t, ra.post(t, "/est/sen", named(name), format(286)), wire.Forbidden, "does not accept authentication by ra")
+		}
+	})
+	t.Run("RA with cmcRA for a renewal or a key", func(t *testing.T) { // those are for whom the association is with
+		for _, path := range []string{"/est/sren", "/est/skg"} {
+			if a := ra.post(t, path, named("inside"), format(286)); a.Code.Class() == 2 {
+				t.Errorf("%s: got %s", path, a.Code)
+			}
+		}
+	})
+	t.Run("RA without cmcRA", func(t *testing.T) {
+		_, other := p.Enrolled(t, "end-entity", "field")
+		wantCode(t, dial(t, p, other).post(t, "/est/sen", named("inside"), format(286)), wire.Forbidden, "asks for the subject")
+	})
+	if n := p.Load(t, inside.ID).Issued; n != 1 {
+		t.Errorf("%d certificates were issued", n)
+	}
+}
+
 func TestRenewal(t *testing.T) {
 	p := start(t)
 	_, pair := p.Enrolled(t, "meter-1", "device")
@@ -367,20 +414,30 @@ func TestDelays(t *testing.T) {
 	p := start(t, apptest.Variant("device", "approved", "approval: required", "slot: birth", "also_for: [device]"))
 	d, pair := p.Enrolled(t, "meter-1", "device")
 	csr := apptest.CSR(t, apptest.Key(t), der.RequestSpec{})
-	ask := func() *wire.Message { return dial(t, p, pair).post(t, "/est/approved/sen", csr, format(286)) }
-	for range 2 {
-		a := ask()
+	ask := func(t *testing.T, csr []byte) *wire.Message {
+		t.Helper()
+		return dial(t, p, pair).post(t, "/est/approved/sen", csr, format(286))
+	}
+	wantLater := func(t *testing.T, a *wire.Message) {
+		t.Helper()
 		if age, ok := a.Options.Uint(wire.MaxAge); a.Code != wire.ServiceUnavailable || !ok || age != 60 {
 			t.Fatalf("got %s, Max-Age %d, %q", a.Code, age, a.Payload)
 		}
 	}
-	if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), d.Name, "", true); err != nil {
-		t.Fatal(err)
-	}
-	first := issued(t, ask())
-	if again := issued(t, ask()); !again.Equal(first) {
-		t.Error("the request got two certificates")
-	}
+	t.Run("very slow: 5.03 Max-Age then identical CSR", func(t *testing.T) {
+		wantLater(t, ask(t, csr))
+		wantLater(t, ask(t, csr))
+		if _, err := p.Enrol.Decide(t.Context(), apptest.Operator(), d.Name, "", true); err != nil {
+			t.Fatal(err)
+		}
+		first := issued(t, ask(t, csr))
+		if again := issued(t, ask(t, csr)); !again.Equal(first) {
+			t.Error("the request got two certificates")
+		}
+	})
+	t.Run("very slow: another CSR is another request", func(t *testing.T) {
+		wantLater(t, ask(t, apptest.CSR(t, apptest.Key(t), der.RequestSpec{})))
+	})
 }
 
 func TestKeys(t *testing.T) {

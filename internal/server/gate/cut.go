@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -12,37 +13,37 @@ import (
 // on connections.
 type live struct {
 	mu       sync.Mutex
-	bySerial map[string]map[io.Closer]bool // guarded by mu
+	bySerial map[string][]io.Closer // guarded by mu
 }
 
 func (l *live) add(serial string, c io.Closer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.bySerial == nil {
-		l.bySerial = map[string]map[io.Closer]bool{}
+		l.bySerial = map[string][]io.Closer{}
 	}
-	if l.bySerial[serial] == nil {
-		l.bySerial[serial] = map[io.Closer]bool{}
-	}
-	l.bySerial[serial][c] = true
+	l.bySerial[serial] = append(l.bySerial[serial], c)
 }
 
 func (l *live) remove(serial string, c io.Closer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.bySerial[serial], c)
-	if len(l.bySerial[serial]) == 0 {
-		delete(l.bySerial, serial)
+	all := l.bySerial[serial]
+	i := slices.Index(all, c)
+	if i < 0 {
+		return
 	}
+	if len(all) == 1 {
+		delete(l.bySerial, serial)
+		return
+	}
+	l.bySerial[serial] = slices.Delete(all, i, i+1)
 }
 
-func (l *live) with(serial string) (all []io.Closer) {
+func (l *live) with(serial string) []io.Closer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for c := range l.bySerial[serial] {
-		all = append(all, c)
-	}
-	return all
+	return slices.Clone(l.bySerial[serial])
 }
 
 // cutAfter, the usual value of Gate.grace, lets answers under way out: a device whose renewal ends its old certificate must get the new one.

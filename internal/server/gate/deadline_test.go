@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"mooring/internal/base/conf"
 )
 
 // pair returns a conn over TCP, its other end, and how often a real deadline was set.
@@ -31,7 +33,7 @@ func pair(t *testing.T) (*conn, net.Conn, *atomic.Int64) {
 	count := func(move func(time.Time) error) func(time.Time) error {
 		return func(at time.Time) error { moves.Add(1); return move(at) }
 	}
-	return &conn{Conn: raw, leave: func() {}, read: deadline{move: count(raw.SetReadDeadline)}, write: deadline{move: count(raw.SetWriteDeadline)}}, far, moves
+	return &conn{Conn: raw, gate: &Gate{guard: newGuard(conf.Default().Limits)}, peer: &Peer{}, read: deadline{move: count(raw.SetReadDeadline)}, write: deadline{move: count(raw.SetWriteDeadline)}}, far, moves
 }
 
 // endsAt calls read, which must end by a timeout at the deadline: not before, and not when a later one that was set before would be.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -308,6 +309,8 @@ type Session struct {
 	leave    func()
 	peer     *Peer
 	idle     *time.Timer     // set before serving
+	silence  atomic.Int64    // how long nothing may come, time.Duration
+	silent   atomic.Bool     // nothing came for so long
 	draining <-chan struct{} // set before serving
 
 	verified atomic.Bool // the cookie is in place
@@ -338,8 +341,10 @@ func (s *Session) run(work, sessions context.Context, serve func(context.Context
 	serial := string(s.peer.leaf.SerialNumber.Bytes())
 	g.live.add(serial, s)
 	defer g.live.remove(serial, s)
+	s.silence.Store(int64(g.o.Limits.IdleTimeout))
 	s.idle = time.AfterFunc(g.o.Limits.IdleTimeout, func() {
 		g.counts.idle.Add(1)
+		s.silent.Store(true)
 		_ = s.Close()
 	})
 	defer s.idle.Stop()
@@ -440,13 +445,32 @@ func (s *Session) Close() error {
 	return s.end()
 }
 
+// Drop ends the association at once and may be called with locks held: no datagram finds it any more. The client is told, unless it is not certain that
+// it is where it was last. What had been read already can still come out of Read.
+func (s *Session) Drop() {
+	s.forget()
+	go func() {
+		if _, moved := s.Moved(); moved {
+			_ = s.packets.Close()
+		}
+		_ = s.end()
+	}()
+}
+
+// Idle has the association end when nothing came for d, in the place of limits.idle_timeout.
+func (s *Session) Idle(d time.Duration) {
+	s.silence.Store(int64(d))
+	s.idle.Reset(d)
+}
+
 // Peer returns who the client is.
 func (s *Session) Peer() *Peer { return s.peer }
 
 // Payload returns how many octets of application data fit into a packet.
 func (s *Session) Payload() int { return s.front.dtls.Payload() }
 
-// Read returns the next datagram's content; one that does not fit into b is lost. It fails when the association ends, also because nothing came for limits.idle_timeout.
+// Read returns the next datagram's content; one that does not fit into b is lost. It fails when the association ends: with
+// os.ErrDeadlineExceeded because nothing came for limits.idle_timeout, or for what Idle said.
 func (s *Session) Read(b []byte) (int, error) {
 	for {
 		n, err := s.conn.Read(b)
@@ -455,7 +479,10 @@ func (s *Session) Read(b []byte) (int, error) {
 			continue // a datagram that does not fit into b
 		}
 		if err == nil {
-			s.idle.Reset(s.front.gate.o.Limits.IdleTimeout)
+			s.idle.Reset(time.Duration(s.silence.Load()))
+		}
+		if err != nil && s.silent.Load() {
+			err = os.ErrDeadlineExceeded
 		}
 		return n, err
 	}

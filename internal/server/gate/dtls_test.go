@@ -78,6 +78,9 @@ func (s *dtlsSetup) echo(_ context.Context, session *Session) {
 			at, _ := session.Moved()
 			session.Prove(at)
 		}
+		if string(b[:n]) == "stay" {
+			session.Idle(time.Hour)
+		}
 		_, moved := session.Moved()
 		if _, err := session.Write(fmt.Appendf(nil, "%s moved=%v", b[:n], moved)); err != nil {
 			return
@@ -227,35 +230,40 @@ func TestDTLSCookies(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	const flood = 100_000
-	for i := range flood {
-		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), uint16(1024+i%60000))
-		h, err := dtls.ParseHello(hello)
-		if err != nil {
-			t.Fatal(err)
-		}
-		binary.BigEndian.PutUint32(hello[len(hello)-4:], uint32(i)) // all differ
-		now := s.gate.o.Now()
-		if f.cookies.good(&h, from, now) {
-			t.Fatal("a hello without a cookie has a good one")
-		}
-		f.cookies.give(&h, from, now)
-		if i%1000 == 0 {
-			if session := f.dispatch(hello, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 9)); session != nil {
-				t.Fatal("an association was begun for a hello without a cookie")
+	t.Run("cookie flood without state", func(t *testing.T) {
+		for i := range flood {
+			from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), uint16(1024+i%60000))
+			h, err := dtls.ParseHello(hello)
+			if err != nil {
+				t.Fatal(err)
+			}
+			binary.BigEndian.PutUint32(hello[len(hello)-4:], uint32(i)) // all differ
+			now := s.gate.o.Now()
+			if f.cookies.good(&h, from, now) {
+				t.Fatal("a hello without a cookie has a good one")
+			}
+			f.cookies.give(&h, from, now)
+			if i%1000 == 0 {
+				if session := f.dispatch(hello, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 9)); session != nil {
+					t.Fatal("an association was begun for a hello without a cookie")
+				}
 			}
 		}
-	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {
-		t.Errorf("the flood has left %d octets", grown)
-	}
-	if n := runtime.NumGoroutine(); n > goroutines+5 {
-		t.Errorf("the flood has left %d goroutines", n-goroutines)
-	}
-	if m := s.gate.Metrics(); m.Open != 0 || m.Cookies < flood/1000 || len(f.byAddr) != 0 || len(f.byCID) != 0 {
-		t.Errorf("after the flood: %+v", m)
-	}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {
+			t.Errorf("the flood has left %d octets", grown)
+		}
+		if n := runtime.NumGoroutine(); n > goroutines+5 {
+			t.Errorf("the flood has left %d goroutines", n-goroutines)
+		}
+		f.mu.Lock()
+		left := len(f.byAddr) + len(f.byCID)
+		f.mu.Unlock()
+		if m := s.gate.Metrics(); m.Open != 0 || m.Cookies < flood/1000 || left != 0 {
+			t.Errorf("after the flood: %+v", m)
+		}
+	})
 	if _, err := dialDTLS(t, s.gate.Addr(), s.options()...); err != nil {
 		t.Errorf("a client after the flood: %v", err)
 	}
@@ -471,6 +479,21 @@ func TestDTLSLimits(t *testing.T) {
 		}
 		until(t, "the association is gone", func() bool { m := s.gate.Metrics(); return m.Handshakes == 1 && m.Open == 0 && m.Idle == 1 })
 	})
+	t.Run("an association may be silent for longer than others", func(t *testing.T) {
+		s := startDTLS(t, func(o *Options, _ *DTLS) { o.Limits.IdleTimeout = 200 * time.Millisecond })
+		stays, err := dialDTLS(t, s.gate.Addr(), s.options()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask(t, stays, "stay")
+		if _, err := dialDTLS(t, s.gate.Addr(), s.options()...); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the later one is gone", func() bool { return s.gate.Metrics().Idle == 1 })
+		if got := ask(t, stays, "hello"); got != "moved=false" {
+			t.Errorf("answered %q", got)
+		}
+	})
 	t.Run("half-open handshakes capped", func(t *testing.T) {
 		s := startDTLS(t, func(o *Options, _ *DTLS) { o.Limits.Handshakes, o.Limits.HandshakeTimeout = 1, 300*time.Millisecond })
 		r := newRelay(t, s.gate.Addr())
@@ -531,6 +554,52 @@ func TestDTLSLimits(t *testing.T) {
 			t.Error("the client was not told")
 		}
 	})
+}
+
+// Drop ends an association at once; nobody is told at an address where the client may not be.
+func TestDTLSDrop(t *testing.T) {
+	for name, moved := range map[string]bool{"where it was": false, "moved": true} {
+		t.Run(name, func(t *testing.T) {
+			s := startDTLS(t, nil)
+			r := newRelay(t, s.gate.Addr())
+			c, err := dialDTLS(t, r.near.LocalAddr(), s.options()...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask(t, c, "hello")
+			session := <-s.seen
+			if moved {
+				r.rebind(t)
+				ask(t, c, "from elsewhere")
+			}
+			var before int
+			r.set(func(r *relay) { before = r.toClient })
+			session.Drop()
+			session.Drop()
+			session.front.mu.Lock()
+			if _, ok := session.front.byCID[session.cid]; ok {
+				t.Error("datagrams still find it")
+			}
+			session.front.mu.Unlock()
+			until(t, "its place is free", func() bool { return s.gate.Metrics().Open == 0 })
+			if !moved {
+				if _, err := c.Read(make([]byte, 100)); err == nil {
+					t.Error("the client was not told")
+				}
+				return
+			}
+			strays := s.gate.Metrics().Refused["stray_datagram"]
+			if _, err := c.Write([]byte("lost")); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the datagram is counted", func() bool { return s.gate.Metrics().Refused["stray_datagram"] > strays })
+			r.set(func(r *relay) {
+				if r.toClient != before {
+					t.Errorf("%d datagrams were sent to an address that is not proven", r.toClient-before)
+				}
+			})
+		})
+	}
 }
 
 func TestDTLSPortInUse(t *testing.T) {

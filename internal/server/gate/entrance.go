@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,11 @@ type entrance struct {
 	ready  chan net.Conn
 	failed chan error // why accept ended by itself; room for one
 	done   <-chan struct{}
+
+	// Of a listener with streams.
+	streams  *streams
+	serve    func(context.Context, *Stream)
+	sessions context.Context // of serve
 }
 
 // Accept returns the next admitted connection: a *tls.Conn after its handshake, or a *conn.
@@ -65,7 +71,10 @@ func (in *entrance) accept(ctx context.Context) {
 			continue
 		}
 		if g.tls == nil {
-			in.deliver(ctx, c, c)
+			if in.streams != nil {
+				c.becomeStream(c, in.streams)
+			}
+			in.hand(ctx, c, c)
 			continue
 		}
 		handshakes.Go(func() {
@@ -94,7 +103,8 @@ func drop(c net.Conn) {
 
 // admit applies the limits to a new connection. For a TLS connection it takes a handshake slot, which the caller gives back.
 func (g *Gate) admit(raw net.Conn) (*conn, reason) {
-	c := &conn{Conn: raw, peer: &Peer{}, read: deadline{move: raw.SetReadDeadline}, write: deadline{move: raw.SetWriteDeadline}}
+	c := &conn{Conn: raw, gate: g, peer: &Peer{}, read: deadline{move: raw.SetReadDeadline}, write: deadline{move: raw.SetWriteDeadline}}
+	c.peer.conn = c
 	if unix, ok := raw.(*net.UnixConn); ok {
 		actor, err := localActor(unix)
 		if err != nil {
@@ -102,13 +112,12 @@ func (g *Gate) admit(raw net.Conn) (*conn, reason) {
 		}
 		c.peer.local = actor
 	} else if from, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
-		c.peer.address = from.Addr().Unmap().WithZone("")
+		c.peer.address, c.peer.port = from.Addr().Unmap().WithZone(""), from.Port()
 	}
 	now := g.o.Now()
 	if reason := g.guard.enter(c.peer.address, now, g.tls != nil); reason != admitted {
 		return nil, reason
 	}
-	c.leave = sync.OnceFunc(func() { g.guard.leave(c.peer.address) })
 	if g.tls == nil {
 		return c, admitted
 	}
@@ -153,12 +162,14 @@ func (in *entrance) handshake(ctx context.Context, c *conn) {
 		g.counts.resumed.Add(1)
 	}
 	c.peer.secure(state)
-	if leaf := c.peer.leaf; leaf != nil {
-		serial, leave := string(leaf.SerialNumber.Bytes()), c.leave
-		c.leave = sync.OnceFunc(func() { g.live.remove(serial, c); leave() })
-		g.live.add(serial, c)
+	if in.streams != nil && (state.NegotiatedProtocol == g.o.Streams || state.NegotiatedProtocol == "" && !g.o.PreferHTTP) {
+		c.becomeStream(secure, in.streams)
 	}
-	in.deliver(ctx, c, secure)
+	if leaf := c.peer.leaf; leaf != nil {
+		c.serial = string(leaf.SerialNumber.Bytes())
+		g.live.add(c.serial, c)
+	}
+	in.hand(ctx, c, secure)
 }
 
 // cause returns err's text without addresses: a network error names both ends.
@@ -170,9 +181,13 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// deliver hands out, which is c or TLS upon c, to net/http.
-func (in *entrance) deliver(ctx context.Context, c *conn, out net.Conn) {
+// hand passes on out, which is c or TLS upon c: to the protocol of streams, or to net/http.
+func (in *entrance) hand(ctx context.Context, c *conn, out net.Conn) {
 	in.gate.counts.accepted.Add(1)
+	if c.stream != nil {
+		in.begin(c)
+		return
+	}
 	select {
 	case in.ready <- out:
 	case <-ctx.Done():
@@ -180,17 +195,58 @@ func (in *entrance) deliver(ctx context.Context, c *conn, out net.Conn) {
 	}
 }
 
+// begin serves a stream in a goroutine of its own, so that the stack that the handshake needed does not stay.
+func (in *entrance) begin(c *conn) {
+	if !in.streams.add(c.stream) {
+		_ = c.Close()
+		return
+	}
+	if c.left.Load() { // it was cut before it was there to be removed
+		in.streams.remove(c.stream)
+		return
+	}
+	go in.serve(in.sessions, c.stream)
+}
+
 // conn is an admitted connection; closing it gives its place back.
 type conn struct {
 	net.Conn
+	gate        *Gate
 	peer        *Peer
-	leave       func()
+	serial      string  // of the client's certificate; "" = none. Set before the connection is handed on
+	stream      *Stream // nil: HTTP. Set likewise
+	left        atomic.Bool
+	hard        atomic.Bool // it is closed by a reset
 	read, write deadline
+}
+
+// becomeStream says that something else than HTTP is spoken on out.
+func (c *conn) becomeStream(out net.Conn, set *streams) {
+	c.stream = &Stream{out: out, conn: c, set: set}
+	c.hard.Store(true)
 }
 
 func (c *conn) Close() error {
 	c.leave()
+	if c.hard.Load() {
+		drop(c.Conn)
+		return nil
+	}
 	return c.Conn.Close()
+}
+
+// leave gives the connection's place back, once.
+func (c *conn) leave() {
+	if c.left.Swap(true) {
+		return
+	}
+	if c.serial != "" {
+		c.gate.live.remove(c.serial, c)
+	}
+	if c.stream != nil {
+		c.stream.set.remove(c.stream)
+	}
+	c.gate.guard.leave(c.peer.address)
 }
 
 type peerKey struct{}

@@ -15,6 +15,9 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -142,61 +145,104 @@ func TestBothVersionsProveThePeer(t *testing.T) {
 		seen.Store(p)
 	}), nil)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		c, err := s.dial(t, func(c *tls.Config) { c.MinVersion, c.MaxVersion = version, version })
-		if err != nil {
-			t.Fatal(err)
-		}
-		state := c.ConnectionState()
-		if _, _, err := get(t, c); err != nil {
-			t.Fatal(err)
-		}
-		p := seen.Load()
-		if len(p.Chain()) != 1 || !bytes.Equal(p.Chain()[0], s.client.Certificate[0]) || p.Leaf().Subject.CommonName != "client.example" || p.Resumed() {
-			t.Errorf("%s: chain %x, leaf %v", tls.VersionName(version), p.Chain(), p.Leaf())
-		}
-		if p.Address().String() != "127.0.0.1" {
-			t.Errorf("address %v", p.Address())
-		}
-		exporter, err := state.ExportKeyingMaterial("EXPORTER-Channel-Binding", []byte{}, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := [][]byte{exporter}
-		if version == tls.VersionTLS12 {
-			noContext, err := state.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+		t.Run(tls.VersionName(version)+"-only peer", func(t *testing.T) {
+			c, err := s.dial(t, func(c *tls.Config) { c.MinVersion, c.MaxVersion = version, version })
 			if err != nil {
 				t.Fatal(err)
 			}
-			want = [][]byte{state.TLSUnique, exporter, noContext}
-		}
-		if got := p.Bindings(); len(got) != len(want) || !bytes.Equal(bytes.Join(got, []byte("|")), bytes.Join(want, []byte("|"))) {
-			t.Errorf("%s: bindings %x, want %x", tls.VersionName(version), got, want)
-		}
-		if version == tls.VersionTLS13 && state.CurveID != tls.X25519MLKEM768 {
-			t.Errorf("key exchange %v, want the hybrid", state.CurveID)
-		}
-		if _, local := p.Local(); local {
-			t.Error("a TCP peer is local")
-		}
+			state := c.ConnectionState()
+			if _, _, err := get(t, c); err != nil {
+				t.Fatal(err)
+			}
+			p := seen.Load()
+			if len(p.Chain()) != 1 || !bytes.Equal(p.Chain()[0], s.client.Certificate[0]) || p.Leaf().Subject.CommonName != "client.example" || p.Resumed() {
+				t.Errorf("%s: chain %x, leaf %v", tls.VersionName(version), p.Chain(), p.Leaf())
+			}
+			if p.Address().String() != "127.0.0.1" {
+				t.Errorf("address %v", p.Address())
+			}
+			exporter, err := state.ExportKeyingMaterial("EXPORTER-Channel-Binding", []byte{}, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := [][]byte{exporter}
+			if version == tls.VersionTLS12 {
+				noContext, err := state.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want = [][]byte{state.TLSUnique, exporter, noContext}
+			}
+			if got := p.Bindings(); len(got) != len(want) || !bytes.Equal(bytes.Join(got, []byte("|")), bytes.Join(want, []byte("|"))) {
+				t.Errorf("%s: bindings %x, want %x", tls.VersionName(version), got, want)
+			}
+			if version == tls.VersionTLS13 && state.CurveID != tls.X25519MLKEM768 {
+				t.Errorf("key exchange %v, want the hybrid", state.CurveID)
+			}
+			if _, local := p.Local(); local {
+				t.Error("a TCP peer is local")
+			}
+		})
 	}
 }
 
 func TestWeakTLSIsRefused(t *testing.T) {
 	s := start(t, http.NotFoundHandler(), nil)
 	for name, change := range map[string]func(*tls.Config){
-		"TLS 1.1": func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 },
-		"CBC": func(c *tls.Config) {
+		"1.0/1.1 off": func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 },
+		"no CBC": func(c *tls.Config) {
 			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256}
 		},
-		"RSA key exchange": func(c *tls.Config) {
+		"no RSA key exchange": func(c *tls.Config) {
 			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}
 		},
 	} {
-		if _, err := s.dial(t, change); err == nil {
-			t.Errorf("%s was accepted", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := s.dial(t, change); err == nil {
+				t.Error("it was accepted")
+			}
+		})
 	}
 	until(t, "all failures are counted", func() bool { return s.gate.Metrics().Refused["handshake_failed"] == 3 && s.gate.Metrics().Open == 0 })
+}
+
+// TestWhatOnlyOthersDo has OpenSSL do what crypto/tls cannot be made to do.
+func TestWhatOnlyOthersDo(t *testing.T) {
+	s := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "served") }), nil)
+	const ask = "GET / HTTP/1.1\r\nHost: server.example\r\nConnection: close\r\n\r\n"
+	config := filepath.Join(t.TempDir(), "openssl.cnf")
+	if err := os.WriteFile(config, []byte("openssl_conf = all\n[all]\nssl_conf = tls\n[tls]\nsystem_default = options\n[options]\nOptions = -ExtendedMasterSecret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// speak returns what a client prints that says input. By "-ign_eof" it waits for the answer; without it takes commands.
+	speak := func(t *testing.T, input, flag string, environment ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		client := exec.CommandContext(ctx, "openssl", "s_client", "-tls1_2", "-connect", s.gate.Addr().String(), "-servername", "server.example", flag)
+		client.Stdin, client.Env = strings.NewReader(input), append(os.Environ(), environment...)
+		out, err := client.CombinedOutput() // its exit status says nothing of use
+		if ctx.Err() != nil {
+			t.Fatalf("the client goes on: %v\n%s", err, out)
+		}
+		return string(out)
+	}
+	t.Run("as it is", func(t *testing.T) { // so that the rows below fail for no other reason
+		if out := speak(t, ask, "-ign_eof"); !strings.Contains(out, "Extended master secret: yes") || !strings.Contains(out, "served") {
+			t.Errorf("got %s", out)
+		}
+	})
+	t.Run("EMS required", func(t *testing.T) {
+		out := speak(t, ask, "-ign_eof", "OPENSSL_CONF="+config)
+		if !strings.Contains(out, "Extended master secret: no") || strings.Contains(out, "served") || s.gate.Metrics().Refused["handshake_failed"] != 1 {
+			t.Errorf("counted %v, got %s", s.gate.Metrics().Refused, out)
+		}
+	})
+	t.Run("no renegotiation", func(t *testing.T) {
+		if out := speak(t, "R\n", "-state"); !strings.Contains(out, "RENEGOTIATING") || !strings.Contains(out, "alert unexpected message") {
+			t.Errorf("got %s", out)
+		}
+	})
 }
 
 func TestSettingsNarrowTLS(t *testing.T) {
@@ -215,55 +261,57 @@ func TestSettingsNarrowTLS(t *testing.T) {
 
 func TestResumedConnectionsAreVerifiedToo(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		var revoked atomic.Bool
-		var calls, resumed atomic.Int32
-		var seen atomic.Pointer[Peer]
-		s := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { p, _ := PeerFrom(r); seen.Store(p) }), func(o *Options) {
-			o.TLS.Verify = func(state tls.ConnectionState) error {
-				calls.Add(1)
-				if state.DidResume {
-					resumed.Add(1)
+		t.Run("resumption re-checks revocation, "+tls.VersionName(version), func(t *testing.T) {
+			var revoked atomic.Bool
+			var calls, resumed atomic.Int32
+			var seen atomic.Pointer[Peer]
+			s := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { p, _ := PeerFrom(r); seen.Store(p) }), func(o *Options) {
+				o.TLS.Verify = func(state tls.ConnectionState) error {
+					calls.Add(1)
+					if state.DidResume {
+						resumed.Add(1)
+					}
+					if revoked.Load() {
+						return errors.New("revoked")
+					}
+					return nil
 				}
-				if revoked.Load() {
-					return errors.New("revoked")
+			})
+			cache := tls.NewLRUClientSessionCache(1)
+			resume := func(c *tls.Config) { c.ClientSessionCache, c.MinVersion, c.MaxVersion = cache, version, version }
+			for i := range 2 {
+				c, err := s.dial(t, resume)
+				if err != nil {
+					t.Fatal(err)
 				}
-				return nil
+				state := c.ConnectionState()
+				if _, _, err := get(t, c); err != nil { // also fetches the ticket in TLS 1.3
+					t.Fatal(err)
+				}
+				p := seen.Load()
+				if p.Resumed() != (i == 1) || p.Leaf() == nil || !bytes.Equal(p.Leaf().Raw, s.client.Certificate[0]) {
+					t.Errorf("%s, connection %d: resumed %v, leaf %v", tls.VersionName(version), i, p.Resumed(), p.Leaf())
+				}
+				if version == tls.VersionTLS12 && (len(state.TLSUnique) == 0 || !bytes.Equal(p.Bindings()[0], state.TLSUnique)) {
+					t.Errorf("connection %d: tls-unique %x, server %x", i, state.TLSUnique, p.Bindings())
+				}
+			}
+			if calls.Load() != 2 || resumed.Load() != 1 {
+				t.Fatalf("%s: hook called %d times, %d for resumed ones; want 2 and 1", tls.VersionName(version), calls.Load(), resumed.Load())
+			}
+			revoked.Store(true)
+			if c, err := s.dial(t, resume); err == nil {
+				if _, _, err := get(t, c); err == nil {
+					t.Errorf("%s: a resumed session got through although the hook refuses", tls.VersionName(version))
+				}
+			}
+			if resumed.Load() != 2 {
+				t.Errorf("%s: the last connection did not try to resume", tls.VersionName(version))
+			}
+			if m := s.gate.Metrics(); m.Handshakes != 2 || m.Resumed != 1 {
+				t.Errorf("counted %+v", m)
 			}
 		})
-		cache := tls.NewLRUClientSessionCache(1)
-		resume := func(c *tls.Config) { c.ClientSessionCache, c.MinVersion, c.MaxVersion = cache, version, version }
-		for i := range 2 {
-			c, err := s.dial(t, resume)
-			if err != nil {
-				t.Fatal(err)
-			}
-			state := c.ConnectionState()
-			if _, _, err := get(t, c); err != nil { // also fetches the ticket in TLS 1.3
-				t.Fatal(err)
-			}
-			p := seen.Load()
-			if p.Resumed() != (i == 1) || p.Leaf() == nil || !bytes.Equal(p.Leaf().Raw, s.client.Certificate[0]) {
-				t.Errorf("%s, connection %d: resumed %v, leaf %v", tls.VersionName(version), i, p.Resumed(), p.Leaf())
-			}
-			if version == tls.VersionTLS12 && (len(state.TLSUnique) == 0 || !bytes.Equal(p.Bindings()[0], state.TLSUnique)) {
-				t.Errorf("connection %d: tls-unique %x, server %x", i, state.TLSUnique, p.Bindings())
-			}
-		}
-		if calls.Load() != 2 || resumed.Load() != 1 {
-			t.Fatalf("%s: hook called %d times, %d for resumed ones; want 2 and 1", tls.VersionName(version), calls.Load(), resumed.Load())
-		}
-		revoked.Store(true)
-		if c, err := s.dial(t, resume); err == nil {
-			if _, _, err := get(t, c); err == nil {
-				t.Errorf("%s: a resumed session got through although the hook refuses", tls.VersionName(version))
-			}
-		}
-		if resumed.Load() != 2 {
-			t.Errorf("%s: the last connection did not try to resume", tls.VersionName(version))
-		}
-		if m := s.gate.Metrics(); m.Handshakes != 2 || m.Resumed != 1 {
-			t.Errorf("counted %+v", m)
-		}
 	}
 }
 
@@ -306,14 +354,16 @@ func TestTicketKeysAreBoundToNameAndShared(t *testing.T) {
 func TestExpiredCertificateReachesTheHandler(t *testing.T) {
 	var leaf atomic.Pointer[x509.Certificate]
 	s := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { p, _ := PeerFrom(r); leaf.Store(p.Leaf()) }), nil)
-	s.client = certificate(t, "expired.example", time.Now().Add(-time.Hour))
-	c, err := s.dial(t, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if status, _, err := get(t, c); err != nil || status != 200 || leaf.Load().Subject.CommonName != "expired.example" {
-		t.Errorf("got %d, %v, leaf %v", status, err, leaf.Load())
-	}
+	t.Run("expired client certificate path", func(t *testing.T) {
+		s.client = certificate(t, "expired.example", time.Now().Add(-time.Hour))
+		c, err := s.dial(t, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, _, err := get(t, c); err != nil || status != 200 || leaf.Load().Subject.CommonName != "expired.example" {
+			t.Errorf("got %d, %v, leaf %v", status, err, leaf.Load())
+		}
+	})
 }
 
 func TestPossessionOfTheKeyIsRequired(t *testing.T) {
@@ -345,6 +395,28 @@ func TestClientCertificateMayBeAbsentUnlessRequired(t *testing.T) {
 		if (err == nil) == required {
 			t.Errorf("required %v: %v", required, err)
 		}
+	}
+}
+
+// TestCAListIsBounded: constrained clients choke on long lists of CAs, and devices have certificates of CAs that nobody lists.
+func TestCAListIsBounded(t *testing.T) {
+	s := start(t, http.NotFoundHandler(), nil)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		t.Run("CA list bounded, "+tls.VersionName(version), func(t *testing.T) {
+			asked := -1
+			if _, err := s.dial(t, func(c *tls.Config) {
+				c.MinVersion, c.MaxVersion = version, version
+				c.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					asked = len(r.AcceptableCAs)
+					return &s.client, nil
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if asked != 0 {
+				t.Errorf("the request names %d CAs, want none; -1 is no request", asked)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"crypto/tls"
 	"io"
 	"net"
@@ -51,7 +52,8 @@ func TestConnectionLimits(t *testing.T) {
 		{"address_connections", func(l *conf.Limits) { l.AddressConns = 1 }},
 		{"handshakes", func(l *conf.Limits) { l.Handshakes = 1 }},
 	} {
-		t.Run(row.reason, func(t *testing.T) {
+		name := map[string]string{"handshakes": "half-open handshakes capped"}[row.reason]
+		t.Run(cmp.Or(name, row.reason), func(t *testing.T) {
 			s := start(t, http.NotFoundHandler(), func(o *Options) { row.change(&o.Limits) })
 			first, err := net.Dial("tcp", s.gate.Addr().String())
 			if err != nil {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
@@ -13,9 +14,12 @@ import (
 // Peer is who is at the other end of a connection, as far as the connection itself proves it. Only this package makes one. It belongs to the
 // connection: all requests on it have the same. Safe for concurrent use.
 type Peer struct {
+	conn    *conn // nil with DTLS
 	address netip.Addr
+	port    uint16
 	local   access.Actor
 	chain   [][]byte
+	digest  *[sha256.Size]byte // what is left of chain after Forget
 	leaf    *x509.Certificate
 	resumed bool
 	server  string
@@ -62,6 +66,9 @@ func (p *Peer) Leaf() *x509.Certificate { return p.leaf }
 
 // Address returns where the connection comes from, IPv4 unmapped; the zero Addr on the Unix socket.
 func (p *Peer) Address() netip.Addr { return p.address }
+
+// AddrPort returns Address with the client's port.
+func (p *Peer) AddrPort() netip.AddrPort { return netip.AddrPortFrom(p.address, p.port) }
 
 // Resumed reports whether the TLS session was resumed, so that the client's certificates were proven on an earlier connection.
 func (p *Peer) Resumed() bool { return p.resumed }

@@ -132,7 +132,7 @@ func (c *call) prepare() (err error) {
 		return err
 	}
 	if c.profile.SCEP == nil {
-		return errs.New(errs.NotFound, "the profile %s is not served by SCEP", c.profile.Name)
+		return errs.New(errs.NotFound, "the profile %s is not served by SCEP: it has no scep", c.profile.Name)
 	}
 	c.ra, err = c.Identity(c.profile.SCEP.RA)
 	return err
@@ -200,8 +200,10 @@ func (c *call) nextCACert() ([]byte, error) {
 // in the protocol.
 func (c *call) operate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	defer c.Enrol.Expect()()
+	req := enrol.Request{Protocol: "scep", Op: enrol.Enrol, Profile: c.label, Source: c.source}
 	raw, err := message(w, r)
 	if err != nil {
+		c.Enrol.Refuse(r.Context(), req, err)
 		return nil, err
 	}
 	parse := scep.Parse
@@ -209,7 +211,6 @@ func (c *call) operate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		parse = scep.ParseSHA1
 	}
 	m, err := parse(raw)
-	req := enrol.Request{Protocol: "scep", Op: enrol.Enrol, Profile: c.label, Source: c.source}
 	if m == nil {
 		err = errs.New(errs.Invalid, "the message is not a SCEP message: %v", err)
 		c.Enrol.Refuse(r.Context(), req, err)

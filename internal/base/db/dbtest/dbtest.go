@@ -1,5 +1,5 @@
 // Package dbtest opens a real database for a test: an SQLite file in the test's own folder, or, when MOORING_TEST_DB holds a PostgreSQL
-// URL, a fresh schema there that is dropped afterwards. The same tests run on both.
+// URL, a fresh schema or database there that is dropped afterwards. The same tests run on both.
 package dbtest
 
 import (
@@ -54,7 +54,15 @@ func admin(t testing.TB, server, statement string) {
 // Open opens and migrates an empty database for t and closes it at t's end.
 func Open(t testing.TB, schemas ...db.Schema) *db.DB {
 	t.Helper()
-	return OpenURL(t, URL(t), schemas...)
+	server := os.Getenv("MOORING_TEST_DB")
+	if server == "" {
+		return OpenURL(t, URL(t), schemas...)
+	}
+	source, err := shared().of(server, schemas)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return OpenURL(t, source.Copy(t), schemas...)
 }
 
 // OpenURL is Open for a database that may exist already.

@@ -23,6 +23,11 @@ func (c *Client) AddManufacturer(ctx context.Context, n v1.NewManufacturer) (v1.
 	return call[v1.Manufacturer](ctx, c, http.MethodPost, "/v1/manufacturers", n)
 }
 
+// ChangeManufacturerMASA says anew who gives out the vouchers for a manufacturer's devices.
+func (c *Client) ChangeManufacturerMASA(ctx context.Context, name string, to v1.MASAChoice) (v1.Manufacturer, error) {
+	return call[v1.Manufacturer](ctx, c, http.MethodPost, "/v1/manufacturers/"+segment(name)+"/masa", to)
+}
+
 // RemoveManufacturer takes one away.
 func (c *Client) RemoveManufacturer(ctx context.Context, name string) (v1.Manufacturer, error) {
 	return call[v1.Manufacturer](ctx, c, http.MethodPost, "/v1/manufacturers/"+segment(name)+"/remove", nil)

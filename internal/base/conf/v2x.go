@@ -1,0 +1,44 @@
+package conf
+
+import "time"
+
+// V2X holds what there is for vehicles and roadside stations. Use the methods of Config for the addresses.
+type V2X struct {
+	EAURL, ValidationURL, AAURL, DCURL string
+
+	AADir      string // resolve it with Config.Path
+	AADatabase string
+
+	Tickets        int
+	TicketLife     time.Duration
+	Preload        time.Duration
+	CredentialLife time.Duration
+	Window         time.Duration
+	EATimeout      time.Duration
+	Proof          bool
+	CTLLife        time.Duration
+	CRLLife        time.Duration
+	LeapSeconds    int
+}
+
+// V2XEAURL returns where stations reach the enrolment authority.
+func (c *Config) V2XEAURL() string { return c.reached(c.V2X.EAURL, "http", c.Listen.V2XEA) }
+
+// V2XValidationURL returns where authorization authorities reach it.
+func (c *Config) V2XValidationURL() string {
+	return c.reached(c.V2X.ValidationURL, "http", c.Listen.V2XValidation)
+}
+
+// V2XAAURL returns where stations reach the authorization authority.
+func (c *Config) V2XAAURL() string { return c.reached(c.V2X.AAURL, "http", c.Listen.V2XAA) }
+
+// V2XDCURL returns where anybody reaches the distribution centre.
+func (c *Config) V2XDCURL() string { return c.reached(c.V2X.DCURL, "http", c.Listen.V2XDC) }
+
+// V2XAADatabase returns the database of the authorization authority.
+func (c *Config) V2XAADatabase() string {
+	if c.V2X.AADatabase != "" {
+		return c.V2X.AADatabase
+	}
+	return "sqlite:" + c.Path(c.V2X.AADir) + "/aa.db"
+}

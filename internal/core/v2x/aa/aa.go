@@ -1,0 +1,449 @@
+// Package aa is an authorization authority of TS 102 941 (6.2.3.3): it gives stations their authorization tickets, the certificates by which they sign what they
+// send to each other, without knowing who they are. It knows the keys of tickets; who asks, it has the enrolment authority judge, which sees no keys.
+//
+// The store is its own: it holds no device, no enrolment credential, no digest of one. What the enrolment authority is asked is the message of the standard,
+// encrypted to it and sent to the address on the trust list, also where both run in one process. The key of the tag and the station's encrypted signature are in
+// memory until the answer is out, and nowhere else. A request that is sent again gets the same answer, and no second ticket.
+//
+// A ticket says exactly what the enrolment authority confirmed, which must lie within what this authority may issue. Times in the record are those of the hour.
+package aa
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"embed"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/v2x/trust"
+	"mooring/wire/coer"
+	"mooring/wire/its"
+	"mooring/wire/its/chain"
+	"mooring/wire/scr"
+)
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// Schema returns the migrations of this slice.
+func Schema() db.Schema {
+	files, err := fs.Sub(schemaFiles, "schema")
+	if err != nil {
+		panic(err) // "schema" is a valid path; fs.Sub looks at nothing else
+	}
+	return db.Schema{Name: "v2xaa", FS: files}
+}
+
+// Enrolment reaches enrolment authorities at the addresses on the trust list. An error is that one cannot be reached.
+type Enrolment interface {
+	Validate(ctx context.Context, url string, request []byte) (answer []byte, err error)
+}
+
+// Deps are what a Service stands on.
+type Deps struct {
+	DB        *db.DB
+	Audit     *audit.Log
+	Trust     *trust.Service
+	Enrolment Enrolment
+	Window    time.Duration // how far the time of a request may be off
+	Timeout   time.Duration // how long an enrolment authority may take
+	Proof     bool          // requests without proof of possession are refused
+	Random    io.Reader
+	Now       func() time.Time
+}
+
+// Service is the authority. It is safe for concurrent use. Tickets are issued only while Commit runs.
+type Service struct {
+	Deps
+	commit *db.Group[*made]
+}
+
+// New returns the service over d. It starts nothing.
+func New(d Deps) *Service {
+	s := &Service{Deps: d}
+	s.commit = db.NewGroup(d.DB, db.Plan[*made]{Key: func(m *made) db.Key { return db.Key{ID: [16]byte(m.key[:16])} }, Apply: s.apply})
+	return s
+}
+
+// Commit records tickets, many in one transaction, until ctx ends.
+func (s *Service) Commit(ctx context.Context) error { return s.commit.Run(ctx) }
+
+// made is a ticket that was signed and waits to be recorded.
+type made struct {
+	request, key, answer []byte
+	id                   its.HashedId8
+	ends                 int64
+}
+
+// Unanswerable is a request to which there is no answer: its key could not be had. The server says 400 and nothing else.
+type Unanswerable struct{ Fault error }
+
+// Error tells it in the server's log.
+func (u *Unanswerable) Error() string { return "the request cannot be answered: " + u.Fault.Error() }
+
+// Unwrap gives the fault.
+func (u *Unanswerable) Unwrap() error { return u.Fault }
+
+// asking is a request for a ticket under way.
+type asking struct {
+	from      access.Actor
+	aa        *trust.Credential
+	digest    []byte
+	opened    scr.Opened
+	pop       *its.SignedData // nil: without proof of possession
+	asked     *its.InnerAtRequest
+	ea        *its.EaEntry
+	confirmed *its.CertificateSubjectAttributes
+}
+
+// Authorize answers a request for a ticket. The error is an Unanswerable, or says that the authority cannot work at the moment.
+func (s *Service) Authorize(ctx context.Context, from access.Actor, request []byte) ([]byte, error) {
+	sum := sha256.Sum256(request)
+	a := &asking{from: from, digest: sum[:]}
+	if answer, err := s.answered(ctx, a.digest); answer != nil || err != nil {
+		return answer, err
+	}
+	var err error
+	if a.aa, err = s.Trust.Credential(ctx, trust.AA); err != nil {
+		return nil, err
+	}
+	code := s.judge(a, request)
+	if code == its.AuthorizationOk {
+		code = s.validate(ctx, a)
+	}
+	if code == its.AuthorizationOk {
+		code = within(a)
+	}
+	if code != its.AuthorizationOk {
+		return s.refuse(ctx, a, code)
+	}
+	return s.issue(ctx, a)
+}
+
+const (
+	insertAnswer = `INSERT INTO v2x_answer (cell, request, answer, at) VALUES (0, $1, $2, $3) ON CONFLICT DO NOTHING`
+	selectAnswer = `SELECT answer FROM v2x_answer WHERE cell = 0 AND request = $1`
+	insertTicket = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`
+)
+
+func (s *Service) answered(ctx context.Context, request []byte) (answer []byte, err error) {
+	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Get(ctx, []any{&answer}, selectAnswer, request)
+		return err
+	})
+	return answer, err
+}
+
+// judge goes through what can be seen here.
+func (s *Service) judge(a *asking, request []byte) its.AuthorizationResponseCode {
+	if err := a.read(request); err != nil {
+		var f scr.Fault
+		if !errors.As(err, &f) {
+			f = scr.CantParse
+		}
+		return its.AuthorizationResponseCode(f)
+	}
+	// What is cheap comes first: nobody is known yet, and a stranger may choose keys of whatever curve costs most.
+	for _, check := range []func(*asking) its.AuthorizationResponseCode{tagged, s.complete, s.timely, s.enrolment, permitted, encryption, proven} {
+		if code := check(a); code != its.AuthorizationOk {
+			return code
+		}
+	}
+	return its.AuthorizationOk
+}
+
+// read opens all layers. What is encrypted is signed with the new key, or not signed at all.
+func (a *asking) read(request []byte) (err error) {
+	if a.opened, err = scr.Open(request, a.aa.Holder); err != nil {
+		return err
+	}
+	octets := a.opened.Message.Content.Opaque
+	if a.opened.Message.Content.Choice != its.UnsecuredData {
+		if a.pop, octets, err = scr.Signed(a.opened.Message); err != nil {
+			return err
+		}
+	}
+	content, err := scr.Content(octets, its.AuthorizationRequest)
+	if err != nil {
+		return err
+	}
+	a.asked = content.AuthorizationRequest
+	return nil
+}
+
+func tagged(a *asking) its.AuthorizationResponseCode {
+	tag, err := scr.KeyTag(a.asked.HmacKey, &a.asked.PublicKeys)
+	if err != nil || !hmac.Equal(tag[:], a.asked.SharedAtRequest.KeyTag[:]) {
+		return its.ItsAaKeysDontMatch
+	}
+	return its.AuthorizationOk
+}
+
+func (s *Service) complete(a *asking) its.AuthorizationResponseCode {
+	r := &a.asked.SharedAtRequest
+	if r.CertificateFormat != its.FormatTs103097 || len(r.RequestedSubjectAttributes.AppPermissions) == 0 && r.RequestedSubjectAttributes.CertIssuePermissions == nil || a.pop == nil && s.Proof {
+		return its.ItsAaIncompleteRequest
+	}
+	return its.AuthorizationOk
+}
+
+func encryption(a *asking) its.AuthorizationResponseCode {
+	if k, ok := a.asked.PublicKeys.EncryptionKey.Get(); ok && !scr.UsableForEncryption(&k) {
+		return its.ItsAaInvalidEncryptionKey
+	}
+	return its.AuthorizationOk
+}
+
+func (s *Service) timely(a *asking) its.AuthorizationResponseCode {
+	if a.pop == nil {
+		return its.AuthorizationOk
+	}
+	made, at, window := a.pop.TbsData.HeaderInfo.GenerationTime.Value, s.Trust.At(), its.Time64(s.Window.Microseconds())
+	if made+window < at || made > at+window {
+		return its.ItsAaOutOfSyncRequest
+	}
+	return its.AuthorizationOk
+}
+
+// enrolment finds the enrolment authority of the station on the trust list.
+func (s *Service) enrolment(a *asking) its.AuthorizationResponseCode {
+	e, err := s.Trust.State().Find(a.asked.SharedAtRequest.EaId, trust.EA, s.Trust.At())
+	switch {
+	case errors.Is(err, trust.ErrBarred):
+		return its.ItsAaInvalidEa
+	case err != nil && s.Trust.State().Barred != nil && s.Trust.State().Barred.Lists(a.asked.SharedAtRequest.EaId):
+		return its.ItsAaInvalidEa
+	case err != nil:
+		return its.ItsAaUnknownEa
+	}
+	a.ea = e.Ea
+	return its.AuthorizationOk
+}
+
+// permitted checks what is asked for.
+func permitted(a *asking) its.AuthorizationResponseCode {
+	if !allowed(a, &a.asked.SharedAtRequest.RequestedSubjectAttributes) {
+		return its.ItsAaDeniedPermissions
+	}
+	return its.AuthorizationOk
+}
+
+// proven checks the proof of possession, or without one that the key is one. For its failure there is no better code.
+func proven(a *asking) its.AuthorizationResponseCode {
+	key := &a.asked.PublicKeys.VerificationKey
+	if a.pop == nil && scr.Usable(key) || a.pop != nil && a.pop.Signer.Choice == its.SignerSelf && a.pop.Verify(nil, key) == nil {
+		return its.AuthorizationOk
+	}
+	return its.ItsAaDeniedPermissions
+}
+
+// allowed says whether this authority may issue tickets with these attributes.
+func allowed(a *asking, t *its.CertificateSubjectAttributes) bool {
+	if t.CertIssuePermissions != nil {
+		return false
+	}
+	for _, p := range t.AppPermissions {
+		if p.Psid >= its.PsidCRL && p.Psid <= its.PsidCTL || !chain.MayIssue(a.aa.Certificate.ToBeSigned.CertIssuePermissions, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// validate has the enrolment authority judge (TS 102 941, 6.2.3.4).
+func (s *Service) validate(ctx context.Context, a *asking) its.AuthorizationResponseCode {
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	content := its.EtsiTs102941DataContent{Choice: its.ValidationRequest, AuthorizationValidationRequest: &its.AuthorizationValidationRequest{
+		SharedAtRequest: a.asked.SharedAtRequest, EcSignature: a.asked.EcSignature}}
+	signed, err := scr.Sign(content, s.Trust.At(), a.aa.Signer)
+	if err != nil {
+		return its.AaEaCantReachEa
+	}
+	question, session, err := scr.Seal(s.Random, signed, &a.ea.EaCertificate)
+	if err != nil {
+		return its.AaEaCantReachEa
+	}
+	answer, err := s.Enrolment.Validate(ctx, a.ea.AaAccessPoint, question)
+	if err != nil {
+		return its.AaEaCantReachEa
+	}
+	by, said, err := scr.OpenAnswer(answer, session, its.ValidationResponse)
+	if err != nil || by.Signer.Choice != its.SignerDigest || by.Signer.Digest != a.asked.SharedAtRequest.EaId || by.Verify(&a.ea.EaCertificate, nil) != nil {
+		return its.AaEaCantReachEa
+	}
+	r := said.AuthorizationValidationResponse
+	if r.RequestHash != scr.Hash(question) {
+		return its.AaEaCantReachEa
+	}
+	if confirmed, ok := r.ConfirmedSubjectAttributes.Get(); ok {
+		a.confirmed = &confirmed
+	}
+	return Handed(r.ResponseCode)
+}
+
+// Handed is what the station is told of what the enrolment authority found. For deniedrequest there is no counterpart.
+func Handed(code its.AuthorizationValidationResponseCode) its.AuthorizationResponseCode {
+	switch {
+	case code == its.ValidationOk:
+		return its.AuthorizationOk
+	case code <= its.ValidationDeniedTooManyCerts:
+		return its.EaAaCantParse - 1 + its.AuthorizationResponseCode(code)
+	}
+	return its.DeniedPermissions
+}
+
+// within checks that what was confirmed can be issued.
+func within(a *asking) its.AuthorizationResponseCode {
+	c := a.confirmed
+	if c == nil || len(c.AppPermissions) == 0 || !c.ValidityPeriod.Present || c.Id.Present && c.Id.Value.Choice != its.IdNone || !allowed(a, c) {
+		return its.ItsAaDeniedPermissions
+	}
+	return its.AuthorizationOk
+}
+
+// refuse records a refusal and answers with its code, if there is a key to answer with.
+func (s *Service) refuse(ctx context.Context, a *asking, code its.AuthorizationResponseCode) ([]byte, error) {
+	if err := s.Audit.Refuse(ctx, a.from, audit.Entry{Action: "v2x.ticket", Refused: code.String()}); err != nil {
+		return nil, err
+	}
+	if a.opened.Session == nil {
+		return nil, &Unanswerable{scr.Fault(code)}
+	}
+	return s.answer(a, code, nil)
+}
+
+func (s *Service) answer(a *asking, code its.AuthorizationResponseCode, ticket *its.Certificate) ([]byte, error) {
+	signed, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.AuthorizationResponse, AuthorizationResponse: &its.InnerAtResponse{
+		RequestHash: a.opened.Hash, ResponseCode: code, Certificate: ticket}}, s.Trust.At(), a.aa.Signer)
+	if err != nil {
+		return nil, err
+	}
+	return scr.Answer(s.Random, a.opened.Session, signed)
+}
+
+// hour is the present, as far as the record tells it: exact times would join this record with that of an enrolment authority.
+func (s *Service) hour() int64 { return s.Now().Unix() / 3600 * 3600 }
+
+// issue makes the ticket and releases it once it is recorded.
+func (s *Service) issue(ctx context.Context, a *asking) ([]byte, error) {
+	c := a.confirmed
+	x := &its.Certificate{ToBeSigned: its.ToBeSignedCertificate{Id: its.CertificateId{Choice: its.IdNone}, ValidityPeriod: c.ValidityPeriod.Value, Region: c.Region,
+		AssuranceLevel: c.AssuranceLevel, AppPermissions: c.AppPermissions, EncryptionKey: a.asked.PublicKeys.EncryptionKey,
+		VerifyKeyIndicator: its.VerificationKeyIndicator{VerificationKey: a.asked.PublicKeys.VerificationKey}}}
+	code, err := s.sign(a, x)
+	if err != nil {
+		return nil, err
+	}
+	if code != its.AuthorizationOk {
+		return s.refuse(ctx, a, code)
+	}
+	answer, err := s.answer(a, its.AuthorizationOk, x)
+	if err != nil {
+		return nil, err
+	}
+	err = s.record(ctx, a, x, answer)
+	if errors.Is(err, errUsed) { // the same request at the same time, or another one with the same key
+		if before, err := s.answered(ctx, a.digest); before != nil || err != nil {
+			return before, err
+		}
+		return s.refuse(ctx, a, its.ItsAaDeniedPermissions)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// sign holds the ticket against its profile and what this authority may issue, region and validity among it, and signs it.
+func (s *Service) sign(a *asking, x *its.Certificate) (its.AuthorizationResponseCode, error) {
+	st := s.Trust.State()
+	period, above := x.ToBeSigned.ValidityPeriod, a.aa.Certificate.ToBeSigned.ValidityPeriod
+	if st.Root == nil || period.Start < above.Start || period.End() > above.End() {
+		return its.ItsAaDeniedPermissions, nil
+	}
+	if err := trust.Sign(x, a.aa.Certificate, a.aa.Signer.Sign); err != nil {
+		return 0, err
+	}
+	err := x.CheckRole(its.EtsiAT, 0)
+	if err == nil && x.ToBeSigned.Region.Present { // everything else was looked at before
+		at := max(s.Trust.At(), its.Time64(period.Start)*1e6) // one for later is judged for then
+		err = chain.Check([]*its.Certificate{x, a.aa.Certificate, st.Root.Certificate}, chain.Options{At: at, Trusted: func(id its.HashedId8) bool { return id == st.Root.ID }})
+	}
+	if err != nil {
+		return its.ItsAaDeniedPermissions, nil // what was signed is thrown away
+	}
+	return its.AuthorizationOk, nil
+}
+
+var errUsed = errors.New("the key has a ticket already")
+
+func (s *Service) record(ctx context.Context, a *asking, x *its.Certificate, answer []byte) error {
+	id, err := x.HashedId8()
+	if err != nil {
+		return err
+	}
+	b, err := coer.Normal(&a.asked.PublicKeys.VerificationKey)
+	if err != nil {
+		return err
+	}
+	key := sha256.Sum256(b)
+	return s.commit.Do(ctx, &made{a.digest, key[:], answer, id, x.ToBeSigned.ValidityPeriod.End().Time(s.Trust.Leap).Unix()})
+}
+
+// apply records a batch. Whose key has a ticket already is refused.
+func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused []error, err error) {
+	refused = make([]error, len(batch))
+	var entries []audit.Entry
+	for i, m := range batch {
+		n, err := tx.Exec(ctx, insertTicket, m.key, m.id[:], s.hour(), m.ends)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			refused[i] = errUsed
+			continue
+		}
+		if _, err := tx.Exec(ctx, insertAnswer, m.request, m.answer, s.Now().Unix()); err != nil {
+			return nil, err
+		}
+		entries = append(entries, audit.Entry{Action: "v2x.ticket", At: s.hour(), Actor: "system:v2x", Object: m.id.String()})
+	}
+	if len(entries) == 0 {
+		return refused, nil
+	}
+	return refused, s.Audit.Append(ctx, tx, entries...)
+}
+
+// Run takes away what is over, until ctx ends.
+func (s *Service) Run(ctx context.Context, log *slog.Logger) error {
+	tick := time.NewTicker(5 * time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := s.Prune(ctx); err != nil && ctx.Err() == nil {
+				log.LogAttrs(ctx, slog.LevelError, "taking away old V2X requests", slog.Any("error", err))
+			}
+		}
+	}
+}
+
+// Prune takes away answers beyond the window, and what is known of tickets that are over.
+func (s *Service) Prune(ctx context.Context) error {
+	now := s.Now()
+	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM v2x_answer WHERE cell = 0 AND at < $1`, now.Add(-3*s.Window).Unix())
+		_, err2 := tx.Exec(ctx, `DELETE FROM v2x_ticket WHERE cell = 0 AND ends < $1`, now.Unix())
+		return errors.Join(err, err2)
+	})
+}

@@ -1,0 +1,133 @@
+package ea
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/ca"
+	"mooring/internal/core/device"
+	"mooring/wire/coer"
+	"mooring/wire/its"
+	"mooring/wire/scr"
+)
+
+// Tags of devices in the registry.
+const (
+	TagStation = "v2x"     // the device is a station; the value is for people
+	TagKey     = "v2x-key" // its canonical key
+)
+
+// station is a device that may take part.
+type station struct {
+	device device.Device
+	key    its.PublicVerificationKey // canonical
+}
+
+// byName finds a station by its canonical identifier: nil if there is none.
+func (s *Service) byName(ctx context.Context, name []byte) (*station, error) {
+	id, _ := s.Devices.IDOf(string(name))
+	return s.byID(ctx, id)
+}
+
+func (s *Service) byID(ctx context.Context, id device.ID) (*station, error) {
+	d, err := s.Devices.Load(ctx, id)
+	if errs.Is(err, errs.NotFound) || err == nil && !d.Tagged(TagStation) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	st := &station{device: d}
+	if text, ok := d.Tags[TagKey]; ok {
+		b, err := hex.DecodeString(text)
+		if err != nil || len(b) != 33 || b[0]&^1 != 2 {
+			return st, nil // the key verifies nothing
+		}
+		st.key = its.PublicVerificationKey{Point: its.Compressed(b)}
+		return st, nil
+	}
+	return st, s.bridge(ctx, st)
+}
+
+// bridge takes the key of the device's X.509 certificate for the canonical one, if that is valid and not revoked.
+func (s *Service) bridge(ctx context.Context, st *station) error {
+	now := s.Now().Unix()
+	for i := range st.device.Slots {
+		slot := &st.device.Slots[i]
+		if slot.Name == device.SlotBirth || len(slot.Serial) == 0 || slot.Revoked != 0 {
+			continue
+		}
+		c, ok, err := s.standing(ctx, slot.Serial)
+		if err != nil {
+			return err
+		}
+		if !ok || c.DER == nil || now < c.NotBefore || now > c.NotAfter {
+			continue
+		}
+		x, err := x509.ParseCertificate(c.DER)
+		if err != nil {
+			continue
+		}
+		if key, err := scr.VerificationKey(x.PublicKey); err == nil {
+			st.key = key
+			return nil
+		}
+	}
+	return nil
+}
+
+// standing returns a certificate unless it is revoked.
+func (s *Service) standing(ctx context.Context, serial []byte) (c *ca.Certificate, ok bool, err error) {
+	_, revoked, err := s.Revoke.Status(ctx, serial)
+	if err != nil || revoked {
+		return nil, false, err
+	}
+	c, err = s.CA.Known(ctx, serial)
+	if errs.Is(err, errs.NotFound) {
+		return nil, false, nil
+	}
+	return c, err == nil, err
+}
+
+// credential is an enrolment credential that was issued.
+type credential struct {
+	id      its.HashedId8
+	cert    *its.Certificate
+	device  device.ID
+	expires int64
+}
+
+const (
+	insertCredential = `INSERT INTO v2x_credential (cell, id, device, cert, issued, expires) VALUES (0, $1, $2, $3, $4, $5)`
+	selectCredential = `SELECT device, cert, expires FROM v2x_credential WHERE cell = 0 AND id = $1`
+	insertKey        = `INSERT INTO v2x_credential_key (cell, key, expires) VALUES (0, $1, $2) ON CONFLICT DO NOTHING`
+	insertAnswer     = `INSERT INTO v2x_enrolment (cell, request, answer, at) VALUES (0, $1, $2, $3)`
+	selectAnswer     = `SELECT answer FROM v2x_enrolment WHERE cell = 0 AND request = $1`
+)
+
+// credential finds an enrolment credential by its digest: nil if there is none.
+func (s *Service) credential(ctx context.Context, id its.HashedId8) (c *credential, err error) {
+	var dev, cert []byte
+	var expires int64
+	var found bool
+	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		found, err = tx.Get(ctx, []any{&dev, &cert, &expires}, selectCredential, id[:])
+		return err
+	})
+	if err != nil || !found {
+		return nil, err
+	}
+	x, err := its.ParseCertificate(cert)
+	if err != nil || len(dev) != len(device.ID{}) {
+		return nil, errs.New(errs.Internal, "table v2x_credential: the row of %s is damaged", id)
+	}
+	return &credential{id, x, device.ID(dev), expires}, nil
+}
+
+func keyDigest(k *its.PublicVerificationKey) ([]byte, error) {
+	b, err := coer.Normal(k)
+	return digest(b), err
+}

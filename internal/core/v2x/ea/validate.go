@@ -1,0 +1,332 @@
+package ea
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/v2x/trust"
+	"mooring/wire/coer"
+	"mooring/wire/its"
+	"mooring/wire/its/chain"
+	"mooring/wire/scr"
+)
+
+// validating is the question of an authorization authority under way.
+type validating struct {
+	from   access.Actor
+	ea     *trust.Credential
+	opened scr.Opened
+	outer  *its.SignedData
+	asked  *its.AuthorizationValidationRequest
+	signed *its.SignedData // by the station
+	hash   []byte          // what the station signed
+	cred   *credential
+	who    *station
+	period its.ValidityPeriod
+	mark   []byte // of the request, by which it is counted once
+}
+
+// Validate answers the question of an authorization authority whether a station may have a ticket (TS 102 941, 6.2.3.4). The error is as that of Enrol.
+func (s *Service) Validate(ctx context.Context, from access.Actor, request []byte) ([]byte, error) {
+	v := &validating{from: from}
+	var err error
+	if v.ea, err = s.Trust.Credential(ctx, trust.EA); err != nil {
+		return nil, err
+	}
+	code, err := s.judgeValidation(ctx, v, request)
+	if err != nil {
+		return nil, err
+	}
+	if code == its.ValidationOk {
+		if code, err = s.count(ctx, v); err != nil {
+			return nil, err
+		}
+	}
+	if code != its.ValidationOk {
+		return s.refuseValidation(ctx, v, code)
+	}
+	return s.validationAnswer(v, code, coer.Some(v.confirmed()))
+}
+
+func (s *Service) judgeValidation(ctx context.Context, v *validating, request []byte) (its.AuthorizationValidationResponseCode, error) {
+	if err := v.read(request); err != nil {
+		var f scr.Fault
+		if !errors.As(err, &f) {
+			return 0, err
+		}
+		return its.AuthorizationValidationResponseCode(f), nil
+	}
+	for _, check := range []func(*validating) its.AuthorizationValidationResponseCode{s.authority, s.ours, s.openSignature} {
+		if code := check(v); code != its.ValidationOk {
+			return code, nil
+		}
+	}
+	var err error
+	if v.cred, err = s.credential(ctx, v.signed.Signer.Digest); err != nil {
+		return 0, err
+	}
+	if v.cred != nil {
+		if v.who, err = s.byID(ctx, v.cred.device); err != nil {
+			return 0, err
+		}
+	}
+	for _, check := range []func(*validating) its.AuthorizationValidationResponseCode{s.station, s.wanted} {
+		if code := check(v); code != its.ValidationOk {
+			return code, nil
+		}
+	}
+	return its.ValidationOk, nil
+}
+
+func (v *validating) read(request []byte) (err error) {
+	if v.opened, err = scr.Open(request, v.ea.Holder); err != nil {
+		return err
+	}
+	outer, octets, err := scr.Signed(v.opened.Message)
+	if err != nil {
+		return err
+	}
+	v.outer = outer
+	content, err := scr.Content(octets, its.ValidationRequest)
+	if err != nil {
+		return err
+	}
+	v.asked = content.AuthorizationValidationRequest
+	return nil
+}
+
+// authority checks that who asks is an authorization authority of the trust list, and may ask.
+func (s *Service) authority(v *validating) its.AuthorizationValidationResponseCode {
+	if v.outer.Signer.Choice != its.SignerDigest {
+		return its.ValidationInvalidAa
+	}
+	e, err := s.Trust.State().Find(v.outer.Signer.Digest, trust.AA, s.Trust.At())
+	if err != nil {
+		return its.ValidationInvalidAa
+	}
+	if v.outer.Verify(&e.Aa.AaCertificate, nil) != nil {
+		return its.ValidationInvalidAaSignature
+	}
+	return its.ValidationOk
+}
+
+func (s *Service) ours(v *validating) its.AuthorizationValidationResponseCode {
+	if v.asked.SharedAtRequest.EaId != v.ea.ID {
+		return its.ValidationWrongEa
+	}
+	return its.ValidationOk
+}
+
+// openSignature opens the signature of the station.
+func (s *Service) openSignature(v *validating) its.AuthorizationValidationResponseCode {
+	d := v.asked.EcSignature.Data
+	if v.asked.EcSignature.Choice == its.EcSignatureEncrypted {
+		inner, err := scr.OpenInside(d, v.ea.Holder)
+		if errors.Is(err, scr.NotRecipient) {
+			return its.ValidationWrongEa
+		}
+		var f scr.Fault
+		if errors.As(err, &f) {
+			return its.AuthorizationValidationResponseCode(f)
+		}
+		d = inner
+	}
+	var err error
+	if v.signed, v.hash, err = scr.SignedDigest(d); err != nil {
+		return its.ValidationBadContentType
+	}
+	return its.ValidationOk
+}
+
+// station checks who signed, and that it was this request.
+func (s *Service) station(v *validating) its.AuthorizationValidationResponseCode {
+	if v.who == nil || v.signed.Signer.Choice != its.SignerDigest {
+		return its.ValidationUnknownIts
+	}
+	shared, err := scr.Shared(&v.asked.SharedAtRequest)
+	if err != nil || !bytes.Equal(shared, v.hash) || v.signed.Verify(v.cred.cert, nil) != nil {
+		return its.ValidationInvalidSignature
+	}
+	if !v.who.device.State.Active() || !v.cred.cert.ToBeSigned.ValidityPeriod.Contains(s.Trust.At()) || !s.fresh(v.outer) || !s.fresh(v.signed) {
+		return its.ValidationDeniedRequest
+	}
+	return its.ValidationOk
+}
+
+// Permissions are what tickets of stations may be for.
+func Permissions() []its.PsidGroupPermissions {
+	bitmap := func(p its.Psid, value, mask []byte) its.PsidSspRange {
+		return its.PsidSspRange{Psid: p, SspRange: coer.Some(its.SspRange{Choice: its.SspRangeBitmap, SspValue: value, SspBitmask: mask})}
+	}
+	return []its.PsidGroupPermissions{its.Group(its.SubjectPermissions{Explicit: []its.PsidSspRange{
+		bitmap(its.PsidCAM, []byte{1, 0xff, 0xfc}, []byte{0xff, 0, 3}), bitmap(its.PsidDENM, []byte{1, 0xff, 0xff, 0xff}, []byte{0xff, 0, 0, 0})}})}
+}
+
+// wanted checks what the ticket is to say, and decides on its time.
+func (s *Service) wanted(v *validating) its.AuthorizationValidationResponseCode {
+	r := &v.asked.SharedAtRequest
+	a := &r.RequestedSubjectAttributes
+	if r.CertificateFormat != its.FormatTs103097 || a.CertIssuePermissions != nil || len(a.AppPermissions) == 0 || a.Id.Present && a.Id.Value.Choice != its.IdNone ||
+		a.AssuranceLevel.Present || a.Region.Present {
+		return its.ValidationDeniedPermissions
+	}
+	seen := map[its.Psid]bool{}
+	for _, p := range a.AppPermissions {
+		if seen[p.Psid] || !chain.MayIssue(Permissions(), p) {
+			return its.ValidationDeniedPermissions
+		}
+		seen[p.Psid] = true
+	}
+	now := its.Time32(s.Trust.At() / 1e6)
+	v.period = its.ValidityPeriod{Start: now, Duration: hours(s.Policy.Ticket)}
+	if want, ok := a.ValidityPeriod.Get(); ok {
+		v.period = want
+	}
+	switch limit := uint64(s.Policy.Ticket.Microseconds()); {
+	case v.period.Duration.Microseconds() > limit, v.period.Duration.Choice < its.Seconds, v.period.Duration.Value == 0, v.period.End() <= now,
+		v.period.Start > now+its.Time32(s.Policy.Preload/time.Second), v.period.Start+its.Time32(s.Policy.Window/time.Second) < now:
+		return its.ValidationDeniedPermissions
+	}
+	return its.ValidationOk
+}
+
+// confirmed is what the ticket is to say.
+func (v *validating) confirmed() its.CertificateSubjectAttributes {
+	return its.CertificateSubjectAttributes{ValidityPeriod: coer.Some(v.period), AppPermissions: v.asked.SharedAtRequest.RequestedSubjectAttributes.AppPermissions}
+}
+
+const (
+	lockStation      = `INSERT INTO v2x_station (cell, device, turn) VALUES (0, $1, 1) ON CONFLICT (cell, device) DO UPDATE SET turn = v2x_station.turn + 1`
+	selectIntervals  = `SELECT start, ends, tickets FROM v2x_interval WHERE cell = 0 AND device = $1 AND ends > $2 AND start < $3`
+	addInterval      = `INSERT INTO v2x_interval (cell, device, start, ends, tickets) VALUES (0, $1, $2, $3, 1) ON CONFLICT (cell, device, start, ends) DO UPDATE SET tickets = v2x_interval.tickets + 1`
+	selectValidation = `SELECT start, ends FROM v2x_validation WHERE cell = 0 AND digest = $1`
+	insertValidation = `INSERT INTO v2x_validation (cell, digest, start, ends, at) VALUES (0, $1, $2, $3, $4)`
+)
+
+// interval is when so many tickets are valid.
+type interval struct{ start, ends, tickets int64 }
+
+// count counts the ticket, in the transaction that looks whether there may be one more. One that was counted before is not counted again.
+func (s *Service) count(ctx context.Context, v *validating) (its.AuthorizationValidationResponseCode, error) {
+	sealed, err := coer.Marshal(&v.asked.EcSignature)
+	if err != nil {
+		return 0, err
+	}
+	v.mark = digest(v.asked.SharedAtRequest.Octets, sealed)
+	err = s.commit.Do(ctx, v)
+	var refused codeError
+	if errors.As(err, &refused) {
+		return its.AuthorizationValidationResponseCode(refused), nil
+	}
+	return its.ValidationOk, err
+}
+
+// codeError is a code that is not ok.
+type codeError its.AuthorizationValidationResponseCode
+
+func (c codeError) Error() string { return its.AuthorizationValidationResponseCode(c).String() }
+
+// apply counts a batch, in which each station is once.
+func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*validating) (refused []error, err error) {
+	refused = make([]error, len(batch))
+	var entries []audit.Entry
+	for i, v := range batch {
+		code, counted, err := s.countTx(ctx, tx, v)
+		switch {
+		case err != nil:
+			return nil, err
+		case code != its.ValidationOk:
+			refused[i] = codeError(code)
+		case counted:
+			entries = append(entries, audit.Entry{Action: "v2x.validate", At: s.hour(), Actor: "system:v2x", Device: v.cred.device.String()})
+		}
+	}
+	if len(entries) == 0 {
+		return refused, nil
+	}
+	return refused, s.Audit.Append(ctx, tx, entries...)
+}
+
+// countTx counts one ticket; counted is false if it was before.
+func (s *Service) countTx(ctx context.Context, tx *db.Tx, v *validating) (code its.AuthorizationValidationResponseCode, counted bool, err error) {
+	dev, start, ends := v.cred.device, int64(v.period.Start), int64(v.period.End())
+	if _, err := tx.Exec(ctx, lockStation, dev[:]); err != nil {
+		return 0, false, err
+	}
+	var was interval
+	if found, err := tx.Get(ctx, []any{&was.start, &was.ends}, selectValidation, v.mark); found || err != nil {
+		v.again(was)
+		return its.ValidationOk, false, err
+	}
+	d, err := s.Devices.LoadTx(ctx, tx, dev)
+	if err != nil {
+		return 0, false, err
+	}
+	if !d.State.Active() || !d.Tagged(TagStation) {
+		return its.ValidationDeniedRequest, false, nil
+	}
+	var there []interval
+	if err := tx.Each(ctx, func(row db.Row) error {
+		var i interval
+		err := row.Scan(&i.start, &i.ends, &i.tickets)
+		there = append(there, i)
+		return err
+	}, selectIntervals, dev[:], start, ends); err != nil {
+		return 0, false, err
+	}
+	if most(there, start)+1 > int64(s.Policy.Tickets) {
+		return its.ValidationDeniedTooManyCerts, false, nil
+	}
+	if _, err := tx.Exec(ctx, addInterval, dev[:], start, ends); err != nil {
+		return 0, false, err
+	}
+	_, err = tx.Exec(ctx, insertValidation, v.mark, start, ends, s.Now().Unix())
+	return its.ValidationOk, err == nil, err
+}
+
+// again gives a ticket that is asked for again the time that it had, if that follows from nothing but the clock.
+func (v *validating) again(was interval) {
+	if !v.asked.SharedAtRequest.RequestedSubjectAttributes.ValidityPeriod.Present {
+		v.period.Start = its.Time32(was.start)
+	}
+}
+
+// most is how many tickets are valid at once at the most, from a moment on, of intervals that all end after it. That number is reached at that moment, or where
+// one of them begins.
+func most(list []interval, from int64) (n int64) {
+	for _, i := range list {
+		at := max(i.start, from)
+		var here int64
+		for _, other := range list {
+			if other.start <= at && at < other.ends {
+				here += other.tickets
+			}
+		}
+		n = max(n, here)
+	}
+	return n
+}
+
+func (s *Service) refuseValidation(ctx context.Context, v *validating, code its.AuthorizationValidationResponseCode) ([]byte, error) {
+	entry := audit.Entry{Action: "v2x.validate", Refused: code.String()}
+	if v.who != nil {
+		entry.Device = v.who.device.ID.String()
+	}
+	if err := s.Audit.Refuse(ctx, v.from, entry); err != nil {
+		return nil, err
+	}
+	if v.opened.Session == nil {
+		return nil, &Unanswerable{scr.Fault(code)}
+	}
+	return s.validationAnswer(v, code, coer.Optional[its.CertificateSubjectAttributes]{})
+}
+
+func (s *Service) validationAnswer(v *validating, code its.AuthorizationValidationResponseCode, confirmed coer.Optional[its.CertificateSubjectAttributes]) ([]byte, error) {
+	return s.answer(&v.opened, v.ea, its.EtsiTs102941DataContent{Choice: its.ValidationResponse, AuthorizationValidationResponse: &its.AuthorizationValidationResponse{
+		RequestHash: v.opened.Hash, ResponseCode: code, ConfirmedSubjectAttributes: confirmed}})
+}

@@ -1,0 +1,70 @@
+// Package v2x reaches enrolment authorities and distribution centres of TS 102 941 over HTTP, at addresses that a trust list or the configuration names. It is what
+// core/v2x/aa calls its Enrolment. What is read is bounded, redirections are not followed, proxies of the environment are not looked at.
+package v2x
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"mooring/wire/its"
+	"mooring/wire/scr"
+)
+
+// Client asks. It is safe for concurrent use, and keeps connections to the few whom it asks.
+type Client struct{ http *http.Client }
+
+// New returns a client. It starts nothing.
+func New() *Client {
+	return &Client{&http.Client{
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 16, MaxConnsPerHost: 64, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10, DisableCompression: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirections are not followed") },
+	}}
+}
+
+// Validate sends a question to an enrolment authority.
+func (c *Client) Validate(ctx context.Context, url string, request []byte) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(request))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", scr.RequestType)
+	return c.do(r, scr.ResponseType, its.MaxRequest)
+}
+
+// Lists fetches the trust list and the revocation list of a root from a distribution centre.
+func (c *Client) Lists(ctx context.Context, dc string, root its.HashedId8) (ctl, crl []byte, err error) {
+	get := func(what, kind string) ([]byte, error) {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(dc, "/")+"/"+what+"/"+root.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		return c.do(r, kind, its.MaxTrustList)
+	}
+	if ctl, err = get("getctl", scr.CTLType); err != nil {
+		return nil, nil, err
+	}
+	crl, err = get("getcrl", scr.CRLType)
+	return ctl, crl, err
+}
+
+func (c *Client) do(r *http.Request, kind string, limit int64) ([]byte, error) {
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != kind {
+		return nil, fmt.Errorf("%s answers with status %d and the type %q", r.URL.Host, answer.StatusCode, answer.Header.Get("Content-Type"))
+	}
+	body, err := io.ReadAll(io.LimitReader(answer.Body, limit+1))
+	if err == nil && int64(len(body)) > limit {
+		err = fmt.Errorf("%s answers with more than %d octets", r.URL.Host, limit)
+	}
+	return body, err
+}
