@@ -1,13 +1,21 @@
-// Package trustlist judges the lists of a root of TS 102 941: the certificate trust list (CTL), which names its authorities and where they are, and the revocation
-// list (CRL). Octets in, what may be believed out.
+// Package trustlist judges the lists of TS 102 941: the certificate trust list (CTL) of a root, which names its authorities and where they are, its revocation
+// list (CRL), and the list of the trust list manager (ECTL), which names the roots; and the link certificates by which a root or a manager vouches for its
+// successor. Octets in, what may be believed out.
 //
 //	ctl, err := trustlist.ReadCTL(octets, root, now)   // signed by the root, not over, of its own kinds of entries
 //	crl, err := trustlist.ReadCRL(octets, root, now)
 //	if ctl.Newer(old) { … }
 //	full, err := old.Apply(delta)                      // the same as the full list of that number
 //
-// The root is the caller's: who hands one over that nobody vouched for gets lists that nobody vouched for. Sequence numbers are of one octet and go round;
-// which of two lists is newer follows from the shorter way between their numbers, and from the times if the numbers are the same.
+//	ectl, err := trustlist.ReadECTL(octets, manager, now)
+//	for _, r := range ectl.Roots() { … }
+//
+//	l, err := trustlist.ReadLink(octets)
+//	err = l.Check(old, successor, now)
+//
+// The root, or manager, is the caller's: who hands one over that nobody vouched for gets lists that nobody vouched for. Sequence numbers are of one octet. Those of
+// a root go round: which of two lists is newer follows from the shorter way between their numbers, and from the times if the numbers are the same. Those of a
+// manager end with its key (TS 102 941, annex E).
 package trustlist
 
 import (
@@ -22,7 +30,7 @@ import (
 
 // Why a list is not believed.
 var (
-	ErrSigner      = errors.New("the list is not signed by the root")
+	ErrSigner      = errors.New("it is not signed by whom it should be")
 	ErrForm        = errors.New("what was received is no list of this kind")
 	ErrOver        = errors.New("the list is over, or not yet valid")
 	ErrForeign     = errors.New("the list has entries that do not belong into it, or lacks the distribution centre of its root")
@@ -33,6 +41,8 @@ var (
 type CTL struct {
 	*its.CtlFormat
 	Generated its.Time64
+
+	manager bool // of a trust list manager, whose numbers do not go round
 }
 
 // CRL is a revocation list that was judged.
@@ -41,24 +51,25 @@ type CRL struct {
 	revoked map[its.HashedId8]bool
 }
 
-// content is what a list contains, after its signature by the root was verified.
-func content(octets []byte, root *its.Certificate, psid its.Psid) (*its.EtsiTs102941DataContent, its.Time64, error) {
-	if err := root.CheckRole(its.EtsiRCA, 0); err != nil {
+// content is what a message contains, after its signature by an authority of that role was verified.
+func content(octets []byte, signer *its.Certificate, role its.EtsiRole, psid its.Psid) (*its.EtsiTs102941DataContent, its.Time64, error) {
+	if err := signer.CheckRole(role, 0); err != nil {
 		return nil, 0, err
 	}
 	d, err := its.ParseData(octets, its.MaxTrustList)
 	if err != nil {
 		return nil, 0, errors.Join(ErrForm, err)
 	}
-	s := d.Content.SignedData
-	if d.Content.Choice != its.ContentSigned || s == nil || s.TbsData.Payload.Data == nil || s.TbsData.Payload.Data.Content.Choice != its.UnsecuredData {
-		return nil, 0, ErrForm
+	return signed(d, signer, psid)
+}
+
+// signed is what a signed message contains, after its signature was verified.
+func signed(d *its.Ieee1609Dot2Data, signer *its.Certificate, psid its.Psid) (*its.EtsiTs102941DataContent, its.Time64, error) {
+	s, made, err := header(d, psid)
+	if err != nil {
+		return nil, 0, err
 	}
-	made, ok := s.TbsData.HeaderInfo.GenerationTime.Get()
-	if !ok || s.TbsData.HeaderInfo.Psid != psid {
-		return nil, 0, ErrForm
-	}
-	if err := verify(s, root, made); err != nil {
+	if err := verify(s, signer, made); err != nil {
 		return nil, 0, errors.Join(ErrSigner, err)
 	}
 	m, err := its.ParseManagement(s.TbsData.Payload.Data.Content.Opaque)
@@ -68,39 +79,60 @@ func content(octets []byte, root *its.Certificate, psid its.Psid) (*its.EtsiTs10
 	return &m.Content, made, nil
 }
 
-func verify(s *its.SignedData, root *its.Certificate, made its.Time64) error {
-	id, err := root.HashedId8()
+// header is a signed message with octets in it that are unsecured, and when it was made.
+func header(d *its.Ieee1609Dot2Data, psid its.Psid) (*its.SignedData, its.Time64, error) {
+	s := d.Content.SignedData
+	if d.Content.Choice != its.ContentSigned || s == nil || s.TbsData.Payload.Data == nil || s.TbsData.Payload.Data.Content.Choice != its.UnsecuredData {
+		return nil, 0, ErrForm
+	}
+	made, ok := s.TbsData.HeaderInfo.GenerationTime.Get()
+	if !ok || s.TbsData.HeaderInfo.Psid != psid {
+		return nil, 0, ErrForm
+	}
+	return s, made, nil
+}
+
+// named is whom a message names as its signer.
+func named(s *its.SignedData) (its.HashedId8, error) {
+	switch s.Signer.Choice {
+	case its.SignerDigest:
+		return s.Signer.Digest, nil
+	case its.SignerCertificate:
+		if len(s.Signer.Certificate) == 1 {
+			return s.Signer.Certificate[0].HashedId8()
+		}
+	}
+	return its.HashedId8{}, ErrForm
+}
+
+func verify(s *its.SignedData, signer *its.Certificate, made its.Time64) error {
+	id, err := signer.HashedId8()
 	if err != nil {
 		return err
 	}
-	named := s.Signer.Digest
-	if s.Signer.Choice == its.SignerCertificate {
-		if len(s.Signer.Certificate) != 1 {
-			return ErrForm
-		}
-		if named, err = s.Signer.Certificate[0].HashedId8(); err != nil {
-			return err
-		}
+	by, err := named(s)
+	if err != nil {
+		return err
 	}
-	if named != id {
+	if by != id {
 		return its.ErrIssuer
 	}
-	if !root.ToBeSigned.ValidityPeriod.Contains(made) {
+	if !signer.ToBeSigned.ValidityPeriod.Contains(made) {
 		return ErrOver
 	}
-	return s.Verify(root, nil)
+	return s.Verify(signer, nil)
 }
 
 // ReadCTL judges a trust list of a root, full or delta, at a moment.
 func ReadCTL(octets []byte, root *its.Certificate, at its.Time64) (*CTL, error) {
-	c, made, err := content(octets, root, its.PsidCTL)
+	c, made, err := content(octets, root, its.EtsiRCA, its.PsidCTL)
 	if err != nil {
 		return nil, err
 	}
 	if c.Choice != its.CertificateTrustListRca || c.CertificateTrustList == nil {
 		return nil, ErrForm
 	}
-	l := &CTL{c.CertificateTrustList, made}
+	l := &CTL{CtlFormat: c.CertificateTrustList, Generated: made}
 	if at >= its.Time64(l.NextUpdate)*1e6 {
 		return nil, ErrOver
 	}
@@ -138,15 +170,15 @@ func (l *CTL) Newer(than *CTL) bool {
 	if than == nil {
 		return true
 	}
-	if step := int8(l.CtlSequence - than.CtlSequence); step != 0 {
-		return step > 0
+	if l.CtlSequence != than.CtlSequence {
+		return l.manager && l.CtlSequence > than.CtlSequence || !l.manager && int8(l.CtlSequence-than.CtlSequence) > 0
 	}
 	return l.Generated > than.Generated
 }
 
 // Apply is the full list that follows from a full one and the delta of the next number.
 func (l *CTL) Apply(delta *CTL) (*CTL, error) {
-	if !l.IsFullCtl || delta.IsFullCtl || delta.CtlSequence != l.CtlSequence+1 {
+	if !l.IsFullCtl || delta.IsFullCtl || delta.CtlSequence != l.CtlSequence+1 || l.manager != delta.manager || l.manager && delta.CtlSequence == 0 {
 		return nil, ErrPredecessor
 	}
 	commands := slices.Clone(l.CtlCommands)
@@ -164,7 +196,7 @@ func (l *CTL) Apply(delta *CTL) (*CTL, error) {
 			return nil, fmt.Errorf("%w: it deletes what is not there", ErrPredecessor)
 		}
 	}
-	return &CTL{&its.CtlFormat{NextUpdate: delta.NextUpdate, IsFullCtl: true, CtlSequence: delta.CtlSequence, CtlCommands: commands}, delta.Generated}, nil
+	return &CTL{&its.CtlFormat{NextUpdate: delta.NextUpdate, IsFullCtl: true, CtlSequence: delta.CtlSequence, CtlCommands: commands}, delta.Generated, l.manager}, nil
 }
 
 func deletes(d *its.CtlDelete, e *its.CtlEntry) bool {
@@ -189,6 +221,10 @@ func Certificate(e *its.CtlEntry) *its.Certificate {
 		return &e.Ea.EaCertificate
 	case its.CtlAa:
 		return &e.Aa.AaCertificate
+	case its.CtlRca:
+		return &e.Rca.SelfsignedRootCa
+	case its.CtlTlm:
+		return &e.Tlm.SelfSignedTLMCertificate
 	}
 	return nil
 }
@@ -217,7 +253,7 @@ func (l *CTL) Find(id its.HashedId8) *its.CtlEntry {
 
 // ReadCRL judges a revocation list of a root at a moment.
 func ReadCRL(octets []byte, root *its.Certificate, at its.Time64) (*CRL, error) {
-	c, _, err := content(octets, root, its.PsidCRL)
+	c, _, err := content(octets, root, its.EtsiRCA, its.PsidCRL)
 	if err != nil {
 		return nil, err
 	}

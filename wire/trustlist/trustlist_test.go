@@ -40,6 +40,8 @@ func make1(t testing.TB, role its.EtsiRole, by *authority) authority {
 	switch role {
 	case its.EtsiRCA:
 		x.ToBeSigned.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidCRL, 1), its.Bitmap(its.PsidCTL, 1, 0x38)}
+	case its.EtsiTLM:
+		x.ToBeSigned.CertIssuePermissions, x.ToBeSigned.AppPermissions = nil, []its.PsidSsp{its.Bitmap(its.PsidCTL, 1, 0xc8)}
 	case its.EtsiEA:
 		x.ToBeSigned.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0x0e)}
 	default:
