@@ -2,6 +2,7 @@ package butterfly
 
 import (
 	"crypto/aes"
+	"crypto/cipher"
 	"crypto/subtle"
 	"encoding/binary"
 )
@@ -16,11 +17,18 @@ const (
 )
 
 // Expand is f_k(i,j).
-func Expand(k [16]byte, p Purpose, i, j uint32) Scalar {
+func Expand(k [16]byte, p Purpose, i, j uint32) Scalar { return expand(expansion(k), p, i, j) }
+
+// expansion is the function of a key, made ready for use.
+func expansion(k [16]byte) cipher.Block {
 	block, err := aes.NewCipher(k[:])
 	if err != nil {
 		panic(err) // 16 octets
 	}
+	return block
+}
+
+func expand(block cipher.Block, p Purpose, i, j uint32) Scalar {
 	var x [16]byte
 	binary.BigEndian.PutUint32(x[0:], uint32(p))
 	binary.BigEndian.PutUint32(x[4:], i)
@@ -66,12 +74,32 @@ type Caterpillar struct {
 
 // Cocoon returns the cocoon keys (i,j).
 func (c *Caterpillar) Cocoon(i, j uint32) (signing, encryption Point) {
-	signing = c.SigningKey.Add(Expand(c.SigningExpansion, Signing, i, j).Public())
+	return c.Expander().Cocoon(i, j)
+}
+
+// Expander makes many cocoon keys of one caterpillar: its expansion functions are set up once. It is safe for concurrent use.
+type Expander struct {
+	of                  Caterpillar
+	signing, encryption cipher.Block
+}
+
+// Expander returns the one of a caterpillar.
+func (c *Caterpillar) Expander() *Expander {
+	e := &Expander{of: *c, signing: expansion(c.SigningExpansion)}
+	if e.encryption = e.signing; c.Variant == Original {
+		e.encryption = expansion(c.EncryptionExpansion)
+	}
+	return e
+}
+
+// Cocoon returns the cocoon keys (i,j).
+func (e *Expander) Cocoon(i, j uint32) (signing, encryption Point) {
+	signing = e.of.SigningKey.Add(expand(e.signing, Signing, i, j).Public())
 	switch {
-	case c.Variant == Original:
-		return signing, c.EncryptionKey.Add(Expand(c.EncryptionExpansion, Encryption, i, j).Public())
-	case c.Derivation == OwnExpansions:
-		return signing, c.SigningKey.Add(Expand(c.SigningExpansion, Encryption, i, j).Public())
+	case e.of.Variant == Original:
+		return signing, e.of.EncryptionKey.Add(expand(e.encryption, Encryption, i, j).Public())
+	case e.of.Derivation == OwnExpansions:
+		return signing, e.of.SigningKey.Add(expand(e.encryption, Encryption, i, j).Public())
 	}
 	return signing, signing
 }
