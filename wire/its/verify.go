@@ -7,6 +7,7 @@ import (
 	"math/big"
 
 	"mooring/wire/brainpool"
+	"mooring/wire/butterfly"
 )
 
 // What a verification finds.
@@ -20,23 +21,36 @@ var (
 // Verify says whether the signature is of what has this digest, which must be of the algorithm that goes with the key. Any of (r, s) and (r, n-s) does: both are
 // in use.
 func (k *PublicVerificationKey) Verify(digest []byte, g *Signature) error {
-	if g.Choice != k.Choice || len(digest) != k.Choice.Size() {
-		return ErrAlgorithm
-	}
-	if size := k.Choice.Size(); g.R.Form == Fill || len(g.R.X) != size || len(g.S) != size {
-		return ErrSignature
+	if err := k.fits(digest, g); err != nil {
+		return err
 	}
 	switch k.Choice {
 	case ECDSANistP256:
-		return k.verifyNIST(elliptic.P256(), digest, g)
+		point, err := k.Point.p256()
+		if err != nil {
+			return err
+		}
+		return verifyP256(butterfly.NewVerifier(point), digest, g)
 	case ECDSANistP384:
-		return k.verifyNIST(elliptic.P384(), digest, g)
+		return k.verifyP384(digest, g)
 	case ECDSABrainpoolP256r1:
 		return k.verifyBrainpool(brainpool.P256r1(), digest, g)
 	case ECDSABrainpoolP384r1:
 		return k.verifyBrainpool(brainpool.P384r1(), digest, g)
 	}
 	return ErrAlgorithm
+}
+
+// fits says whether digest and signature are of the sizes that go with the key.
+func (k *PublicVerificationKey) fits(digest []byte, g *Signature) error {
+	size := k.Choice.Size()
+	switch {
+	case g.Choice != k.Choice || len(digest) != size:
+		return ErrAlgorithm
+	case g.R.Form == Fill || len(g.R.X) != size || len(g.S) != size:
+		return ErrSignature
+	}
+	return nil
 }
 
 // r is the number r of a signature: of a point that was given in full, its x-coordinate may exceed the order.
@@ -52,9 +66,9 @@ func (g *Signature) r(order *big.Int) *big.Int {
 func (k *PublicVerificationKey) Check() (err error) {
 	switch k.Choice {
 	case ECDSANistP256:
-		_, err = k.nist(elliptic.P256())
+		_, err = k.Point.p256()
 	case ECDSANistP384:
-		_, err = k.nist(elliptic.P384())
+		_, err = k.p384()
 	case ECDSABrainpoolP256r1:
 		_, err = k.Point.Brainpool(brainpool.P256r1())
 	case ECDSABrainpoolP384r1:
@@ -65,31 +79,55 @@ func (k *PublicVerificationKey) Check() (err error) {
 	return err
 }
 
-func (k *PublicVerificationKey) nist(curve elliptic.Curve) (*ecdsa.PublicKey, error) {
+// p256 is the point on P-256.
+func (p *CurvePoint) p256() (butterfly.Point, error) {
+	b, err := p.SEC1()
+	if err != nil {
+		return butterfly.Point{}, err
+	}
+	point, err := butterfly.NewPoint(b)
+	if err != nil {
+		return butterfly.Point{}, ErrKey
+	}
+	return point, nil
+}
+
+func verifyP256(v *butterfly.Verifier, digest []byte, g *Signature) error {
+	r := g.R.X
+	if g.R.Form != XOnly {
+		r = g.r(elliptic.P256().Params().N).FillBytes(make([]byte, len(g.R.X)))
+	}
+	if !v.Verify(digest, r, g.S) {
+		return ErrSignature
+	}
+	return nil
+}
+
+func (k *PublicVerificationKey) p384() (*ecdsa.PublicKey, error) {
 	point, err := k.Point.SEC1()
 	if err != nil {
 		return nil, err
 	}
 	if k.Point.Form != Uncompressed {
-		x, y := elliptic.UnmarshalCompressed(curve, point)
+		x, y := elliptic.UnmarshalCompressed(elliptic.P384(), point)
 		if x == nil {
 			return nil, ErrKey
 		}
 		point = append(append([]byte{4}, k.Point.X...), y.FillBytes(make([]byte, len(k.Point.X)))...)
 	}
-	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P384(), point)
 	if err != nil {
 		return nil, ErrKey
 	}
 	return key, nil
 }
 
-func (k *PublicVerificationKey) verifyNIST(curve elliptic.Curve, digest []byte, g *Signature) error {
-	key, err := k.nist(curve)
+func (k *PublicVerificationKey) verifyP384(digest []byte, g *Signature) error {
+	key, err := k.p384()
 	if err != nil {
 		return err
 	}
-	if !ecdsa.Verify(key, digest, g.r(curve.Params().N), new(big.Int).SetBytes(g.S)) {
+	if !ecdsa.Verify(key, digest, g.r(key.Curve.Params().N), new(big.Int).SetBytes(g.S)) {
 		return ErrSignature
 	}
 	return nil
@@ -179,4 +217,23 @@ func (d *SignedData) Verify(signer *Certificate, key *PublicVerificationKey) err
 		return err
 	}
 	return key.Verify(digest, &d.Signature)
+}
+
+// VerifyBy is Verify for a signatory.
+func (d *SignedData) VerifyBy(s *Signatory) error {
+	key := &s.Certificate.ToBeSigned.VerifyKeyIndicator
+	if d.Signer.Choice == SignerSelf || d.HashId != key.VerificationKey.Choice.Hash() || key.Choice != VerificationKey {
+		return ErrAlgorithm
+	}
+	digest, err := d.InputBy(s)
+	if err != nil {
+		return err
+	}
+	if s.verifier == nil {
+		return key.VerificationKey.Verify(digest, &d.Signature)
+	}
+	if err := key.VerificationKey.fits(digest, &d.Signature); err != nil {
+		return err
+	}
+	return verifyP256(s.verifier, digest, &d.Signature)
 }
