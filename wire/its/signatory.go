@@ -66,7 +66,7 @@ func (x *Certificate) InputBy(issuer *Signatory) ([]byte, error) {
 
 // inputBy is Hash(Hash(signed) || Hash(signer's certificate)), where both are by the algorithm that goes with the signer's key.
 func (h HashAlgorithm) inputBy(signed []byte, s *Signatory) ([]byte, error) {
-	if s.Certificate.Type != Explicit || h != s.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Choice.Hash() {
+	if size := len(s.digest); h != SHA256 && h != SHA384 || (h == SHA384) != (size == 48) {
 		return nil, ErrAlgorithm
 	}
 	return h.digest(h.Sum(signed), s.digest)

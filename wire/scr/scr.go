@@ -27,10 +27,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
-	"encoding/asn1"
 	"errors"
 	"io"
-	"math/big"
 
 	"mooring/wire/butterfly"
 	"mooring/wire/coer"
@@ -191,6 +189,11 @@ func Seal(random io.Reader, d *its.Ieee1609Dot2Data, authority *its.Certificate)
 	if err != nil {
 		return nil, nil, err
 	}
+	return SealTo(random, d, to)
+}
+
+// SealTo is Seal, for a recipient who was prepared.
+func SealTo(random io.Reader, d *its.Ieee1609Dot2Data, to spdu.Recipient) ([]byte, *spdu.Session, error) {
 	sealed, session, err := spdu.Seal(random, d, to)
 	if err != nil {
 		return nil, nil, err
@@ -228,21 +231,7 @@ func OpenAnswer(answer []byte, s *spdu.Session, want its.ManagementChoice) (*its
 
 // Signature signs a digest with a key of P-256, with the lower of the two values of s.
 func Signature(key crypto.Signer) func(digest []byte) (its.Signature, error) {
-	return func(digest []byte) (its.Signature, error) {
-		der, err := key.Sign(nil, digest, crypto.SHA256)
-		if err != nil {
-			return its.Signature{}, err
-		}
-		var v struct{ R, S *big.Int }
-		if _, err := asn1.Unmarshal(der, &v); err != nil {
-			return its.Signature{}, err
-		}
-		n := elliptic.P256().Params().N
-		if v.S.Cmp(new(big.Int).Rsh(n, 1)) > 0 {
-			v.S.Sub(n, v.S)
-		}
-		return its.Signature{Choice: its.ECDSANistP256, R: its.CurvePoint{X: v.R.FillBytes(make([]byte, 32))}, S: v.S.FillBytes(make([]byte, 32))}, nil
-	}
+	return spdu.Signature(key, its.ECDSANistP256)
 }
 
 // Signer is who signs with a key of P-256; without a certificate the holder of the key and nothing else.

@@ -16,10 +16,11 @@
 package spdu
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
-	"encoding/asn1"
 	"errors"
 	"io"
 	"math/big"
@@ -45,7 +46,18 @@ type Recipient struct {
 	choice its.RecipientChoice
 	id     its.HashedId8
 	key    its.PublicEncryptionKey
-	p1     []byte // what the key of the message is bound to (IEEE 1609.2, 6.3.36)
+	p1     []byte           // what the key of the message is bound to (IEEE 1609.2, 6.3.36)
+	point  *butterfly.Point // of a key of P-256 that was read before; nil: see key
+}
+
+// Prepared is the recipient with its key read, for who sends it much.
+func (r Recipient) Prepared() (Recipient, error) {
+	if r.key.PublicKey.Choice != its.ECIESNistP256 {
+		return r, nil
+	}
+	public, err := point(&r.key.PublicKey.Point)
+	r.point = &public
+	return r, err
 }
 
 // ToCertificate is the holder of a certificate that has a key for encryption.
@@ -58,7 +70,7 @@ func ToCertificate(cert *its.Certificate) (Recipient, error) {
 	if err != nil {
 		return Recipient{}, err
 	}
-	return Recipient{its.RecipientCert, its.HashedId8(p1[len(p1)-8:]), key, p1}, nil
+	return Recipient{choice: its.RecipientCert, id: its.HashedId8(p1[len(p1)-8:]), key: key, p1: p1}, nil
 }
 
 // ToSender is who sent a signed message with a key for the answer in its header.
@@ -74,7 +86,7 @@ func ToSender(d *its.Ieee1609Dot2Data) (Recipient, error) {
 	if err != nil {
 		return Recipient{}, err
 	}
-	return Recipient{its.RecipientSignedData, its.HashedId8(p1[len(p1)-8:]), key.Public, p1}, nil
+	return Recipient{choice: its.RecipientSignedData, id: its.HashedId8(p1[len(p1)-8:]), key: key.Public, p1: p1}, nil
 }
 
 // ToKey is the holder of a key that is named by itself.
@@ -84,7 +96,7 @@ func ToKey(key its.PublicEncryptionKey) (Recipient, error) {
 		return Recipient{}, err
 	}
 	nothing := sha256.Sum256(nil)
-	return Recipient{its.RecipientRek, id, key, nothing[:]}, nil
+	return Recipient{choice: its.RecipientRek, id: id, key: key, p1: nothing[:]}, nil
 }
 
 // Seal encrypts a message for recipients. The session is for the answer.
@@ -118,7 +130,7 @@ func (r Recipient) wrap(random io.Reader, key [16]byte) (its.RecipientInfo, erro
 	case r.key.SupportedSymmAlg != its.AES128CCM:
 		err = ErrAlgorithm
 	case of.Choice == its.ECIESNistP256:
-		err = wrapNIST(random, &of.Point, key, r.p1, &wrapped)
+		err = r.wrapNIST(random, key, &wrapped)
 	case of.Choice == its.ECIESBrainpoolP256r1:
 		err = wrapBrainpool(random, &of.Point, key, r.p1, &wrapped)
 	default:
@@ -127,12 +139,14 @@ func (r Recipient) wrap(random io.Reader, key [16]byte) (its.RecipientInfo, erro
 	return its.RecipientInfo{Choice: r.choice, RecipientId: r.id, EncKey: wrapped}, err
 }
 
-func wrapNIST(random io.Reader, to *its.CurvePoint, key [16]byte, p1 []byte, into *its.EncryptedDataEncryptionKey) error {
-	public, err := point(to)
-	if err != nil {
-		return err
+func (r Recipient) wrapNIST(random io.Reader, key [16]byte, into *its.EncryptedDataEncryptionKey) error {
+	if r.point == nil {
+		var err error
+		if r, err = r.Prepared(); err != nil {
+			return err
+		}
 	}
-	w, err := butterfly.Wrap(random, public, key, p1)
+	w, err := butterfly.Wrap(random, *r.point, key, r.p1)
 	if err != nil {
 		return err
 	}
@@ -272,27 +286,56 @@ type Signer struct {
 	Certificate *its.Certificate // nil: the holder of a key and nothing else (self)
 	Attach      bool             // the certificate goes along; else its digest does
 	Sign        func(digest []byte) (its.Signature, error)
+	known       *its.Signatory // the certificate with its digest; nil: it was not computed before
 }
 
-func (s *Signer) identifier() (its.SignerIdentifier, error) {
-	switch {
-	case s.Certificate == nil:
-		return its.SignerIdentifier{Choice: its.SignerSelf}, nil
-	case s.Attach:
-		return its.SignerIdentifier{Choice: its.SignerCertificate, Certificate: []its.Certificate{*s.Certificate}}, nil
+// Prepared is the signer with the digest of its certificate computed, for who signs much.
+func (s Signer) Prepared() (Signer, error) {
+	if s.Certificate == nil {
+		return s, nil
 	}
-	id, err := s.Certificate.HashedId8()
-	return its.SignerIdentifier{Digest: id}, err
+	known, err := its.NewSignatory(s.Certificate)
+	s.known = known
+	return s, err
+}
+
+// Certify signs a certificate in the name of the signer, who has one.
+func (s *Signer) Certify(x *its.Certificate) error {
+	by, err := s.signatory()
+	if err != nil {
+		return err
+	}
+	x.Issuer = its.IssuerIdentifier{Choice: its.IssuerSHA256, Digest: by.ID}
+	if s.Algorithm.Hash() == its.SHA384 {
+		x.Issuer.Choice = its.IssuerSHA384
+	}
+	digest, err := x.InputBy(by)
+	if err != nil {
+		return err
+	}
+	signature, err := s.Sign(digest)
+	if err != nil {
+		return err
+	}
+	x.Signature = coer.Some(signature)
+	return nil
+}
+
+// signatory is the signer's certificate.
+func (s *Signer) signatory() (*its.Signatory, error) {
+	switch {
+	case s.known != nil:
+		return s.known, nil
+	case s.Certificate == nil:
+		return nil, its.ErrIssuer
+	}
+	return its.NewSignatory(s.Certificate)
 }
 
 // Sign signs a payload.
 func Sign(payload its.SignedDataPayload, header its.HeaderInfo, s Signer) (*its.Ieee1609Dot2Data, error) {
-	by, err := s.identifier()
-	if err != nil {
-		return nil, err
-	}
-	d := &its.SignedData{HashId: s.Algorithm.Hash(), TbsData: its.ToBeSignedData{Payload: payload, HeaderInfo: header}, Signer: by}
-	digest, err := d.Input(s.Certificate)
+	d := &its.SignedData{HashId: s.Algorithm.Hash(), TbsData: its.ToBeSignedData{Payload: payload, HeaderInfo: header}, Signer: its.SignerIdentifier{Choice: its.SignerSelf}}
+	digest, err := s.input(d)
 	if err != nil {
 		return nil, err
 	}
@@ -302,6 +345,22 @@ func Sign(payload its.SignedDataPayload, header its.HeaderInfo, s Signer) (*its.
 	return &its.Ieee1609Dot2Data{Content: its.Ieee1609Dot2Content{Choice: its.ContentSigned, SignedData: d}}, nil
 }
 
+// input says who signs, and computes what is signed.
+func (s *Signer) input(d *its.SignedData) ([]byte, error) {
+	if s.Certificate == nil {
+		return d.Input(nil)
+	}
+	by, err := s.signatory()
+	if err != nil {
+		return nil, err
+	}
+	d.Signer = its.SignerIdentifier{Digest: by.ID}
+	if s.Attach {
+		d.Signer = its.SignerIdentifier{Choice: its.SignerCertificate, Certificate: []its.Certificate{*s.Certificate}}
+	}
+	return d.InputBy(by)
+}
+
 // Payload is a payload of these octets, unsecured.
 func Payload(octets []byte) its.SignedDataPayload {
 	return its.SignedDataPayload{Data: its.Unsecured(octets)}
@@ -309,24 +368,68 @@ func Payload(octets []byte) its.SignedDataPayload {
 
 // ECDSA signs with a key of P-256 or P-384 as Signer.Sign does: deterministically (RFC 6979), with the lower of the two values of s.
 func ECDSA(key *ecdsa.PrivateKey) func(digest []byte) (its.Signature, error) {
+	if key.Curve.Params().BitSize == 384 {
+		return Signature(key, its.ECDSANistP384)
+	}
+	return Signature(key, its.ECDSANistP256)
+}
+
+// Signature signs as Signer.Sign does with a key of P-256 or P-384, wherever that is kept, with the lower of the two values of s.
+func Signature(key crypto.Signer, algorithm its.SignatureAlgorithm) func(digest []byte) (its.Signature, error) {
+	curve, hash := elliptic.P256(), crypto.SHA256
+	if algorithm == its.ECDSANistP384 {
+		curve, hash = elliptic.P384(), crypto.SHA384
+	}
+	n, size := curve.Params().N, algorithm.Size()
+	half := new(big.Int).Rsh(n, 1).FillBytes(make([]byte, size))
 	return func(digest []byte) (its.Signature, error) {
-		algorithm, hash := its.ECDSANistP256, crypto.SHA256
-		if key.Curve.Params().BitSize == 384 {
-			algorithm, hash = its.ECDSANistP384, crypto.SHA384
-		}
 		der, err := key.Sign(nil, digest, hash)
 		if err != nil {
 			return its.Signature{}, err
 		}
-		var v struct{ R, S *big.Int }
-		if _, err := asn1.Unmarshal(der, &v); err != nil {
+		both, err := split(der, size)
+		if err != nil {
 			return its.Signature{}, err
 		}
-		n := key.Curve.Params().N
-		if v.S.Cmp(new(big.Int).Rsh(n, 1)) > 0 {
-			v.S.Sub(n, v.S)
+		s := both[size:]
+		if bytes.Compare(s, half) > 0 {
+			v := new(big.Int).SetBytes(s)
+			v.Sub(n, v).FillBytes(s)
 		}
-		size := algorithm.Size()
-		return its.Signature{Choice: algorithm, R: its.CurvePoint{X: v.R.FillBytes(make([]byte, size))}, S: v.S.FillBytes(make([]byte, size))}, nil
+		return its.Signature{Choice: algorithm, R: its.CurvePoint{X: both[:size:size]}, S: s}, nil
 	}
 }
+
+// split takes r and s, of so many octets each, out of a signature as crypto.Signer has it: SEQUENCE of two INTEGER, which are short enough for lengths of one octet.
+func split(der []byte, size int) ([]byte, error) {
+	both := make([]byte, 2*size)
+	rest, ok := cut(0x30, der)
+	if !ok || len(rest)+2 != len(der) {
+		return nil, errForm
+	}
+	for _, into := range [][]byte{both[:size], both[size:]} {
+		n, ok := cut(2, rest)
+		if !ok {
+			return nil, errForm
+		}
+		rest = rest[2+len(n):]
+		if n = bytes.TrimLeft(n, "\x00"); len(n) > size {
+			return nil, errForm
+		}
+		copy(into[size-len(n):], n)
+	}
+	if len(rest) > 0 {
+		return nil, errForm
+	}
+	return both, nil
+}
+
+// cut is the content of a value with that tag, with which b begins.
+func cut(tag byte, b []byte) (content []byte, ok bool) {
+	if len(b) < 2 || b[0] != tag || b[1] > 0x7f || int(b[1]) > len(b)-2 {
+		return nil, false
+	}
+	return b[2 : 2+b[1]], true
+}
+
+var errForm = errors.New("the key gives signatures in another form than ECDSA-Sig-Value")
