@@ -13,7 +13,7 @@
 // commit goes into Tx.OnCommit. Nothing is ever signed in there. When a statement fails, its transaction has failed: nothing more is done in
 // it and it is rolled back, even if the function returns nil. Statements do not nest: none can be run from inside a row's callback.
 //
-// The package deliberately knows no table but its own two, builds no SQL, and maps no rows to structs.
+// The package deliberately knows no table but its own two, builds no SQL but lists of parameters (Values), and maps no rows to structs.
 package db
 
 import (
