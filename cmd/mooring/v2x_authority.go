@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -187,9 +186,4 @@ func (c *cli) v2xServe(ctx context.Context) error {
 		log.LogAttrs(ctx, slog.LevelInfo, "stopped")
 	}
 	return err
-}
-
-// unlinkable words what was found in the stores.
-func unlinkable(stations, tickets, linked int) string {
-	return fmt.Sprintf("%d vehicles and %d tickets can be recognised in it, %d tickets can be linked to a vehicle", stations, tickets, linked)
 }

@@ -1,138 +1,440 @@
 package v2xsim
 
 import (
-	"bytes"
-	"encoding/hex"
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
-	agent "mooring/agent/v2x"
+	"mooring/internal/app"
+	"mooring/internal/base/db"
+	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/v2x/trust"
+	"mooring/wire/coer"
 	"mooring/wire/its"
+	"mooring/wire/scr"
+	"mooring/wire/spdu"
 )
 
-// Link is what somebody who has the whole store of one authority, or of both, can find in it.
+// Link is what somebody can find out who has everything of one component, or of several: its files, its log, and each message that it received or sent, with
+// what it could decrypt of it.
 type Link struct {
-	Store    string `json:"store"`    // whose files were searched
-	Stations int    `json:"stations"` // of how many vehicles there is a name, number, key or enrolment credential
-	Tickets  int    `json:"tickets"`  // of how many tickets there is a digest or key
-	Linked   int    `json:"linked"`   // of how many tickets it can be said whose they are
+	Who      []string `json:"who"`
+	Vehicles int      `json:"vehicles"` // of how many vehicles there is a name, number, key or enrolment credential
+	Tickets  int      `json:"tickets"`  // of how many tickets there is a digest or key
+	Linked   int      `json:"linked"`   // of how many tickets it follows from messages whose they are
+	Grouped  int      `json:"grouped"`  // of how many tickets it follows which others are of the same vehicle
+	// Stored is of how many tickets files alone would do, without messages: something by which a request can be known is in the files of each.
+	Stored int `json:"stored"`
+	// Ordered is of how many tickets the order of the two records gives away whose they are; with so many vehicles, chance alone gives one in so many.
+	Ordered int `json:"ordered"`
 }
 
-// Collusion searches the files of each authority, after it was closed, for whatever names vehicles and tickets. A store that has both could link them; one that has one
-// kind alone can not. The enrolment authority has the registry beside it.
-func (s *Simulation) Collusion() ([]Link, error) {
-	whole, apart := s.o.Dir, s.Made.Dir
-	ea, err := dump(whole, apart)
+// Name says who it is.
+func (l Link) Name() string { return strings.Join(l.Who, " and ") }
+
+// components are who could collude. The enrolment authority has the registry; root and distribution centre know what is public.
+const (
+	ofEA = iota
+	ofAA
+	ofRCA
+	components
+)
+
+var componentNames = [components]string{"ea", "aa", "rca and dc"}
+
+// sight is what one component sees in one message, by which vehicles, tickets and other messages can be recognised.
+type sight struct {
+	of  int
+	ids []int
+}
+
+// collusion is the search for what can be linked. Whatever can be recognised has a number: first vehicles, then tickets, then what names requests.
+type collusion struct {
+	vehicles, tickets int
+	owner             []int // of each ticket, its vehicle
+	find              *finder
+	keys              map[string]int
+	sights            []sight
+	seen              [components][]bool // vehicles and tickets, in anything
+	stored            [components]map[int]bool
+	ordered           int // tickets that the order of both records gives away
+}
+
+// Collusion looks at everything that each component has, after all were closed, and says what each one and each pair can link.
+func (s *Simulation) Collusion(ctx context.Context) ([]Link, error) {
+	c, err := s.newCollusion()
 	if err != nil {
 		return nil, err
 	}
-	aa, err := dump(apart, "")
-	if err != nil {
+	if err := s.opened(ctx, func(p *app.Platform, a *app.TicketAuthority) error { return c.watch(ctx, s, p, a) }); err != nil {
+		return nil, err
+	}
+	if err := c.search(s); err != nil {
 		return nil, err
 	}
 	var links []Link
-	for _, store := range []struct {
-		name  string
-		files [][]byte
-	}{{"ea", ea}, {"aa", aa}} {
-		l := Link{Store: store.name}
-		for _, v := range s.fleet {
-			if err := l.count(s, v, store.files); err != nil {
-				return nil, err
-			}
+	for i := range components {
+		links = append(links, c.judge(i))
+	}
+	for i := range components {
+		for j := i + 1; j < components; j++ {
+			links = append(links, c.judge(i, j))
 		}
-		if l.Stations > 0 && l.Tickets > 0 {
-			l.Linked = l.Tickets
-		}
-		links = append(links, l)
 	}
 	return links, nil
 }
 
-// judge says whether one authority alone can link.
+// judge says whether one component alone can link. It is strict: one that has vehicles and tickets at all, in whatever way, could.
 func judge(links []Link) (err error) {
 	for _, l := range links {
-		if l.Linked > 0 {
-			err = errors.Join(err, fmt.Errorf("the store of the %s alone links %d tickets to vehicles", l.Store, l.Linked))
+		if len(l.Who) == 1 && (l.Vehicles > 0 && l.Tickets > 0 || l.Linked > 0 || l.Grouped > 0) {
+			err = errors.Join(err, fmt.Errorf("%s alone can recognise %d vehicles and %d tickets, link %d tickets to vehicles and %d to each other", l.Name(), l.Vehicles, l.Tickets, l.Linked, l.Grouped))
 		}
 	}
 	return err
 }
 
-func (l *Link) count(s *Simulation, v *vehicle, files [][]byte) error {
-	traces, err := s.station(v)
+// newCollusion numbers vehicles and tickets and says what they can be recognised by.
+func (s *Simulation) newCollusion() (*collusion, error) {
+	c := &collusion{vehicles: len(s.fleet), find: newFinder(), keys: map[string]int{}}
+	for i, v := range s.fleet {
+		x := v.credential.Certificate
+		id, err := x.HashedId8()
+		if err != nil {
+			return nil, err
+		}
+		canonical, err := scr.VerificationKey(&v.canonical.PublicKey)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range [][]byte{[]byte(v.name), v.id[:], []byte(v.id.String()), id[:], x.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X, []byte(x.ToBeSigned.Id.Name), canonical.Point.X} {
+			c.find.add(i, o)
+		}
+	}
+	for i, v := range s.fleet {
+		for _, t := range v.tickets {
+			id, err := t.Certificate.HashedId8()
+			if err != nil {
+				return nil, err
+			}
+			n := c.vehicles + len(c.owner)
+			c.owner = append(c.owner, i)
+			c.find.add(n, id[:])
+			c.find.add(n, t.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X)
+		}
+	}
+	c.tickets = len(c.owner)
+	for i := range c.seen {
+		c.seen[i], c.stored[i] = make([]bool, c.vehicles+c.tickets), map[int]bool{}
+	}
+	return c, nil
+}
+
+// key is the number of something by which messages can be recognised.
+func (c *collusion) key(octets []byte) int {
+	n, ok := c.keys[string(octets)]
+	if !ok {
+		n = c.vehicles + c.tickets + len(c.keys)
+		c.keys[string(octets)] = n
+	}
+	return n
+}
+
+// sees notes what a component sees in one message: octets as they are on the wire or after decryption, and names of messages.
+func (c *collusion) sees(of int, names [][]byte, octets ...[]byte) {
+	var ids []int
+	for _, o := range octets {
+		c.find.find(o, func(whom int) {
+			c.seen[of][whom] = true
+			ids = append(ids, whom)
+		})
+	}
+	for _, n := range names {
+		ids = append(ids, c.key(n))
+	}
+	c.sights = append(c.sights, sight{of, ids})
+}
+
+// watch goes through all messages with the keys of both authorities, through the rows of the root, and through both records.
+func (c *collusion) watch(ctx context.Context, s *Simulation, p *app.Platform, a *app.TicketAuthority) error {
+	if err := p.DB.View(ctx, c.publicRows); err != nil {
+		return err
+	}
+	var err error
+	if c.ordered, err = c.byOrder(ctx, s, p, a); err != nil {
+		return err
+	}
+	ea, err := p.V2X.Trust.Credential(ctx, trust.EA)
 	if err != nil {
 		return err
 	}
-	if contains(files, traces) {
-		l.Stations++
+	aa, err := a.Trust.Credential(ctx, trust.AA)
+	if err != nil {
+		return err
 	}
-	for _, t := range v.tickets {
-		traces, err := ticket(t)
-		if err != nil {
-			return err
+	return s.traffic.each(func(m message) error {
+		switch m.to {
+		case toEnrolment:
+			c.sees(ofEA, nil, append(opened(m, ea.Holder), m.request, m.answer)...)
+		case toAuthorization:
+			return c.authorization(m, aa.Holder)
+		case toValidation:
+			return c.validation(m, ea.Holder)
+		case toDistribution:
+			c.sees(ofRCA, nil, m.request, m.answer)
 		}
-		if contains(files, traces) {
-			l.Tickets++
+		return nil
+	})
+}
+
+// opened is what the receiver reads in a request and its answer.
+func opened(m message, h spdu.Holder) (all [][]byte) {
+	o, err := scr.Open(m.request, h)
+	if err != nil {
+		return nil // one that was not to be opened: nobody reads it
+	}
+	if b, err := coer.Marshal(o.Message); err == nil {
+		all = append(all, b)
+	}
+	if d, err := its.ParseData(m.answer, its.MaxRequest); err == nil {
+		if inner, err := o.Session.Open(d); err == nil && inner.Octets != nil {
+			all = append(all, inner.Octets)
+		}
+	}
+	return all
+}
+
+// authorization is a vehicle's request for a ticket, which the authorization authority reads. Its tag and the octets of what goes on to the enrolment authority name it.
+func (c *collusion) authorization(m message, h spdu.Holder) error {
+	o, err := scr.Open(m.request, h)
+	if err != nil {
+		return fmt.Errorf("opening a request for a ticket: %w", err)
+	}
+	_, octets, err := scr.Signed(o.Message)
+	if err != nil {
+		return err
+	}
+	content, err := scr.Content(octets, its.AuthorizationRequest)
+	if err != nil {
+		return err
+	}
+	r := content.AuthorizationRequest
+	hash := scr.Hash(m.request)
+	c.sees(ofAA, [][]byte{r.SharedAtRequest.KeyTag[:], hash[:]}, append(opened(m, h), m.request, m.answer)...)
+	return nil
+}
+
+// validation is the question of the authorization authority: both see its outside, the enrolment authority also who signed inside.
+func (c *collusion) validation(m message, h spdu.Holder) error {
+	o, err := scr.Open(m.request, h)
+	if err != nil {
+		return fmt.Errorf("opening a question: %w", err)
+	}
+	_, octets, err := scr.Signed(o.Message)
+	if err != nil {
+		return err
+	}
+	content, err := scr.Content(octets, its.ValidationRequest)
+	if err != nil {
+		return err
+	}
+	q := content.AuthorizationValidationRequest
+	hash := scr.Hash(m.request)
+	names := [][]byte{q.SharedAtRequest.KeyTag[:], hash[:]}
+	both := append(opened(m, h), m.request, m.answer)
+	c.sees(ofAA, names, both...)
+	inside := q.EcSignature.Data
+	if q.EcSignature.Choice == its.EcSignatureEncrypted {
+		if inside, err = scr.OpenInside(inside, h); err != nil {
+			return fmt.Errorf("opening a vehicle's signature: %w", err)
+		}
+	}
+	b, err := coer.Marshal(inside)
+	c.sees(ofEA, names, append(both, b)...)
+	return err
+}
+
+// search looks into the files of each.
+func (c *collusion) search(s *Simulation) error {
+	names := newFinder()
+	for k, n := range c.keys {
+		names.add(n, []byte(k))
+	}
+	look := func(of int) func([]byte) {
+		return func(b []byte) {
+			c.find.find(b, func(whom int) { c.seen[of][whom] = true })
+			names.find(b, func(name int) { c.stored[of][name] = true })
+		}
+	}
+	if err := files(look(ofEA), []string{s.Made.Dir, s.side}, s.o.Dir); err != nil {
+		return err
+	}
+	if err := files(look(ofAA), nil, s.Made.Dir); err != nil {
+		return err
+	}
+	for i, log := range s.logs() {
+		if err := files(look(i), nil, log); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// station is what a vehicle can be known by.
-func (s *Simulation) station(v *vehicle) ([][]byte, error) {
-	id, _ := s.Platform.Devices.IDOf(v.name)
-	ec, err := v.credential.Certificate.HashedId8()
-	if err != nil {
-		return nil, err
+// publicRows are the rows of the root and the distribution centre, which share the database of the enrolment authority.
+func (c *collusion) publicRows(ctx context.Context, tx *db.Tx) error {
+	for _, sql := range []string{`SELECT cert FROM v2x_authority`, `SELECT octets FROM v2x_list`} {
+		if err := tx.Each(ctx, func(row db.Row) error {
+			var b []byte
+			err := row.Scan(&b)
+			c.sees(ofRCA, nil, b)
+			return err
+		}, sql); err != nil {
+			return err
+		}
 	}
-	return append(traces(ec), []byte(v.name), id[:], []byte(id.String()), v.credential.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X,
-		[]byte(v.credential.Certificate.ToBeSigned.Id.Name)), nil
+	return nil
 }
 
-// ticket is what a ticket can be known by.
-func ticket(t *agent.Ticket) ([][]byte, error) {
-	id, err := t.Certificate.HashedId8()
-	if err != nil {
-		return nil, err
+// judge says what those together can link: what one message shows belongs together, and so do messages with the same name.
+func (c *collusion) judge(who ...int) Link {
+	var l Link
+	seen := make([]bool, c.vehicles+c.tickets)
+	with := [components]bool{}
+	for _, w := range who {
+		l.Who, with[w] = append(l.Who, componentNames[w]), true
+		for i, yes := range c.seen[w] {
+			seen[i] = seen[i] || yes
+		}
 	}
-	x := t.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X
-	return append(traces(id), x, []byte(hex.EncodeToString(x))), nil
-}
-
-func traces(id its.HashedId8) [][]byte {
-	return [][]byte{id[:], []byte(id.String()), []byte(strings.ToLower(id.String()))}
-}
-
-func contains(files, traces [][]byte) bool {
-	for _, f := range files {
-		for _, t := range traces {
-			if bytes.Contains(f, t) {
-				return true
+	g := newGroups(c.vehicles + c.tickets + len(c.keys))
+	var named [][]int // of requests: their names and whom else a message with them shows
+	for _, s := range c.sights {
+		if with[s.of] {
+			g.join(s.ids)
+			named = append(named, s.ids)
+		}
+	}
+	members := map[int]int{}
+	for t := range c.tickets {
+		if seen[c.vehicles+t] {
+			l.Tickets++
+			members[g.of(c.vehicles+t)]++
+		}
+	}
+	for v := range c.vehicles {
+		if seen[v] {
+			l.Vehicles++
+		}
+	}
+	for t, owner := range c.owner {
+		if at := g.of(c.vehicles + t); seen[c.vehicles+t] {
+			if seen[owner] && g.of(owner) == at {
+				l.Linked++
+			}
+			if members[at] > 1 {
+				l.Grouped++
 			}
 		}
 	}
-	return false
+	if len(who) == 2 {
+		l.Stored = c.inFilesOfBoth(who[0], who[1], named)
+	}
+	if with[ofEA] && with[ofAA] {
+		l.Ordered = c.ordered
+	}
+	return l
 }
 
-// dump reads all files below a directory, but those below another one.
-func dump(dir, without string) (files [][]byte, err error) {
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && without != "" && path == without:
-			return filepath.SkipDir
-		case !d.Type().IsRegular():
-			return nil
+// inFilesOfBoth counts tickets by whose requests the files of two could be compared.
+func (c *collusion) inFilesOfBoth(a, b int, named [][]int) int {
+	found := map[int]bool{}
+	for _, ids := range named {
+		var joins bool
+		for _, id := range ids {
+			joins = joins || c.stored[a][id] && c.stored[b][id]
 		}
-		b, err := os.ReadFile(path)
-		files = append(files, b)
-		return err
-	})
-	return files, err
+		for _, id := range ids {
+			if joins && id >= c.vehicles && id < c.vehicles+c.tickets {
+				found[id] = true
+			}
+		}
+	}
+	return len(found)
+}
+
+// groups says what belongs together.
+type groups []int
+
+func newGroups(n int) groups {
+	g := make(groups, n)
+	for i := range g {
+		g[i] = i
+	}
+	return g
+}
+
+func (g groups) of(i int) int {
+	for g[i] != i {
+		g[i] = g[g[i]]
+		i = g[i]
+	}
+	return i
+}
+
+func (g groups) join(ids []int) {
+	for _, id := range ids {
+		g[g.of(id)] = g.of(ids[0])
+	}
+}
+
+// byOrder says of how many tickets the n-th entry of one record and the n-th of the other name vehicle and ticket rightly.
+func (c *collusion) byOrder(ctx context.Context, s *Simulation, p *app.Platform, a *app.TicketAuthority) (n int, err error) {
+	vehicles, err := recorded(ctx, p.Audit, "v2x.validate", func(e audit.Entry) string { return e.Device })
+	if err != nil {
+		return 0, err
+	}
+	tickets, err := recorded(ctx, a.Audit, "v2x.ticket", func(e audit.Entry) string { return e.Object })
+	if err != nil {
+		return 0, err
+	}
+	owner := map[string]string{}
+	for _, v := range s.fleet {
+		for _, t := range v.tickets {
+			id, err := t.Certificate.HashedId8()
+			if err != nil {
+				return 0, err
+			}
+			owner[id.String()] = v.id.String()
+		}
+	}
+	for i, ticket := range tickets[:min(len(tickets), len(vehicles))] {
+		if owner[ticket] == vehicles[i] {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// recorded is what entries of a record say, in their order, without refusals.
+func recorded(ctx context.Context, log *audit.Log, action string, of func(audit.Entry) string) (list []string, err error) {
+	if err := log.Sequence(ctx); err != nil {
+		return nil, err
+	}
+	const page = 1000
+	for after := int64(0); ; {
+		entries, err := log.List(ctx, access.System("simulation"), audit.Query{After: after, Limit: page, Action: action})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if after = e.Index + 1; e.Refused == "" {
+				list = append(list, of(e.Entry))
+			}
+		}
+		if len(entries) < page {
+			return list, nil
+		}
+	}
 }
