@@ -31,7 +31,7 @@ type record struct {
 	Pos      [streams]uint64 // where its queue begins in each stream
 	Flights  []flightRecord  `json:",omitempty"`
 	LastID   uint16          `json:",omitempty"`
-	Arrivals []uint16        `json:",omitempty"` // QoS 2: identifiers of what was published and not released
+	Arrivals []uint16        `json:",omitempty"` // QoS 2: identifiers of what was stored and not released
 	Born     uint64          `json:",omitempty"` // the epoch in which the session began
 	Turn     uint32          `json:",omitempty"` // how often one was released
 	Floor    uint32          `json:",omitempty"` // see turns
@@ -137,8 +137,10 @@ func (c *Conn) record() *record {
 		r.Subs = append(r.Subs, s.record(r.Pos))
 	}
 	slices.SortFunc(r.Subs, func(a, b subRecord) int { return compare(a.Filter, b.Filter) })
-	for id := range c.arrivals {
-		r.Arrivals = append(r.Arrivals, id)
+	for id, a := range c.arrivals {
+		if a.stored { // what is not yet and comes again after a crash must be stored then; if it was, the fabric knows it
+			r.Arrivals = append(r.Arrivals, id)
+		}
 	}
 	slices.Sort(r.Arrivals)
 	return r

@@ -422,6 +422,28 @@ func TestLostAcknowledgement(t *testing.T) {
 	}
 }
 
+// TestCrashBeforeStoring: a session that is stored while a message of QoS 2 is still on its way to the fabric does not claim to have it: who sends it again after
+// the crash would be told that it is stored, and it would be lost.
+func TestCrashBeforeStoring(t *testing.T) {
+	w := newWorld(t)
+	slow := &holding{Memory: w.fabric}
+	w.wrapped = slow
+	n := w.node()
+	w.add("dev-1")
+	p := n.connect("dev-1", persistent)
+	slow.on.Store(true)
+	p.conn.Publish(say("v1/dev-1/telemetry/x", "one", 2), 5, func(error) {})
+	p.subscribe("v1/dev-1/cmd/+") // has the session stored
+	w.wrapped = w.fabric          // the node is dead, and what it held with it
+	n = w.node()
+	p = n.connect("dev-1", persistent)
+	must(t, p.publish(say("v1/dev-1/telemetry/x", "one", 2), 5))
+	if got, want := w.stored(message.Up), []string{"one"}; !slices.Equal(got, want) {
+		t.Errorf("stored: %q, want %q", got, want)
+	}
+	slow.release() // for the end of the first node
+}
+
 // TestResumeLooksAgain: what the policy does not allow any more is lost from a session that goes on, in its queue and on its way.
 func TestResumeLooksAgain(t *testing.T) {
 	w := newWorld(t)
