@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -287,7 +288,9 @@ func (s *Service) begin(ctx context.Context, c *Conn, clean bool) (present bool,
 				return false, err
 			}
 		}
-		regained = c.resume(old)
+		if regained, err = c.resume(old); err != nil {
+			return false, err
+		}
 	}
 	c.revision = revision
 	c.mu.Lock()
@@ -298,9 +301,13 @@ func (s *Service) begin(ctx context.Context, c *Conn, clean bool) (present bool,
 	}
 	c.mu.Lock()
 	c.begun = true
+	ended = c.ended
 	c.mu.Unlock()
 	if old != nil {
 		s.willOfBefore(ctx, c.key, old, present)
+	}
+	if ended {
+		return false, errors.Join(errGone, s.leaveStored(ctx, c))
 	}
 	if err := c.openSubscriptions(ctx, present); err != nil {
 		return present, err
@@ -309,6 +316,22 @@ func (s *Service) begin(ctx context.Context, c *Conn, clean bool) (present bool,
 		c.replay(ctx, x, true) // what is retained there may have changed meanwhile
 	}
 	return present, nil
+}
+
+// leaveStored is what finish does, for a connection that ended while that it lives was being stored: finish may have come before that.
+func (s *Service) leaveStored(ctx context.Context, c *Conn) error {
+	r, _, err := s.load(ctx, c.key)
+	c.mu.Lock()
+	epoch, cut := c.epoch, c.reason == ReasonCut
+	c.mu.Unlock()
+	switch {
+	case err != nil || r == nil || r.Epoch != epoch:
+		return err
+	case cut:
+		return s.drop(ctx, c.key)
+	}
+	_, err = s.tend(ctx, c.key, map[string]bool{s.node: true})
+	return err
 }
 
 // mayResume reports whether the certificate under which a session was left may still speak: what was revoked leaves nothing to the one that follows it.
@@ -363,10 +386,13 @@ func (c *Conn) fresh() {
 }
 
 // resume takes up what is stored. The subscriptions are looked at again: what the policy does not allow any more is lost (and counted), and what was lost and
-// is allowed again hears what comes from now on: these are returned.
-func (c *Conn) resume(r *record) (regained []*sub) {
+// is allowed again hears what comes from now on: these are returned. A connection that has ended takes up nothing: nobody would let go of it again.
+func (c *Conn) resume(r *record) (regained []*sub, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ended {
+		return nil, errGone
+	}
 	c.pos = r.Pos
 	c.again, c.lastID, c.born = r.Flights, r.LastID, r.Born
 	c.turns.resume(r)
@@ -401,7 +427,7 @@ func (c *Conn) resume(r *record) (regained []*sub) {
 	}
 	c.behind = len(c.subs) > 0
 	c.trim = c.behind
-	return regained
+	return regained, nil
 }
 
 // settleBeginning stores that the session is connected, before anything is answered: who finds this node dead is to say its will.

@@ -1,0 +1,100 @@
+package message_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"mooring/internal/core/message"
+	"mooring/internal/core/message/messagetest"
+)
+
+// slowStore is a fabric that has who first reads a session wait, or who stores one.
+type slowStore struct {
+	*messagetest.Memory
+	read, stored     sync.Once
+	reading, storing *gate
+}
+
+func (f *slowStore) Session(ctx context.Context, key string) ([]byte, uint64, error) {
+	if strings.HasPrefix(key, "s/") {
+		f.read.Do(f.reading.pass)
+	}
+	return f.Memory.Session(ctx, key)
+}
+
+func (f *slowStore) PutSession(ctx context.Context, key string, data []byte, revision uint64, life time.Duration) (uint64, error) {
+	seq, err := f.Memory.PutSession(ctx, key, data, revision, life)
+	if strings.HasPrefix(key, "s/") {
+		f.stored.Do(f.storing.pass)
+	}
+	return seq, err
+}
+
+// TestEndWhileStoring: a connection that ends while that it lives is being stored does not stand there as one that lives, and its will is said.
+func TestEndWhileStoring(t *testing.T) {
+	w := newWorld(t)
+	w.add("dev-1")
+	storing := newGate()
+	opened := sync.OnceFunc(func() { close(storing.open) })
+	t.Cleanup(opened)
+	f := &slowStore{Memory: w.fabric, storing: storing}
+	w.wrapped = f
+	n := w.node()
+	done := make(chan error, 1)
+	go func() {
+		_, err := n.try("dev-1", persistent, will("v1/dev-1/state", "gone", 0))
+		done <- err
+	}()
+	<-storing.reached
+	ended, err := n.End(t.Context(), operator, message.Selector{Device: idOf("dev-1")})
+	must(t, err)
+	if ended != 1 {
+		t.Fatalf("%d connections were ended, want 1", ended)
+	}
+	opened()
+	if err := <-done; err == nil {
+		t.Error("a connection is admitted that has ended")
+	}
+	until(t, "the session is left", func() bool { return w.left(idOf("dev-1")) })
+	until(t, "the will is said", func() bool { return len(w.stored(message.Up)) == 1 })
+}
+
+// TestEndWhileResuming: a connection that ends while its session is taken up leaves nothing behind that hears in its place: another member of its group
+// gets all that comes.
+func TestEndWhileResuming(t *testing.T) {
+	w := newWorld(t)
+	w.add("back", service)
+	w.add("dev-1")
+	reading := newGate()
+	opened := sync.OnceFunc(func() { close(reading.open) })
+	t.Cleanup(opened)
+	w.wrapped = &slowStore{Memory: w.fabric, reading: reading}
+	slow := w.node()
+	w.wrapped = w.fabric
+	quick := w.node()
+	first := quick.connect("back", persistent, client("back"))
+	first.subscribe("$share/g/v1/dev-1/telemetry/#")
+	first.leave(message.ReasonLost)
+	until(t, "the session is left", func() bool { return w.left(idOf("back")) })
+
+	done := make(chan error, 1)
+	go func() { _, err := slow.try("back", persistent, client("back")); done <- err }()
+	<-reading.reached
+	second := quick.connect("back", persistent, client("back"))
+	until(t, "the other node has heard of it", func() bool { return slow.Metrics().TakenOver == 1 })
+	opened()
+	if err := <-done; err == nil {
+		t.Error("a connection is admitted that has ended")
+	}
+	dev := quick.connect("dev-1")
+	for i := range 8 {
+		must(t, dev.publish(say("v1/dev-1/telemetry/x", fmt.Sprint("reading ", i), 1)))
+	}
+	for i := range 8 {
+		second.hears(fmt.Sprint("reading ", i))
+	}
+}
