@@ -145,8 +145,10 @@ type Addresses struct {
 	Hooks  string `json:"hooks,omitempty"`  // base URL of where brokers of others ask, "" when they may not
 	V2XEA  string `json:"v2x_ea,omitempty"` // base URL of the enrolment authority of V2X, "" when there is none
 	V2XDC  string `json:"v2x_dc,omitempty"` // base URL of the distribution centre of V2X, "" when there is none
-	V2XAA  string `json:"v2x_aa,omitempty"` // base URL of the authorization authority of V2X, "" when it does not run in this process
-	MQTT   string `json:"mqtt,omitempty"`   // where MQTT is spoken over TLS, as mqtts://HOST:PORT, "" when it is not
+	// V2XCPOC is the base URL of the lists of the trust list manager of V2X, "" when there are none.
+	V2XCPOC string `json:"v2x_cpoc,omitempty"`
+	V2XAA   string `json:"v2x_aa,omitempty"` // base URL of the authorization authority of V2X, "" when it does not run in this process
+	MQTT    string `json:"mqtt,omitempty"`   // where MQTT is spoken over TLS, as mqtts://HOST:PORT, "" when it is not
 }
 
 // Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.
@@ -513,6 +515,8 @@ func (p *Platform) Addresses() Addresses {
 			a.V2XEA = "http://" + at
 		case "v2x-dc":
 			a.V2XDC = "http://" + at
+		case "v2x-cpoc":
+			a.V2XCPOC = "http://" + at
 		case "hooks":
 			a.Hooks = "https://" + at
 		case "mqtt":

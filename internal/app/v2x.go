@@ -38,21 +38,23 @@ type V2X struct {
 func (p *Platform) buildV2X() {
 	c := p.Config
 	p.V2X.Trust = trust.New(trust.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Secrets: p.Keys, Now: p.now,
-		Leap: c.V2X.LeapSeconds, DC: c.V2XDCURL(), CTL: c.V2X.CTLLife, CRL: c.V2X.CRLLife})
+		Leap: c.V2X.LeapSeconds, DC: c.V2XDCURL(), CPOC: c.V2XCPOCURL(), CTL: c.V2X.CTLLife, CRL: c.V2X.CRLLife})
 	p.V2X.EA = ea.New(ea.Deps{DB: p.DB, Audit: p.Audit, Trust: p.V2X.Trust, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Random: rand.Reader, Now: p.now,
 		Policy: ea.Policy{Credential: c.V2X.CredentialLife, Ticket: c.V2X.TicketLife, Preload: c.V2X.Preload, Tickets: c.V2X.Tickets, Window: c.V2X.Window}})
 }
 
 // v2x says whether this process serves anything of it that needs the root's store.
 func servesV2X(c *conf.Config) bool {
-	return c.Listen.V2XEA != "" || c.Listen.V2XValidation != "" || c.Listen.V2XDC != ""
+	return c.Listen.V2XEA != "" || c.Listen.V2XValidation != "" || c.Listen.V2XDC != "" || c.Listen.V2XCPOC != ""
 }
 
 // openV2X checks that what is to be served is there, and opens the authorization authority if it is to run in this process.
 func (p *Platform) openV2X(ctx context.Context) error {
 	if servesV2X(p.Config) {
-		if _, err := p.V2X.Trust.Credential(ctx, trust.EA); err != nil {
-			return err
+		for _, role := range servedRoles(p.Config) {
+			if _, err := p.V2X.Trust.Credential(ctx, role); err != nil {
+				return err
+			}
 		}
 		if err := p.V2X.Trust.Publish(ctx); err != nil {
 			return err
@@ -82,6 +84,7 @@ func (p *Platform) bindV2X(ctx context.Context) error {
 		{"v2x-ea", c.Listen.V2XEA, c.Limits, v2xserver.Enrolment(p.V2X.EA)},
 		{"v2x-validation", c.Listen.V2XValidation, peers, v2xserver.Validation(p.V2X.EA)},
 		{"v2x-dc", c.Listen.V2XDC, c.Limits, v2xserver.Distribution(p.V2X.Trust)},
+		{"v2x-cpoc", c.Listen.V2XCPOC, c.Limits, v2xserver.CPOC(p.V2X.Trust, environment(c))},
 	} {
 		if l.address == "" {
 			continue
@@ -272,21 +275,6 @@ func (t *TicketAuthority) follow(ctx context.Context) error {
 	}
 }
 
-// Fetch fetches the lists of the root once.
-func (t *TicketAuthority) Fetch(ctx context.Context) error {
-	root := t.Trust.State().Root
-	if root == nil {
-		return errs.New(errs.NotFound, "no root is believed here yet")
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	ctl, crl, err := t.client.Lists(ctx, t.Config.V2XDCURL(), root.ID)
-	if err != nil {
-		return err
-	}
-	return t.Trust.Accept(ctx, ctl, crl)
-}
-
 // Close frees what was opened. It may be called more than once.
 func (t *TicketAuthority) Close() error {
 	var all []error
@@ -400,47 +388,4 @@ func LoopbackV2X(organisation string) (*conf.Config, error) {
 	c.Names = []string{"127.0.0.1", "localhost"}
 	c.Listen.V2XEA, c.Listen.V2XValidation, c.Listen.V2XAA, c.Listen.V2XDC = free[0], free[1], free[2], free[3]
 	return c, nil
-}
-
-// V2XAuthority is an authority, as it is shown.
-type V2XAuthority struct {
-	ID       string    `json:"id"`
-	Role     string    `json:"role"`
-	Name     string    `json:"name"`
-	NotAfter time.Time `json:"not_after"`
-	State    string    `json:"state"` // own, issued, believed or revoked
-	URL      string    `json:"url,omitempty"`
-}
-
-// V2XAuthorities lists the root and the authorities that it issued to.
-func (p *Platform) V2XAuthorities(ctx context.Context) ([]V2XAuthority, error) {
-	return authoritiesOf(ctx, p.V2X.Trust, p.Config.V2X.LeapSeconds)
-}
-
-// Authorities lists the authority's own certificates and the root that it believes.
-func (t *TicketAuthority) Authorities(ctx context.Context) ([]V2XAuthority, error) {
-	return authoritiesOf(ctx, t.Trust, t.Config.V2X.LeapSeconds)
-}
-
-func authoritiesOf(ctx context.Context, s *trust.Service, leap int) ([]V2XAuthority, error) {
-	all, err := s.List(ctx, access.System("v2x"))
-	list := []V2XAuthority{}
-	for _, a := range all {
-		shown := V2XAuthority{ID: a.ID.String(), Role: a.Role.String(), Name: a.Name, NotAfter: a.Certificate.ToBeSigned.ValidityPeriod.End().Time(leap), State: "issued", URL: a.URL}
-		switch {
-		case a.Revoked != 0:
-			shown.State = "revoked"
-		case a.Own():
-			shown.State = "own"
-		case a.Role == trust.Root:
-			shown.State = "believed"
-		}
-		list = append(list, shown)
-	}
-	return list, err
-}
-
-// RevokeV2X revokes an authority for good and publishes new lists.
-func (p *Platform) RevokeV2X(ctx context.Context, id its.HashedId8) error {
-	return p.V2X.Trust.Revoke(ctx, access.System("v2x rca revoke"), id)
 }

@@ -102,6 +102,8 @@ type Listen struct {
 	Hooks   string // "": not served
 	// The authorities of V2X and the distribution centre of their lists; "": not served.
 	V2XEA, V2XValidation, V2XAA, V2XDC string
+	// V2XCPOC is where the lists of the trust list manager are; "": not served.
+	V2XCPOC string
 }
 
 // PublicURLs holds what devices are told, without a trailing slash; "" is derived from Names and Listen. Use Config.ESTURL and

@@ -73,6 +73,7 @@ func (c *Config) table() []entry {
 		{"listen.v2x_ea", "", "The enrolment authority of V2X, for stations, over plain HTTP: its messages are protected themselves. If absent, there is none.", "0.0.0.0:8450", addressOrNone(&c.Listen.V2XEA)},
 		{"listen.v2x_validation", "", "The same authority, for authorization authorities alone; they may ask a hundred times as often as limits lets others.", "10.0.0.5:8451", addressOrNone(&c.Listen.V2XValidation)},
 		{"listen.v2x_aa", "", "The authorization authority of V2X, over plain HTTP; if absent, there is none in this process.", "0.0.0.0:8452", addressOrNone(&c.Listen.V2XAA)},
+		{"listen.v2x_cpoc", "", "The lists of the trust list manager of V2X (CPOC), over plain HTTP; if absent, there is none.", "0.0.0.0:8454", addressOrNone(&c.Listen.V2XCPOC)},
 		{"listen.v2x_dc", "", "The distribution centre of V2X, with the trust list and the revocation list of the root, over plain HTTP; if absent, there is none.", "0.0.0.0:8453", addressOrNone(&c.Listen.V2XDC)},
 		{"listen.socket", "mooring.sock", "The Unix socket for commands on this machine.", "/run/mooring/mooring.sock", path(&c.Listen.Socket)},
 
@@ -141,6 +142,7 @@ func (c *Config) table() []entry {
 		{"v2x.validation_url", "", "Where authorization authorities reach listen.v2x_validation; if absent, the first of names with its port.", "http://10.0.0.5:8451", baseURL(&c.V2X.ValidationURL, "http", c.V2XValidationURL)},
 		{"v2x.aa_url", "", "Where stations reach listen.v2x_aa; if absent, the first of names with its port.", "http://aa.example.com", baseURL(&c.V2X.AAURL, "http", c.V2XAAURL)},
 		{"v2x.dc_url", "", "Where anybody reaches listen.v2x_dc; if absent, the first of names with its port.", "http://dc.example.com", baseURL(&c.V2X.DCURL, "http", c.V2XDCURL)},
+		{"v2x.cpoc_url", "", "Where anybody reaches listen.v2x_cpoc, with the path of an environment if there is one; if absent, the first of names with its port.", "http://cpoc.example.com/L0", baseURL(&c.V2X.CPOCURL, "http", c.V2XCPOCURL)},
 		{"v2x.aa_dir", "v2x-aa", "The directory of the authorization authority, which has keys and, unless v2x.aa_database says otherwise, a database of its own.", "/var/lib/mooring-aa", path(&c.V2X.AADir)},
 		{"v2x.aa_database", "", "Its database, as database.url says; if absent, a file in v2x.aa_dir.", "postgres://mooring-aa@db.example.com/mooring-aa", text(&c.V2X.AADatabase)},
 		{"v2x.tickets", "100", "Tickets of a station that may be valid at the same time.", "20", whole(&c.V2X.Tickets, 1, 10000)},

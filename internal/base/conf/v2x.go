@@ -4,7 +4,7 @@ import "time"
 
 // V2X holds what there is for vehicles and roadside stations. Use the methods of Config for the addresses.
 type V2X struct {
-	EAURL, ValidationURL, AAURL, DCURL string
+	EAURL, ValidationURL, AAURL, DCURL, CPOCURL string
 
 	AADir      string // resolve it with Config.Path
 	AADatabase string
@@ -34,6 +34,9 @@ func (c *Config) V2XAAURL() string { return c.reached(c.V2X.AAURL, "http", c.Lis
 
 // V2XDCURL returns where anybody reaches the distribution centre.
 func (c *Config) V2XDCURL() string { return c.reached(c.V2X.DCURL, "http", c.Listen.V2XDC) }
+
+// V2XCPOCURL returns where anybody reaches the lists of the trust list manager.
+func (c *Config) V2XCPOCURL() string { return c.reached(c.V2X.CPOCURL, "http", c.Listen.V2XCPOC) }
 
 // V2XAADatabase returns the database of the authorization authority.
 func (c *Config) V2XAADatabase() string {

@@ -24,6 +24,11 @@ const (
 	RoleAdmin    Role = "admin"    // everything, including what grants roles to others
 	RoleOperator Role = "operator" // runs the fleet: devices, tokens, revocation, approvals
 	RoleAuditor  Role = "auditor"  // reads everything, changes nothing
+	// The operators of the authorities of V2X, each of whom may run one of them and see what is public of all.
+	RoleV2XRoot       Role = "v2x-root"
+	RoleV2XEnrolment  Role = "v2x-ea"
+	RoleV2XTickets    Role = "v2x-aa"
+	RoleV2XTrustLists Role = "v2x-tlm"
 )
 
 // Permission names one thing that may be done.
@@ -58,12 +63,26 @@ const (
 	MessagePublish Permission = "message.publish"
 	// MessagePolicy is to say who may publish and subscribe where.
 	MessagePolicy Permission = "message.policy"
-	Grant         Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
+	// V2XRead is to see the authorities of V2X and their lists.
+	V2XRead Permission = "v2x.read"
+	// V2XRoot is to run the root of V2X: issue to authorities, revoke them, have it followed by another one. Those below are separate, so that nobody who runs one
+	// authority has power over another.
+	V2XRoot Permission = "v2x.root"
+	// V2XEnrolment is to run the enrolment authority, V2XTickets the authorization authority, V2XManager the trust list manager.
+	V2XEnrolment Permission = "v2x.ea"
+	V2XTickets   Permission = "v2x.aa"
+	V2XManager   Permission = "v2x.tlm"
+	Grant        Permission = "access.grant" // add, change or give a token to something whose profile grants a role, or that bears the platform's name
 )
+
+// Roles returns all roles that there are.
+func Roles() []Role {
+	return []Role{RoleAdmin, RoleOperator, RoleAuditor, RoleV2XRoot, RoleV2XEnrolment, RoleV2XTickets, RoleV2XTrustLists}
+}
 
 // Permissions returns what role may do, in a fixed order; nothing for an unknown role.
 func Permissions(role Role) []Permission {
-	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead, JobRead, ApproveRead, MessageRead}
+	read := []Permission{DeviceRead, CertRead, CARead, ProfileRead, AuditRead, ConfigRead, JobRead, ApproveRead, MessageRead, V2XRead}
 	operate := []Permission{DeviceWrite, DeviceToken, DeviceState, CertRevoke, EnrolApprove, JobManage, ApproveGrant, CampaignManage, MessagePublish, MessagePolicy}
 	switch role {
 	case RoleAuditor:
@@ -71,7 +90,15 @@ func Permissions(role Role) []Permission {
 	case RoleOperator:
 		return append(read, operate...)
 	case RoleAdmin:
-		return append(append(read, operate...), CAManage, MakerManage, Grant, CertIssue)
+		return append(append(read, operate...), CAManage, MakerManage, Grant, CertIssue, V2XRoot, V2XEnrolment, V2XTickets, V2XManager)
+	case RoleV2XRoot:
+		return []Permission{V2XRead, V2XRoot}
+	case RoleV2XEnrolment:
+		return []Permission{V2XRead, V2XEnrolment}
+	case RoleV2XTickets:
+		return []Permission{V2XRead, V2XTickets}
+	case RoleV2XTrustLists:
+		return []Permission{V2XRead, V2XManager}
 	}
 	return nil
 }
@@ -81,7 +108,7 @@ func ParseRole(name string) (Role, error) {
 	if r := Role(name); Permissions(r) != nil {
 		return r, nil
 	}
-	return RoleNone, errs.New(errs.Invalid, "unknown role %q: use admin, operator or auditor", name)
+	return RoleNone, errs.New(errs.Invalid, "unknown role %q: use admin, operator, auditor, v2x-root, v2x-ea, v2x-aa or v2x-tlm", name)
 }
 
 // Kind says how an actor became known.

@@ -120,7 +120,7 @@ func TestProfileMistakes(t *testing.T) {
 		{"back-dated too far", "crl: true", "backdate: 60d", `profiles/device.yaml:16: backdate: is more than half of the validity`},
 		{"unknown evidence", "evidence: [token]", "evidence: [password]", `profiles/device.yaml:14: unknown evidence "password": use token, birth, operational, account, domain, attested or ra`},
 		{"linking without binding", "challenge: binding", "challenge: ignore\nlinking: required", `profiles/device.yaml:16: linking: is required, but "challenge: ignore" says not to look at it`},
-		{"unknown role", "crl: true", "grants: root", `profiles/device.yaml:16: unknown role "root": use admin, operator or auditor`},
+		{"unknown role", "crl: true", "grants: root", `profiles/device.yaml:16: unknown role "root": use admin, operator, auditor, v2x-root, v2x-ea, v2x-aa or v2x-tlm`},
 		{"role by birth", "evidence: [token]", "evidence: [birth]\ngrants: admin", `profiles/device.yaml:15: grants: a role needs a person's token, not a birth certificate: take birth out of evidence`},
 		{"role by an account", "evidence: [token]", "evidence: [token, account]\ngrants: admin", `profiles/device.yaml:15: grants: a role needs a person's token each time it is given: take account out of evidence`},
 		{"trust in accounts that are not accepted", "crl: true", "acme: trust-account", `profiles/device.yaml:16: acme: trust-account is about accounts, which evidence does not list: add account there`},

@@ -164,7 +164,7 @@ func (p *Profile) checkRole(d *document) {
 		}
 	}
 	for _, pattern := range p.uri.request {
-		if isRoleURI(pattern) || slices.ContainsFunc([]access.Role{access.RoleAdmin, access.RoleOperator, access.RoleAuditor}, func(r access.Role) bool { return matches(pattern, RoleURI(r)) }) {
+		if isRoleURI(pattern) || slices.ContainsFunc(access.Roles(), func(r access.Role) bool { return matches(pattern, RoleURI(r)) }) {
 			d.at("san", "with the pattern %q a request could choose a URI that grants a role: make it narrower", pattern)
 		}
 	}

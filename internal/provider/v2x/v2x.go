@@ -53,6 +53,32 @@ func (c *Client) Lists(ctx context.Context, dc string, root its.HashedId8) (ctl,
 	return ctl, crl, err
 }
 
+// Link fetches the link certificate by which a root vouches for the one that follows it; nil if there is none.
+func (c *Client) Link(ctx context.Context, dc string, root its.HashedId8) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(dc, "/")+"/getlink/"+root.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	link, err := c.do(r, "application/octet-stream", its.MaxRequest)
+	var status *statusError
+	if errors.As(err, &status) && status.code == http.StatusNotFound {
+		return nil, nil
+	}
+	return link, err
+}
+
+// statusError is an answer that is none.
+type statusError struct {
+	host string
+	code int
+	kind string
+}
+
+// Error implements error.
+func (s *statusError) Error() string {
+	return fmt.Sprintf("%s answers with status %d and the type %q", s.host, s.code, s.kind)
+}
+
 func (c *Client) do(r *http.Request, kind string, limit int64) ([]byte, error) {
 	answer, err := c.http.Do(r)
 	if err != nil {
@@ -60,7 +86,7 @@ func (c *Client) do(r *http.Request, kind string, limit int64) ([]byte, error) {
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != kind {
-		return nil, fmt.Errorf("%s answers with status %d and the type %q", r.URL.Host, answer.StatusCode, answer.Header.Get("Content-Type"))
+		return nil, &statusError{r.URL.Host, answer.StatusCode, answer.Header.Get("Content-Type")}
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, limit+1))
 	if err == nil && int64(len(body)) > limit {

@@ -111,7 +111,7 @@ func (s *Service) Authorize(ctx context.Context, from access.Actor, request []by
 		return answer, err
 	}
 	var err error
-	if a.aa, err = s.Trust.Credential(ctx, trust.AA); err != nil {
+	if a.aa, err = s.Trust.Recipient(ctx, trust.AA, request); err != nil {
 		return nil, err
 	}
 	code := s.judge(a, request)
@@ -218,7 +218,7 @@ func (s *Service) enrolment(a *asking) its.AuthorizationResponseCode {
 	switch {
 	case errors.Is(err, trust.ErrBarred):
 		return its.ItsAaInvalidEa
-	case err != nil && s.Trust.State().Barred != nil && s.Trust.State().Barred.Lists(a.asked.SharedAtRequest.EaId):
+	case err != nil && s.Trust.State().Bars(a.asked.SharedAtRequest.EaId):
 		return its.ItsAaInvalidEa
 	case err != nil:
 		return its.ItsAaUnknownEa
@@ -364,9 +364,9 @@ func (s *Service) issue(ctx context.Context, a *asking) ([]byte, error) {
 
 // sign holds the ticket against its profile and what this authority may issue, region and validity among it, and signs it.
 func (s *Service) sign(a *asking, x *its.Certificate) (its.AuthorizationResponseCode, error) {
-	st := s.Trust.State()
+	root := s.Trust.State().RootOf(a.aa.Certificate)
 	period, above := x.ToBeSigned.ValidityPeriod, a.aa.Certificate.ToBeSigned.ValidityPeriod
-	if st.Root == nil || period.Start < above.Start || period.End() > above.End() {
+	if root == nil || period.Start < above.Start || period.End() > above.End() {
 		return its.ItsAaDeniedPermissions, nil
 	}
 	if err := trust.Sign(x, a.aa.Certificate, a.aa.Signer.Sign); err != nil {
@@ -375,7 +375,7 @@ func (s *Service) sign(a *asking, x *its.Certificate) (its.AuthorizationResponse
 	err := x.CheckRole(its.EtsiAT, 0)
 	if err == nil && x.ToBeSigned.Region.Present { // everything else was looked at before
 		at := max(s.Trust.At(), its.Time64(period.Start)*1e6) // one for later is judged for then
-		err = chain.Check([]*its.Certificate{x, a.aa.Certificate, st.Root.Certificate}, chain.Options{At: at, Trusted: func(id its.HashedId8) bool { return id == st.Root.ID }})
+		err = chain.Check([]*its.Certificate{x, a.aa.Certificate, root.Certificate}, chain.Options{At: at, Trusted: func(id its.HashedId8) bool { return id == root.ID }})
 	}
 	if err != nil {
 		return its.ItsAaDeniedPermissions, nil // what was signed is thrown away

@@ -40,7 +40,7 @@ func (s *Service) Enrol(ctx context.Context, from access.Actor, request []byte) 
 		return answer, err
 	}
 	var err error
-	if e.ea, err = s.Trust.Credential(ctx, trust.EA); err != nil {
+	if e.ea, err = s.Trust.Recipient(ctx, trust.EA, request); err != nil {
 		return nil, err
 	}
 	code, err := s.judgeEnrolment(ctx, e, request)
@@ -255,10 +255,11 @@ func (s *Service) makeCredential(e *enrolling) (*its.Certificate, error) {
 		return nil, err
 	}
 	st := s.Trust.State()
-	if st.Root == nil {
-		return nil, errs.New(errs.Unavailable, "no root is believed here yet")
+	root := st.RootOf(e.ea.Certificate)
+	if root == nil {
+		return nil, errs.New(errs.Unavailable, "the root of this enrolment authority is not believed here")
 	}
-	return x, errors.Join(x.CheckRole(its.EtsiEC, 0), st.Check([]*its.Certificate{x, e.ea.Certificate, st.Root.Certificate}, s.Trust.At()))
+	return x, errors.Join(x.CheckRole(its.EtsiEC, 0), st.Check([]*its.Certificate{x, e.ea.Certificate, root.Certificate}, s.Trust.At()))
 }
 
 func hours(d time.Duration) its.Duration {

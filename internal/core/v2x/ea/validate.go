@@ -35,7 +35,7 @@ type validating struct {
 func (s *Service) Validate(ctx context.Context, from access.Actor, request []byte) ([]byte, error) {
 	v := &validating{from: from}
 	var err error
-	if v.ea, err = s.Trust.Credential(ctx, trust.EA); err != nil {
+	if v.ea, err = s.Trust.Recipient(ctx, trust.EA, request); err != nil {
 		return nil, err
 	}
 	code, err := s.judgeValidation(ctx, v, request)

@@ -21,6 +21,8 @@ const (
 	detailWas     = "was"     // of v2x_authority, where it changes
 	detailPending = "pending" // of v2x_pending: what comes with v2x.apply goes with v2x.install
 	detailRoot    = "root"    // of lists
+	detailFollows = "follows" // the certificate before
+	detailRequest = "request" // digest of the request for a certificate
 	detailNumber  = "number"
 	detailDigest  = "sha256"
 )
@@ -69,6 +71,8 @@ type listed map[int64]string
 type checker struct {
 	authorities map[string]int64 // by mark; never zero
 	pending     map[string]int64
+	links       map[string]int64
+	roots       map[string]int64 // on the manager's list
 	lists       map[listKey]listed
 	found       []error
 }
@@ -84,7 +88,7 @@ func (c *checker) find(format string, args ...any) {
 
 // Checker compares what this slice keeps with the replayed record. It serves one verification.
 func (s *Service) Checker() audit.Checker {
-	c := &checker{authorities: map[string]int64{}, pending: map[string]int64{}, lists: map[listKey]listed{}}
+	c := &checker{authorities: map[string]int64{}, pending: map[string]int64{}, links: map[string]int64{}, roots: map[string]int64{}, lists: map[listKey]listed{}}
 	return audit.Checker{Name: "v2x trust", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
@@ -103,7 +107,7 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 	}
 	row := e.Detail[detailRow]
 	switch e.Action {
-	case "v2x.root", "v2x.issue", "v2x.trust", "v2x.install", "v2x.revoke", "v2x.move":
+	case "v2x.root", "v2x.tlm", "v2x.issue", "v2x.trust", "v2x.install", "v2x.revoke", "v2x.move":
 		if row == "" {
 			return errors.New("the entry does not say what the authority's row is")
 		}
@@ -117,6 +121,12 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 			return errors.New("the entry does not say what the row of the application is")
 		}
 		count(c.pending, e.Detail[detailPending], 1)
+	case "v2x.link":
+		count(c.links, row, 1)
+	case "v2x.admit":
+		count(c.roots, row, 1)
+	case "v2x.expel":
+		count(c.roots, e.Detail[detailWas], -1)
 	case "v2x.publish", "v2x.accept":
 		number, err := strconv.ParseInt(e.Detail[detailNumber], 10, 64)
 		if err != nil || row == "" {
@@ -146,7 +156,7 @@ func (c *checker) list(k listKey, number int64, row string) error {
 func (l listed) last() int64 { return slices.Max(slices.Collect(maps.Keys(l))) }
 
 func (c *checker) finish(ctx context.Context, tx *db.Tx) error {
-	for _, step := range []func(context.Context, *db.Tx) error{c.compareAuthorities, c.comparePending, c.compareLists} {
+	for _, step := range []func(context.Context, *db.Tx) error{c.compareAuthorities, c.comparePending, c.compareLinks, c.compareRoots, c.compareLists} {
 		if err := step(ctx, tx); err != nil {
 			return err
 		}
@@ -199,6 +209,36 @@ func (c *checker) comparePending(ctx context.Context, tx *db.Tx) error {
 	return err
 }
 
+func (c *checker) compareLinks(ctx context.Context, tx *db.Tx) error {
+	err := tx.Each(ctx, func(r db.Row) error {
+		var cell, created int64
+		var role int16
+		var to, from, octets []byte
+		if err := r.Scan(&cell, &to, &from, &role, &created, &octets); err != nil {
+			return fmt.Errorf("reading table v2x_link: %w", err)
+		}
+		c.met("v2x_link", c.links, cell, mark("v2x_link", to, from, role, created, octets), fmt.Sprintf("%X", to))
+		return nil
+	}, `SELECT cell, new, old, role, created, octets FROM v2x_link ORDER BY cell, new`)
+	c.missing("v2x_link", c.links)
+	return err
+}
+
+func (c *checker) compareRoots(ctx context.Context, tx *db.Tx) error {
+	err := tx.Each(ctx, func(r db.Row) error {
+		var cell, created int64
+		var id, cert, successor []byte
+		var url string
+		if err := r.Scan(&cell, &id, &cert, &successor, &url, &created); err != nil {
+			return fmt.Errorf("reading table v2x_listed: %w", err)
+		}
+		c.met("v2x_listed", c.roots, cell, mark("v2x_listed", id, cert, successor, url, created), fmt.Sprintf("%X", id))
+		return nil
+	}, `SELECT cell, id, cert, successor, url, created FROM v2x_listed ORDER BY cell, id`)
+	c.missing("v2x_listed", c.roots)
+	return err
+}
+
 // listMark is the digest of a row of v2x_list.
 func listMark(root []byte, kind int16, number, created, ends int64, octets []byte) string {
 	return mark("v2x_list", root, kind, number, created, ends, octets)
@@ -241,7 +281,7 @@ func (c *checker) keys() []listKey {
 }
 
 func (c *checker) save(_ context.Context, _ *db.Tx, w *audit.StateWriter) error {
-	for _, of := range []map[string]int64{c.authorities, c.pending} {
+	for _, of := range []map[string]int64{c.authorities, c.pending, c.links, c.roots} {
 		w.Uint(uint64(len(of)))
 		for _, m := range slices.Sorted(maps.Keys(of)) {
 			w.Text(m)
@@ -262,7 +302,7 @@ func (c *checker) save(_ context.Context, _ *db.Tx, w *audit.StateWriter) error 
 }
 
 func (c *checker) load(r *audit.StateReader) error {
-	for _, of := range []map[string]int64{c.authorities, c.pending} {
+	for _, of := range []map[string]int64{c.authorities, c.pending, c.links, c.roots} {
 		for range r.Len() {
 			m := r.Text()
 			n := r.Int()

@@ -2,11 +2,12 @@ package trust
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"mooring/internal/base/db"
@@ -24,6 +25,7 @@ import (
 // Lives of certificates, in years: real roots have five, and what a root issues has to end before it does.
 const (
 	rootYears      = 5
+	managerYears   = 4
 	authorityYears = 4
 )
 
@@ -54,6 +56,8 @@ func permissions(r Role) (app []its.PsidSsp, issue []its.PsidGroupPermissions) {
 		return []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0x0e)}, []its.PsidGroupPermissions{group(1, credentials())}
 	case AA:
 		return []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0x32)}, []its.PsidGroupPermissions{group(1, applications()...)}
+	case Manager:
+		return []its.PsidSsp{its.Bitmap(its.PsidCTL, 1, 0xc8)}, nil
 	}
 	below := group(2, append(applications(), credentials())...)
 	below.EeType |= its.EndEntityEnrol
@@ -61,15 +65,54 @@ func permissions(r Role) (app []its.PsidSsp, issue []its.PsidGroupPermissions) {
 		[]its.PsidGroupPermissions{group(1, bits(its.PsidSCR, []byte{1, 0x3e}, []byte{0xff, 0xc1})), below}
 }
 
-// CreateRoot makes a root. It needs the permission ca.manage. There is one root in a store: a second one is a Conflict.
+// CreateRoot makes a root. It needs the permission v2x.root. There is one root in a store, and those that follow it: a second one is a Conflict.
 func (s *Service) CreateRoot(ctx context.Context, actor access.Actor, name string) (*Authority, error) {
-	if err := s.Access.Require(ctx, actor, access.CAManage, "v2x root"); err != nil {
+	return s.create(ctx, actor, Root, name, "")
+}
+
+// CreateManager makes a trust list manager, whose list says which roots are believed. It needs the permission v2x.tlm.
+func (s *Service) CreateManager(ctx context.Context, actor access.Actor, name string) (*Authority, error) {
+	if s.CPOC == "" {
+		return nil, errs.New(errs.Invalid, "the list of a manager says where it is to be had: set v2x.cpoc_url or listen.v2x_cpoc first")
+	}
+	return s.create(ctx, actor, Manager, name, s.CPOC)
+}
+
+func (s *Service) create(ctx context.Context, actor access.Actor, role Role, name, url string) (*Authority, error) {
+	if err := s.Access.Require(ctx, actor, role.manages(), "v2x "+role.String()); err != nil {
 		return nil, err
 	}
-	if s.State().Root != nil {
-		return nil, errs.New(errs.Conflict, "there is a root for V2X here already, %s", s.State().Root.Name)
+	st := s.State()
+	if have := st.own[role]; len(have) > 0 {
+		return nil, errs.New(errs.Conflict, "there is a %s for V2X here already, %s: it can be followed by another one (rekey)", role, have[0].Name)
 	}
-	id, pub, err := s.Keys.Generate(ctx, key.P256, "V2X root "+name)
+	if role == Root && st.Root != nil {
+		return nil, errs.New(errs.Conflict, "there is a root for V2X here already, %s", st.Root.Name)
+	}
+	a, err := s.selfSigned(ctx, role, name, url, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error { return s.insert(ctx, tx, actor, a, created(role)) }); err != nil {
+		return nil, err
+	}
+	return a, s.Load(ctx)
+}
+
+// created is the action of the record for a new root or manager.
+func created(r Role) string {
+	if r == Manager {
+		return "v2x.tlm"
+	}
+	return "v2x.root"
+}
+
+// selfSigned makes the key and certificate of a root or manager, which is to come after some moment.
+func (s *Service) selfSigned(ctx context.Context, role Role, name, url string, after int64) (*Authority, error) {
+	if name == "" || len(name) > 255 {
+		return nil, errs.New(errs.Invalid, "a name has 1 to 255 octets")
+	}
+	id, pub, err := s.Keys.Generate(ctx, key.P256, "V2X "+role.String()+" "+name)
 	if err != nil {
 		return nil, err
 	}
@@ -77,25 +120,24 @@ func (s *Service) CreateRoot(ctx context.Context, actor access.Actor, name strin
 	if err != nil {
 		return nil, err
 	}
-	x := s.certificate(Root, name, k, its.Duration{Choice: its.Years, Value: rootYears})
+	years := uint16(rootYears)
+	if role == Manager {
+		years = managerYears
+	}
+	x := s.certificate(role, name, k, its.Duration{Choice: its.Years, Value: years})
 	x.Issuer = its.IssuerIdentifier{Choice: its.IssuerSelf}
 	if err := s.sign(ctx, x, nil, id); err != nil {
 		return nil, err
 	}
-	a, err := s.recordRoot(ctx, actor, x, name, id)
+	if err := x.CheckRole(role.profile(), 0); err != nil {
+		return nil, err
+	}
+	a, err := authority(x, role, name)
 	if err != nil {
 		return nil, err
 	}
-	return a, s.Load(ctx)
-}
-
-func (s *Service) recordRoot(ctx context.Context, actor access.Actor, x *its.Certificate, name string, id key.ID) (*Authority, error) {
-	a, err := authority(x, Root, name)
-	if err != nil {
-		return nil, err
-	}
-	a.own, a.Created = string(id), s.Now().Unix()
-	return a, s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error { return s.insert(ctx, tx, actor, a, "v2x.root") })
+	a.own, a.URL, a.Created = string(id), url, max(s.Now().Unix(), after+1)
+	return a, nil
 }
 
 // authority is one whose certificate was made or received.
@@ -166,80 +208,32 @@ func Sign(x, issuer *its.Certificate, sign func([]byte) (its.Signature, error)) 
 	return nil
 }
 
-// Apply makes the keys of an authority and asks for its certificate: the result is a CaCertificateRequest, signed with the new key (TS 102 941, 6.2.1). It needs
-// the permission ca.manage.
-func (s *Service) Apply(ctx context.Context, actor access.Actor, role Role, name string) ([]byte, error) {
-	if err := s.Access.Require(ctx, actor, access.CAManage, "v2x "+role.String()); err != nil {
-		return nil, err
-	}
-	tail, err := random()
-	if err != nil {
-		return nil, err
-	}
-	secret := "v2x-" + role.String() + "-" + tail
-	private, err := s.private(ctx, secret)
-	if err != nil {
-		return nil, err
-	}
-	id, pub, err := s.Keys.Generate(ctx, key.P256, "V2X "+role.String()+" "+name)
-	if err != nil {
-		return nil, err
-	}
-	k, err := scr.VerificationKey(pub)
-	if err != nil {
-		return nil, err
-	}
-	app, issue := permissions(role)
-	content := its.EtsiTs102941DataContent{Choice: its.CaRequest, CaCertificateRequest: &its.CaCertificateRequest{
-		PublicKeys:                 its.PublicKeys{VerificationKey: k, EncryptionKey: coer.Some(scr.EncryptionKey(private))},
-		RequestedSubjectAttributes: its.CertificateSubjectAttributes{Id: coer.Some(its.Name(name)), AppPermissions: app, CertIssuePermissions: issue}}}
-	signer, err := s.Keys.Signer(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	signed, err := scr.Sign(content, s.At(), scr.Signer(signer, nil))
-	if err != nil {
-		return nil, err
-	}
-	request, err := coer.Marshal(signed)
-	if err != nil {
-		return nil, err
-	}
-	spki := digestOf(&k)
-	return request, s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		p := pending{spki, int16(role), name, string(id), secret, s.Now().Unix()}
-		if _, err := tx.Exec(ctx, insertPending, p.spki, p.role, p.name, p.own, p.secret, p.created); err != nil {
-			return err
-		}
-		return s.Audit.Append(ctx, tx, audit.Entry{Action: "v2x.apply", Actor: actor.String(), Object: role.String() + " " + name, Detail: map[string]string{detailPending: p.mark()}})
-	})
-}
-
-func digestOf(k *its.PublicVerificationKey) []byte {
-	b, _ := coer.Normal(k) // what was read or made can be written
-	sum := sha256.Sum256(b)
-	return sum[:]
-}
-
 // Grant is what an administrator gives an authority.
 type Grant struct {
-	Role Role
-	URL  string // where stations reach it
-	Peer string // of an enrolment authority: where authorization authorities reach it
+	Role   Role   // 0: that of the authority whose key is followed by another one
+	URL    string // where stations reach it; "": where the one before it is reached
+	Peer   string // of an enrolment authority: where authorization authorities reach it; likewise
+	Digest string // that the request must have, in hexadecimal digits, as it was told on another way; "": not compared
 }
 
-// Issue gives an authority its certificate, for a request that is signed with the key that it is for. What the certificate says follows from the role; of the request
-// come keys and name. It needs the permission ca.manage.
+// Issue gives an authority its certificate, for a request that is signed with the key that it is for and, if it has a certificate already, with the key of that one.
+// What the certificate says follows from the role; of the request come keys and name. It needs the permission v2x.root.
 func (s *Service) Issue(ctx context.Context, actor access.Actor, request []byte, g Grant) (*Authority, error) {
-	if err := s.Access.Require(ctx, actor, access.CAManage, "v2x "+g.Role.String()); err != nil {
+	if err := s.Access.Require(ctx, actor, access.V2XRoot, "v2x "+g.Role.String()); err != nil {
 		return nil, err
 	}
 	root, err := s.Credential(ctx, Root)
 	if err != nil {
 		return nil, err
 	}
-	r, err := readApplication(request)
+	if have := RequestDigest(request); g.Digest != "" && !strings.EqualFold(strings.ReplaceAll(g.Digest, ":", ""), have) {
+		return nil, errs.New(errs.Invalid, "the request is another one than was told of: its digest is %s", have)
+	}
+	r, before, err := s.readApplication(ctx, request)
 	if err != nil {
+		return nil, err
+	}
+	if err := g.follow(before); err != nil {
 		return nil, err
 	}
 	name := r.RequestedSubjectAttributes.Id.Value.Name
@@ -260,10 +254,41 @@ func (s *Service) Issue(ctx context.Context, actor access.Actor, request []byte,
 		return nil, errs.Wrap(errs.Invalid, err, "the certificate would not be valid")
 	}
 	a.URL, a.Peer, a.Created = g.URL, g.Peer, s.Now().Unix()
-	if err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error { return s.insert(ctx, tx, actor, a, "v2x.issue") }); err != nil {
+	more := map[string]string{detailRequest: RequestDigest(request)}
+	if before != nil {
+		a.Created = max(a.Created, before.Created+1)
+		more[detailFollows] = before.ID.String()
+	}
+	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, insertAuthority, a.row()...); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, actor, a, "v2x.issue", more)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return a, s.Publish(ctx)
+}
+
+// follow completes a grant by what an authority has already.
+func (g *Grant) follow(before *Authority) error {
+	if before != nil {
+		if g.Role == 0 {
+			g.Role = before.Role
+		}
+		if g.Role != before.Role {
+			return errs.New(errs.Invalid, "the request follows on a certificate of the role %s", before.Role)
+		}
+		g.URL, g.Peer = cmp.Or(g.URL, before.URL), cmp.Or(g.Peer, before.Peer)
+	}
+	if g.Role != EA && g.Role != AA {
+		return errs.New(errs.Invalid, "a root issues to authorities of the roles ea and aa: name one of them")
+	}
+	if g.URL == "" || g.Role == EA && g.Peer == "" {
+		return errs.New(errs.Invalid, "the trust list says where an authority is reached: name its address, and for an enrolment authority that for authorization authorities")
+	}
+	return nil
 }
 
 // Within cuts a period down to what lies in another one. Its unit becomes one that can say so.
@@ -288,38 +313,13 @@ func Within(v, of its.ValidityPeriod) its.ValidityPeriod {
 	return v
 }
 
-// readApplication reads the request of an authority and verifies that it was signed with the key that it is for.
-func readApplication(request []byte) (*its.CaCertificateRequest, error) {
-	d, err := its.ParseData(request, its.MaxRequest)
-	if err != nil {
-		return nil, errs.Wrap(errs.Invalid, err, "the request cannot be read")
-	}
-	signed, octets, err := scr.Signed(d)
-	if err != nil {
-		return nil, errs.Wrap(errs.Invalid, err, "the request is not signed as TS 102 941 says")
-	}
-	c, err := scr.Content(octets, its.CaRequest)
-	if err != nil {
-		return nil, errs.Wrap(errs.Invalid, err, "what is signed is no request for the certificate of an authority")
-	}
-	r := c.CaCertificateRequest
-	if err := signed.Verify(nil, &r.PublicKeys.VerificationKey); err != nil {
-		return nil, errs.Wrap(errs.Invalid, err, "the request is not signed with the key that it is for")
-	}
-	id, ok := r.RequestedSubjectAttributes.Id.Get()
-	enc, has := r.PublicKeys.EncryptionKey.Get()
-	if !ok || id.Choice != its.IdName || id.Name == "" || !has || !scr.UsableForEncryption(&enc) {
-		return nil, errs.New(errs.Invalid, "the request lacks a name, or a key for encryption that can be used")
-	}
-	return r, nil
-}
-
-// Install takes the certificate that this store applied for, and the root that issued it, which is believed from then on. It needs the permission ca.manage.
+// Install takes the certificate that this store applied for, and the root that issued it, which is believed from then on. It needs the
+// permission to manage authorities of the role.
 func (s *Service) Install(ctx context.Context, actor access.Actor, cert, root []byte) (*Authority, error) {
-	if err := s.Access.Require(ctx, actor, access.CAManage, "v2x"); err != nil {
-		return nil, err
-	}
 	a, r, err := s.received(cert, root)
+	if err == nil {
+		err = s.mayInstall(ctx, actor, a)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -345,6 +345,15 @@ func (s *Service) Install(ctx context.Context, actor access.Actor, cert, root []
 		return nil, err
 	}
 	return a, s.Load(ctx)
+}
+
+// mayInstall says whether an actor may install a certificate, by the role that it has.
+func (s *Service) mayInstall(ctx context.Context, actor access.Actor, a *Authority) error {
+	need := access.V2XEnrolment
+	if a.Certificate.CheckRole(its.EtsiAA, 0) == nil {
+		need = access.V2XTickets
+	}
+	return s.Access.Require(ctx, actor, need, "v2x")
 }
 
 func (s *Service) received(cert, root []byte) (a, r *Authority, err error) {
@@ -402,9 +411,9 @@ func (s *Service) install(ctx context.Context, tx *db.Tx, actor access.Actor, a,
 	return s.record(ctx, tx, actor, known, "v2x.install", more)
 }
 
-// Revoke revokes an authority for good and publishes new lists. It needs the permission ca.manage.
+// Revoke revokes an authority for good and publishes new lists. It needs the permission v2x.root.
 func (s *Service) Revoke(ctx context.Context, actor access.Actor, id its.HashedId8) error {
-	if err := s.Access.Require(ctx, actor, access.CAManage, "v2x "+id.String()); err != nil {
+	if err := s.Access.Require(ctx, actor, access.V2XRoot, "v2x "+id.String()); err != nil {
 		return err
 	}
 	err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -445,9 +454,9 @@ func (s *Service) signList(root *Credential, psid its.Psid, content its.EtsiTs10
 	return coer.Marshal(d)
 }
 
-// Move says where an authority is reached; it publishes a new trust list if that is new. It needs the permission ca.manage.
+// Move says where an authority is reached; it publishes a new trust list if that is new. It needs the permission v2x.root.
 func (s *Service) Move(ctx context.Context, actor access.Actor, id its.HashedId8, url, peer string) error {
-	if err := s.Access.Require(ctx, actor, access.CAManage, "v2x "+id.String()); err != nil {
+	if err := s.Access.Require(ctx, actor, access.V2XRoot, "v2x "+id.String()); err != nil {
 		return err
 	}
 	err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {

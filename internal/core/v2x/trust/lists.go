@@ -16,21 +16,38 @@ import (
 	"mooring/wire/trustlist"
 )
 
-// Publish makes new lists if what they say changed, or if they are about to end. It does nothing in a store without the root's key.
+// Publish makes new lists of the roots and of the trust list manager whose keys are here, if what they say changed, or if they are about to end.
 func (s *Service) Publish(ctx context.Context) error {
-	root, err := s.Credential(ctx, Root)
-	if errs.Is(err, errs.NotFound) {
-		return s.Load(ctx)
+	var all []error
+	for _, a := range s.publishing() {
+		c, err := s.open(ctx, a)
+		if err != nil {
+			all = append(all, err)
+			continue
+		}
+		for range 3 { // another node may be faster: then its lists are looked at
+			if err = s.publish(ctx, c); !db.IsConflict(err) {
+				break
+			}
+		}
+		all = append(all, err)
 	}
-	if err != nil {
-		return err
-	}
-	for range 3 { // another node may be faster: then its lists are looked at
-		if err = s.publish(ctx, root); !db.IsConflict(err) {
-			break
+	return errors.Join(append(all, s.Load(ctx))...)
+}
+
+// publishing are those whose lists are made here: all roots, since those before the newest have authorities as well until they end, and the newest manager.
+func (s *Service) publishing() (all []*Authority) {
+	st := s.State()
+	for _, p := range st.publishers {
+		if p.Own() && p.Role == Root && !s.over(p.Authority) {
+			all = append(all, p.Authority)
 		}
 	}
-	return errors.Join(err, s.Load(ctx))
+	if len(st.own[Manager]) > 0 {
+		all = append(all, st.own[Manager][0])
+	}
+	slices.SortFunc(all, newestFirst)
+	return all
 }
 
 // published is what there is, and what there should be.
@@ -41,25 +58,27 @@ type published struct {
 	revoked              []its.HashedId8
 }
 
-func (s *Service) publish(ctx context.Context, root *Credential) error {
+func (s *Service) publish(ctx context.Context, by *Credential) error {
 	var p published
-	if err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) { p, err = s.look(ctx, tx, root); return err }); err != nil {
+	if err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) { p, err = s.look(ctx, tx, by); return err }); err != nil {
 		return err
 	}
-	lists, err := s.trustLists(root, &p)
-	if err != nil {
-		return err
+	var lists []list
+	var err error
+	if !slices.Contains(p.revoked, by.ID) { // a root that is revoked trusts nobody any more
+		lists, err = s.trustLists(by, &p)
 	}
-	barred, err := s.revocations(root, &p)
-	if err != nil {
-		return err
+	if err == nil && by.Role == Root {
+		var barred []list
+		barred, err = s.revocations(by, &p)
+		lists = append(lists, barred...)
 	}
-	if lists = append(lists, barred...); len(lists) == 0 {
-		return nil
+	if err != nil || len(lists) == 0 {
+		return err
 	}
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		for _, l := range lists {
-			if err := s.store(ctx, tx, root.ID, "v2x.publish", &l); err != nil {
+			if err := s.store(ctx, tx, by.ID, "v2x.publish", &l); err != nil {
 				return err
 			}
 		}
@@ -88,29 +107,36 @@ func (s *Service) store(ctx context.Context, tx *db.Tx, root its.HashedId8, acti
 	return s.Audit.Append(ctx, tx, audit.Entry{Action: action, Actor: "system:v2x", Object: kindName(l.kind), Detail: detail})
 }
 
-func (s *Service) look(ctx context.Context, tx *db.Tx, root *Credential) (p published, err error) {
-	if p.ctl, p.ctlNumber, err = newest(ctx, tx, root.ID, fullList); err != nil {
+func (s *Service) look(ctx context.Context, tx *db.Tx, by *Credential) (p published, err error) {
+	if p.ctl, p.ctlNumber, err = newest(ctx, tx, by.ID, fullList); err != nil {
 		return p, err
 	}
-	if p.crl, p.crlNumber, err = newest(ctx, tx, root.ID, revocationList); err != nil {
+	if by.Role == Manager {
+		st, err := s.load(ctx, tx)
+		if err == nil {
+			p.entries, err = s.managed(st, by.Authority)
+		}
+		return p, err
+	}
+	if p.crl, p.crlNumber, err = newest(ctx, tx, by.ID, revocationList); err != nil {
 		return p, err
 	}
 	all, err := everyAuthority(ctx, tx)
 	if err != nil {
 		return p, err
 	}
-	at := s.At()
 	for _, a := range all {
-		if a.Role == Root || a.Certificate.Issuer.Digest != root.ID || at >= its.Time64(a.Certificate.ToBeSigned.ValidityPeriod.End())*1e6 {
-			continue
-		}
-		if a.Revoked != 0 {
+		switch {
+		case a.ID == by.ID && a.Revoked != 0:
 			p.revoked = append(p.revoked, a.ID)
-			continue
+		case a.Role != EA && a.Role != AA || a.Certificate.Issuer.Digest != by.ID || s.over(a):
+		case a.Revoked != 0:
+			p.revoked = append(p.revoked, a.ID)
+		default:
+			p.entries = append(p.entries, its.CtlCommand{Add: entry(a)})
 		}
-		p.entries = append(p.entries, its.CtlCommand{Add: entry(a)})
 	}
-	p.entries = append(p.entries, its.CtlCommand{Add: its.CtlEntry{Choice: its.CtlDc, Dc: &its.DcEntry{Url: s.DC, Cert: []its.HashedId8{root.ID}}}})
+	p.entries = append(p.entries, its.CtlCommand{Add: its.CtlEntry{Choice: its.CtlDc, Dc: &its.DcEntry{Url: s.DC, Cert: []its.HashedId8{by.ID}}}})
 	return p, nil
 }
 
@@ -122,22 +148,29 @@ func entry(a *Authority) its.CtlEntry {
 }
 
 // trustLists makes the next full list and its delta, if they are due.
-func (s *Service) trustLists(root *Credential, p *published) ([]list, error) {
+func (s *Service) trustLists(by *Credential, p *published) ([]list, error) {
 	at := s.At()
 	ends := its.Time32(at/1e6) + its.Time32(s.CTL/time.Second)
 	full := &its.CtlFormat{NextUpdate: ends, IsFullCtl: true, CtlSequence: uint8(p.ctlNumber + 1), CtlCommands: p.entries}
-	before, err := trustlist.ReadCTL(p.ctl, root.Certificate, at)
+	before, err := by.read(p.ctl, at)
 	if err != nil { // none yet, or it is over
 		before = nil
 	}
 	if before != nil && !renewAt(before.NextUpdate, s.CTL, at) && len(difference(before.CtlCommands, p.entries)) == 0 {
 		return nil, nil
 	}
+	if by.Role == Manager && p.ctlNumber >= trustlist.LastOfManager {
+		return nil, errs.New(errs.Conflict, "the trust list manager %s has no number left for another list: it has to be followed by another one (mooring v2x tlm rekey)", by.Name)
+	}
 	if before != nil { // the full list is what its delta makes of the one before, in the same order
 		full.CtlCommands = ordered(before.CtlCommands, p.entries)
 	}
+	content := its.EtsiTs102941DataContent{Choice: its.CertificateTrustListRca, CertificateTrustList: full}
+	if by.Role == Manager {
+		content.Choice = its.CertificateTrustListTlm
+	}
 	made := []list{{fullList, p.ctlNumber + 1, ends, nil}}
-	if made[0].octets, err = s.signList(root, its.PsidCTL, its.EtsiTs102941DataContent{Choice: its.CertificateTrustListRca, CertificateTrustList: full}); err != nil {
+	if made[0].octets, err = s.signList(by, its.PsidCTL, content); err != nil {
 		return nil, err
 	}
 	if before == nil {
@@ -148,7 +181,8 @@ func (s *Service) trustLists(root *Credential, p *published) ([]list, error) {
 	if step.CtlCommands == nil {
 		step.CtlCommands = []its.CtlCommand{}
 	}
-	octets, err := s.signList(root, its.PsidCTL, its.EtsiTs102941DataContent{Choice: its.CertificateTrustListRca, CertificateTrustList: &step})
+	content.CertificateTrustList = &step
+	octets, err := s.signList(by, its.PsidCTL, content)
 	return append(made, list{deltaList, p.ctlNumber + 1, ends, octets}), err
 }
 
@@ -212,37 +246,38 @@ func (s *Service) revocations(root *Credential, p *published) ([]list, error) {
 	return []list{{revocationList, p.crlNumber + 1, l.NextUpdate, octets}}, err
 }
 
-// Accept takes lists of the root that is believed, as a distribution centre has them. Older ones than those that are known are left alone; the error says why one
+// Accept takes lists of a root that is believed, as a distribution centre has them. Older ones than those that are known are left alone; the error says why one
 // is not believed.
 func (s *Service) Accept(ctx context.Context, ctl, crl []byte) error {
 	st, at := s.State(), s.At()
 	if st.Root == nil {
 		return errs.New(errs.NotFound, "no root is believed here yet")
 	}
-	l, err := trustlist.ReadCTL(ctl, st.Root.Certificate, at)
+	of := st.signer(ctl)
+	l, err := trustlist.ReadCTL(ctl, of.Certificate, at)
 	if err != nil {
 		return errs.Wrap(errs.Denied, err, "the trust list is not believed")
 	}
 	if !l.IsFullCtl {
 		return errs.New(errs.Denied, "the trust list is a delta where the full one was asked for")
 	}
-	r, err := trustlist.ReadCRL(crl, st.Root.Certificate, at)
+	r, err := trustlist.ReadCRL(crl, of.Certificate, at)
 	if err != nil {
 		return errs.Wrap(errs.Denied, err, "the revocation list is not believed")
 	}
-	newCTL := !sameOctets(ctl, st.Full) && l.Newer(st.Lists)
-	newCRL := !sameOctets(crl, st.CRL) && (st.Barred == nil || r.ThisUpdate >= st.Barred.ThisUpdate)
+	newCTL := !sameOctets(ctl, of.Full) && l.Newer(of.Lists)
+	newCRL := !sameOctets(crl, of.CRL) && (of.Barred == nil || r.ThisUpdate >= of.Barred.ThisUpdate)
 	if !newCTL && !newCRL {
 		return nil
 	}
 	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if newCTL {
-			if err := s.keep(ctx, tx, fullList, l.NextUpdate, ctl); err != nil {
+			if err := s.keep(ctx, tx, of.ID, fullList, l.NextUpdate, ctl); err != nil {
 				return err
 			}
 		}
 		if newCRL {
-			return s.keep(ctx, tx, revocationList, r.NextUpdate, crl)
+			return s.keep(ctx, tx, of.ID, revocationList, r.NextUpdate, crl)
 		}
 		return nil
 	})
@@ -252,8 +287,21 @@ func (s *Service) Accept(ctx context.Context, ctl, crl []byte) error {
 	return s.Load(ctx)
 }
 
-func (s *Service) keep(ctx context.Context, tx *db.Tx, kind int16, ends its.Time32, octets []byte) error {
-	root := s.State().Root.ID
+// signer is the root that a list says it is from, or the newest if that is not believed; there is one.
+func (st *State) signer(octets []byte) *Publisher {
+	if x, err := attached(octets); err == nil {
+		if id, err := x.HashedId8(); err == nil {
+			for _, r := range st.Roots {
+				if r.ID == id {
+					return r
+				}
+			}
+		}
+	}
+	return st.Roots[0]
+}
+
+func (s *Service) keep(ctx context.Context, tx *db.Tx, root its.HashedId8, kind int16, ends its.Time32, octets []byte) error {
 	_, number, err := newest(ctx, tx, root, kind)
 	if err != nil {
 		return err

@@ -24,9 +24,15 @@ const (
 	selectPending = `SELECT role, name, own, secret, created FROM v2x_pending WHERE cell = 0 AND spki = $1`
 	deletePending = `DELETE FROM v2x_pending WHERE cell = 0 AND spki = $1`
 
+	insertLink   = `INSERT INTO v2x_link (cell, new, old, role, created, octets) VALUES (0, $1, $2, $3, $4, $5)`
+	selectLinks  = `SELECT new, old, role, created, octets FROM v2x_link WHERE cell = 0 ORDER BY created, new`
+	insertListed = `INSERT INTO v2x_listed (cell, id, cert, successor, url, created) VALUES (0, $1, $2, $3, $4, $5)`
+	selectListed = `SELECT id, cert, successor, url, created FROM v2x_listed WHERE cell = 0 ORDER BY created, id`
+	deleteListed = `DELETE FROM v2x_listed WHERE cell = 0 AND id = $1`
+
 	insertList = `INSERT INTO v2x_list (cell, root, kind, number, created, ends, octets) VALUES (0, $1, $2, $3, $4, $5, $6)`
-	selectList = `SELECT number, octets FROM v2x_list WHERE cell = 0 AND root = $1 AND kind = $2 ORDER BY number DESC LIMIT 1`
-	selectStep = `SELECT octets FROM v2x_list WHERE cell = 0 AND root = $1 AND kind = 2 AND number = $2`
+	selectList = `SELECT number, ends, octets FROM v2x_list WHERE cell = 0 AND root = $1 AND kind = $2 ORDER BY number DESC LIMIT 1`
+	selectStep = `SELECT ends, octets FROM v2x_list WHERE cell = 0 AND root = $1 AND kind = 2 AND number = $2`
 	pruneLists = `DELETE FROM v2x_list WHERE cell = 0 AND root = $1 AND kind = $2 AND number < $3`
 )
 
@@ -84,29 +90,31 @@ func lockAuthority(ctx context.Context, tx *db.Tx, id its.HashedId8) (*Authority
 
 // newest returns the list of a kind with the highest number; nil and -1 if there is none.
 func newest(ctx context.Context, tx *db.Tx, root its.HashedId8, kind int16) (octets []byte, number int64, err error) {
-	found, err := tx.Get(ctx, []any{&number, &octets}, selectList, root[:], kind)
+	var ends int64
+	found, err := tx.Get(ctx, []any{&number, &ends, &octets}, selectList, root[:], kind)
 	if err == nil && !found {
 		number = -1
 	}
 	return octets, number, err
 }
 
-// Delta returns the delta list of the root with a sequence number, the newest if several had it.
-func (s *Service) Delta(ctx context.Context, sequence uint8) (octets []byte, err error) {
-	root := s.State().Root
-	if root == nil {
-		return nil, nil
-	}
+// Newest stands for the newest delta list in place of its sequence number.
+const Newest = -1
+
+// Delta returns the delta list of a root or manager with a sequence number, the newest if several had it, and when it ends, in UTC seconds.
+func (s *Service) Delta(ctx context.Context, of its.HashedId8, sequence int) (octets []byte, ends int64, err error) {
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		_, number, err := newest(ctx, tx, root.ID, deltaList)
-		if err != nil || number < 0 {
+		var number int64
+		found, err := tx.Get(ctx, []any{&number, &ends, &octets}, selectList, of[:], int16(deltaList))
+		if err != nil || !found || sequence == Newest {
 			return err
 		}
-		at := number - int64(uint8(number)-sequence) // the newest number with that last octet
-		_, err = tx.Get(ctx, []any{&octets}, selectStep, root.ID[:], at)
+		at := number - int64(uint8(number)-uint8(sequence)) // the newest number with that last octet
+		octets, ends = nil, 0
+		_, err = tx.Get(ctx, []any{&ends, &octets}, selectStep, of[:], at)
 		return err
 	})
-	return octets, err
+	return octets, ends, err
 }
 
 func randomOctets(n int) ([]byte, error) {

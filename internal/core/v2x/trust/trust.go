@@ -14,6 +14,12 @@
 //	err = s.Install(ctx, actor, cert, root)
 //	err = s.Accept(ctx, octets)                                                 // lists, as a distribution centre has them
 //
+// Certificates end, and are followed by others while everything runs: Rekey asks for the next one of an authority with the key of the one before, RekeyRoot and
+// RekeyManager make a successor and the link certificates by which the old one vouches for it. Those before it stay what they are until they end: requests to them
+// are answered, their lists go on.
+//
+// A store may also have a trust list manager, whose list says which roots are believed: CreateManager, Admit, Expel.
+//
 // State is what is believed now; it is one value that is exchanged as a whole. Everything that was issued or published is recorded in the transaction that
 // stores it, and is released only afterwards. A revocation is for good.
 //
@@ -25,8 +31,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"io/fs"
 	"sync"
 	"sync/atomic"
@@ -39,10 +43,8 @@ import (
 	"mooring/internal/core/key"
 	"mooring/wire/butterfly"
 	"mooring/wire/its"
-	"mooring/wire/its/chain"
 	"mooring/wire/scr"
 	"mooring/wire/spdu"
-	"mooring/wire/trustlist"
 )
 
 //go:embed schema/*.sql
@@ -62,9 +64,10 @@ type Role int16
 
 // The roles.
 const (
-	Root Role = 1
-	EA   Role = 2
-	AA   Role = 3
+	Root    Role = 1
+	EA      Role = 2
+	AA      Role = 3
+	Manager Role = 4 // of trust lists
 )
 
 // String names the role.
@@ -76,8 +79,33 @@ func (r Role) String() string {
 		return "ea"
 	case AA:
 		return "aa"
+	case Manager:
+		return "tlm"
 	}
 	return "none"
+}
+
+// ParseRole returns the role of a name.
+func ParseRole(name string) (Role, error) {
+	for _, r := range []Role{Root, EA, AA, Manager} {
+		if r.String() == name {
+			return r, nil
+		}
+	}
+	return 0, errs.New(errs.Invalid, "there is no role %q: use rca, ea, aa or tlm", name)
+}
+
+// manages is the permission to run an authority of the role.
+func (r Role) manages() access.Permission {
+	switch r {
+	case EA:
+		return access.V2XEnrolment
+	case AA:
+		return access.V2XTickets
+	case Manager:
+		return access.V2XManager
+	}
+	return access.V2XRoot
 }
 
 // profile is the role as package its knows it.
@@ -87,6 +115,8 @@ func (r Role) profile() its.EtsiRole {
 		return its.EtsiEA
 	case AA:
 		return its.EtsiAA
+	case Manager:
+		return its.EtsiTLM
 	}
 	return its.EtsiRCA
 }
@@ -108,6 +138,8 @@ type Deps struct {
 	Leap       int // seconds inserted into UTC since 2004
 	// DC is where the lists are to be had, which the trust list says; "" in a store without a root of its own.
 	DC string
+	// CPOC is where the lists of the trust list manager are to be had, likewise.
+	CPOC string
 	// CTL and CRL are how long lists live. They are renewed when a quarter of that is left.
 	CTL, CRL time.Duration
 }
@@ -136,18 +168,6 @@ type Credential struct {
 	Holder spdu.Holder // the zero value for a root
 }
 
-// State is what is believed at a time. It does not change.
-type State struct {
-	Root   *Authority // nil: none yet
-	Full   []byte     // the trust list, as it is given out
-	Lists  *trustlist.CTL
-	CRL    []byte
-	Barred *trustlist.CRL
-
-	own      map[Role]*Authority // the newest of each role whose keys are here
-	believed *sync.Map           // HashedId8 of authorities whose chain was judged, so that their signatures are verified once
-}
-
 // Service is the trust of one store. It is safe for concurrent use. Call Load before anything else.
 type Service struct {
 	Deps
@@ -170,107 +190,43 @@ func (s *Service) State() *State { return s.state.Load() }
 // At is the moment, as messages have it.
 func (s *Service) At() its.Time64 { return its.TimeAt(s.Now(), s.Leap) }
 
-// Load reads what is believed.
-func (s *Service) Load(ctx context.Context) error {
-	next := &State{believed: &sync.Map{}}
-	err := s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		*next = State{believed: next.believed, own: map[Role]*Authority{}}
-		all, err := everyAuthority(ctx, tx)
-		if err != nil {
-			return err
-		}
-		for _, a := range all {
-			if have := next.own[a.Role]; a.Own() && a.Revoked == 0 && (have == nil || a.Created > have.Created) {
-				next.own[a.Role] = a
-			}
-			if a.Role == Root && a.Revoked == 0 && (next.Root == nil || a.Created > next.Root.Created) {
-				next.Root = a
-			}
-		}
-		if next.Root == nil {
-			return nil
-		}
-		if next.Full, _, err = newest(ctx, tx, next.Root.ID, fullList); err != nil {
-			return err
-		}
-		next.CRL, _, err = newest(ctx, tx, next.Root.ID, revocationList)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("loading what is trusted for V2X: %w", err)
-	}
-	s.judge(next)
-	s.state.Store(next)
-	return nil
-}
-
-// judge reads the lists. One that is over is as good as none, and is left out.
-func (s *Service) judge(next *State) {
-	if next.Root == nil {
-		return
+// Credential returns the newest authority of a role whose keys are in this store and whose certificate is valid: NotFound when there is none.
+func (s *Service) Credential(ctx context.Context, role Role) (*Credential, error) {
+	own := s.State().own[role]
+	if len(own) == 0 {
+		return nil, errs.New(errs.NotFound, "there is no %s here yet: mooring v2x %s makes one", role, map[bool]string{true: "tlm init", false: "init"}[role == Manager])
 	}
 	at := s.At()
-	if l, err := trustlist.ReadCTL(next.Full, next.Root.Certificate, at); err == nil {
-		next.Lists = l
-	}
-	if l, err := trustlist.ReadCRL(next.CRL, next.Root.Certificate, at); err == nil {
-		next.Barred = l
-	}
-}
-
-// Reasons why an authority is not believed.
-var (
-	ErrUnlisted = errors.New("the authority is not on the trust list")
-	ErrBarred   = errors.New("the authority is revoked, has expired, or may not be used")
-)
-
-// Find returns the entry of an authority on the trust list, once its chain was judged. The error is ErrUnlisted or ErrBarred.
-func (st *State) Find(id its.HashedId8, role Role, at its.Time64) (*its.CtlEntry, error) {
-	if st.Root == nil || st.Lists == nil || at >= its.Time64(st.Lists.NextUpdate)*1e6 {
-		return nil, ErrUnlisted
-	}
-	e := st.Lists.Find(id)
-	if e == nil || (e.Choice == its.CtlEa) != (role == EA) {
-		return nil, ErrUnlisted
-	}
-	cert := trustlist.Certificate(e)
-	if _, ok := st.believed.Load(id); ok && cert.ToBeSigned.ValidityPeriod.Contains(at) && st.Root.Certificate.ToBeSigned.ValidityPeriod.Contains(at) && st.Barred.Current(at) {
-		return e, nil // nothing but the time can have changed
-	}
-	if err := errors.Join(cert.CheckRole(role.profile(), 0), st.Check([]*its.Certificate{cert, st.Root.Certificate}, at)); err != nil {
-		return nil, errors.Join(ErrBarred, err)
-	}
-	st.believed.Store(id, true)
-	return e, nil
-}
-
-// Check judges a chain that ends in the root. While there is no list that says who is revoked, nobody is believed.
-func (st *State) Check(path []*its.Certificate, at its.Time64) error {
-	return chain.Check(path, chain.Options{At: at, Trusted: func(id its.HashedId8) bool { return st.Root != nil && id == st.Root.ID }, Revocation: st.revocation(at, len(path))})
-}
-
-// revocation looks on the list for authorities; certificates of stations are on none.
-func (st *State) revocation(at its.Time64, length int) func(*its.Certificate, its.HashedId8) chain.State {
-	return func(x *its.Certificate, _ its.HashedId8) chain.State {
-		switch {
-		case x.ToBeSigned.CertIssuePermissions == nil:
-			return chain.Good
-		case st.Barred == nil || !st.Barred.Current(at):
-			return chain.Unknown
-		case st.Barred.Revoked(x):
-			return chain.Revoked
+	for _, a := range own {
+		if a.Certificate.ToBeSigned.ValidityPeriod.Contains(at) {
+			return s.open(ctx, a)
 		}
-		return chain.Good
 	}
+	return s.open(ctx, own[0]) // what it signs is not believed, and says why
 }
 
-// Credential returns the newest authority of a role whose keys are in this store: NotFound when there is none.
-func (s *Service) Credential(ctx context.Context, role Role) (*Credential, error) {
-	found := s.State().own[role]
-	if found == nil {
-		return nil, errs.New(errs.NotFound, "there is no %s here yet: mooring v2x init makes one", role)
+// Recipient returns the authority of a role to which a request is encrypted: the newest one, or one before it whose certificate is still valid. If it is none of
+// them, it returns the newest. So who has an older trust list is answered by the authority that it knows.
+func (s *Service) Recipient(ctx context.Context, role Role, request []byte) (*Credential, error) {
+	own := s.State().own[role]
+	if len(own) > 1 {
+		id, at := recipientOf(request), s.At()
+		for _, a := range own {
+			if a.ID == id && a.Certificate.ToBeSigned.ValidityPeriod.Contains(at) {
+				return s.open(ctx, a)
+			}
+		}
 	}
-	return s.open(ctx, found)
+	return s.Credential(ctx, role)
+}
+
+// recipientOf is to whom a message is encrypted, nobody if it cannot be read.
+func recipientOf(request []byte) (id its.HashedId8) {
+	d, err := its.ParseData(request, its.MaxRequest)
+	if err == nil && d.Content.Choice == its.ContentEncrypted && d.Content.EncryptedData != nil && len(d.Content.EncryptedData.Recipients) == 1 {
+		id = d.Content.EncryptedData.Recipients[0].RecipientId
+	}
+	return id
 }
 
 // open gets the keys of an authority.
@@ -282,7 +238,7 @@ func (s *Service) open(ctx context.Context, a *Authority) (*Credential, error) {
 		return have, nil
 	}
 	signer, err := s.StatusKeys.Signer(ctx, key.ID(a.own))
-	if a.Role != Root {
+	if a.Role == EA || a.Role == AA {
 		signer, err = s.Keys.Signer(ctx, key.ID(a.own))
 	}
 	if err != nil {
@@ -317,9 +273,9 @@ func (s *Service) private(ctx context.Context, name string) (butterfly.Scalar, e
 	}
 }
 
-// List returns all authorities of the store. It needs the permission ca.read.
+// List returns all authorities of the store. It needs the permission v2x.read.
 func (s *Service) List(ctx context.Context, actor access.Actor) ([]*Authority, error) {
-	if err := s.Access.Require(ctx, actor, access.CARead, "v2x"); err != nil {
+	if err := s.Access.Require(ctx, actor, access.V2XRead, "v2x"); err != nil {
 		return nil, err
 	}
 	return s.authorities(ctx)
