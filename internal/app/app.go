@@ -43,6 +43,7 @@ import (
 	"mooring/internal/core/registrar"
 	"mooring/internal/core/revoke"
 	"mooring/internal/core/v2x/ea"
+	"mooring/internal/core/v2x/ra"
 	"mooring/internal/core/v2x/trust"
 	kick "mooring/internal/provider/broker"
 	masaclient "mooring/internal/provider/masa"
@@ -233,7 +234,7 @@ func (p *Platform) openDatabase(ctx context.Context) error {
 
 // Schemas returns every slice's migrations in their order.
 func Schemas() []db.Schema {
-	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema(), acme.Schema(), maker.Schema(), masa.Schema(), message.Schema(), kick.Schema(), sink.Schema(), trust.Schema(), ea.Schema()}
+	return []db.Schema{audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), campaign.Schema(), acme.Schema(), maker.Schema(), masa.Schema(), message.Schema(), kick.Schema(), sink.Schema(), trust.Schema(), ea.Schema(), ra.Schema()}
 }
 
 // buildCore makes the slices, each from the ones before it.
@@ -634,5 +635,5 @@ func (p *Platform) Close() error {
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
 	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker(), p.ACME.Checker(), p.Makers.Checker(), p.MASA.Checker(), p.Message.Checker(),
-		p.V2X.Trust.Checker(), p.V2X.EA.Checker()}
+		p.V2X.Trust.Checker(), p.V2X.EA.Checker(), p.V2X.RA.Checker()}
 }

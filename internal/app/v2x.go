@@ -22,6 +22,7 @@ import (
 	"mooring/internal/core/key"
 	"mooring/internal/core/v2x/aa"
 	"mooring/internal/core/v2x/ea"
+	"mooring/internal/core/v2x/ra"
 	"mooring/internal/core/v2x/trust"
 	v2xclient "mooring/internal/provider/v2x"
 	"mooring/internal/server/gate"
@@ -33,6 +34,7 @@ import (
 type V2X struct {
 	Trust *trust.Service
 	EA    *ea.Service
+	RA    *ra.Service // gets stations many tickets at once, if v2x.butterfly says so
 }
 
 func (p *Platform) buildV2X() {
@@ -41,6 +43,7 @@ func (p *Platform) buildV2X() {
 		Leap: c.V2X.LeapSeconds, DC: c.V2XDCURL(), CPOC: c.V2XCPOCURL(), CTL: c.V2X.CTLLife, CRL: c.V2X.CRLLife})
 	p.V2X.EA = ea.New(ea.Deps{DB: p.DB, Audit: p.Audit, Trust: p.V2X.Trust, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Random: rand.Reader, Now: p.now,
 		Policy: ea.Policy{Credential: c.V2X.CredentialLife, Ticket: c.V2X.TicketLife, Preload: c.V2X.Preload, Tickets: c.V2X.Tickets, Window: c.V2X.Window}})
+	p.buildButterfly()
 }
 
 // v2x says whether this process serves anything of it that needs the root's store.
@@ -81,7 +84,7 @@ func (p *Platform) bindV2X(ctx context.Context) error {
 		limits        conf.Limits
 		handler       http.Handler
 	}{
-		{"v2x-ea", c.Listen.V2XEA, c.Limits, v2xserver.Enrolment(p.V2X.EA)},
+		{"v2x-ea", c.Listen.V2XEA, c.Limits, p.enrolmentHandler()},
 		{"v2x-validation", c.Listen.V2XValidation, peers, v2xserver.Validation(p.V2X.EA)},
 		{"v2x-dc", c.Listen.V2XDC, c.Limits, v2xserver.Distribution(p.V2X.Trust)},
 		{"v2x-cpoc", c.Listen.V2XCPOC, c.Limits, v2xserver.CPOC(p.V2X.Trust, environment(c))},
@@ -115,6 +118,7 @@ func plainSurface(ctx context.Context, name, address string, limits conf.Limits,
 func (p *Platform) v2xRuns() (runs []func(context.Context) error) {
 	if servesV2X(p.Config) {
 		runs = append(runs, func(ctx context.Context) error { return p.V2X.Trust.Run(ctx, p.log) }, func(ctx context.Context) error { return p.V2X.EA.Run(ctx, p.log) }, p.V2X.EA.Commit)
+		runs = append(runs, p.butterflyRuns()...)
 	}
 	return runs
 }
@@ -206,7 +210,7 @@ func (t *TicketAuthority) bind(ctx context.Context) error {
 	if _, err := t.Trust.Credential(ctx, trust.AA); err != nil {
 		return err
 	}
-	s, err := plainSurface(ctx, "v2x-aa", t.Config.Listen.V2XAA, t.Config.Limits, v2xserver.Authorization(t.AA), t.now, t.log)
+	s, err := plainSurface(ctx, "v2x-aa", t.Config.Listen.V2XAA, t.Config.Limits, t.handler(), t.now, t.log)
 	if err != nil {
 		return err
 	}

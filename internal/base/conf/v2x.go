@@ -16,9 +16,31 @@ type V2X struct {
 	Window         time.Duration
 	EATimeout      time.Duration
 	Proof          bool
+	Butterfly      Butterfly
 	CTLLife        time.Duration
 	CRLLife        time.Duration
 	LeapSeconds    int
+}
+
+// Butterfly is how stations get many tickets with one request.
+type Butterfly struct {
+	On       bool
+	AAURL    string // use Config.V2XIssueURL
+	Period   time.Duration
+	Overlap  time.Duration
+	Tickets  int
+	Ahead    int
+	Stations int
+	Wait     time.Duration
+	Strict   bool
+}
+
+// V2XIssueURL returns where the enrolment authority asks for tickets of butterfly keys.
+func (c *Config) V2XIssueURL() string {
+	if c.V2X.Butterfly.AAURL != "" {
+		return c.V2X.Butterfly.AAURL
+	}
+	return c.V2XAAURL()
 }
 
 // V2XEAURL returns where stations reach the enrolment authority.

@@ -157,7 +157,9 @@ func TestRespondRefuses(t *testing.T) {
 		{"SCM-7 compact with a key", func(q *its.RaAcaCertRequest) { q.Flags |= its.Cubk }, errKind},
 		{"SCM-7 plain", func(q *its.RaAcaCertRequest) { q.CertEncKey.Present = false }, errKind},
 		{"unknown flag", func(q *its.RaAcaCertRequest) { q.Flags |= 0x20 }, errKind},
-		{"another curve", func(q *its.RaAcaCertRequest) { q.TbsCert.VerifyKeyIndicator.VerificationKey.Choice = its.ECDSABrainpoolP256r1 }, errKind},
+		{"another curve", func(q *its.RaAcaCertRequest) {
+			q.TbsCert.VerifyKeyIndicator.VerificationKey.Choice = its.ECDSABrainpoolP256r1
+		}, errKind},
 		{"off the curve", func(q *its.RaAcaCertRequest) {
 			q.TbsCert.VerifyKeyIndicator.VerificationKey.Point.X = bytes.Repeat([]byte{0xff}, 32)
 		}, errKind},
@@ -166,10 +168,16 @@ func TestRespondRefuses(t *testing.T) {
 		{"name", func(q *its.RaAcaCertRequest) { q.TbsCert.Id = its.Name("car") }, errContent},
 		{"issuing", func(q *its.RaAcaCertRequest) { q.TbsCert.CertIssuePermissions = r.by.ToBeSigned.CertIssuePermissions }, errContent},
 		{"no application", func(q *its.RaAcaCertRequest) { q.TbsCert.AppPermissions = nil }, errContent},
-		{"application of authorities", func(q *its.RaAcaCertRequest) { q.TbsCert.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0xc0)} }, errPermission},
-		{"application that is not given", func(q *its.RaAcaCertRequest) { q.TbsCert.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidDENM, 1, 0, 0, 0)} }, errPermission},
+		{"application of authorities", func(q *its.RaAcaCertRequest) {
+			q.TbsCert.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0xc0)}
+		}, errPermission},
+		{"application that is not given", func(q *its.RaAcaCertRequest) {
+			q.TbsCert.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidDENM, 1, 0, 0, 0)}
+		}, errPermission},
 		{"before the authority", func(q *its.RaAcaCertRequest) { q.TbsCert.ValidityPeriod.Start = 999 }, errPeriod},
-		{"after the authority", func(q *its.RaAcaCertRequest) { q.TbsCert.ValidityPeriod.Duration = its.Duration{Choice: its.Years, Value: 5} }, errPeriod},
+		{"after the authority", func(q *its.RaAcaCertRequest) {
+			q.TbsCert.ValidityPeriod.Duration = its.Duration{Choice: its.Years, Value: 5}
+		}, errPeriod},
 		{"no time", func(q *its.RaAcaCertRequest) { q.TbsCert.ValidityPeriod.Duration.Value = 0 }, errPeriod},
 	} {
 		_, _, q := testOrder(t, butterfly.Unified, its.ButterflyExplicit)

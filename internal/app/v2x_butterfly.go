@@ -1,0 +1,45 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"net/http"
+
+	"mooring/internal/core/v2x/ra"
+	v2xclient "mooring/internal/provider/v2x"
+	v2xserver "mooring/internal/server/v2x"
+)
+
+// buildButterfly makes what gets stations many tickets with one request. It is there in any case, so that what it kept is verified and taken away; it serves and
+// works only if v2x.butterfly says so.
+func (p *Platform) buildButterfly() {
+	b := &p.Config.V2X.Butterfly
+	p.V2X.RA = ra.New(ra.Deps{DB: p.DB, Audit: p.Audit, Trust: p.V2X.Trust, EA: p.V2X.EA, Issuing: v2xclient.New(), URL: p.Config.V2XIssueURL(), Random: rand.Reader, Now: p.now, Log: p.log,
+		Policy: ra.Policy{Period: b.Period, Overlap: b.Overlap, Tickets: b.Tickets, Ahead: b.Ahead, Stations: b.Stations, Wait: b.Wait, Strict: b.Strict}})
+}
+
+// enrolmentHandler serves stations at the enrolment authority.
+func (p *Platform) enrolmentHandler() http.Handler {
+	h := v2xserver.Enrolment(p.V2X.EA)
+	if p.Config.V2X.Butterfly.On {
+		h = v2xserver.Butterfly(p.V2X.RA, h)
+	}
+	return h
+}
+
+// butterflyRuns are what keeps it going, where there is an enrolment authority.
+func (p *Platform) butterflyRuns() []func(context.Context) error {
+	if !p.Config.V2X.Butterfly.On || p.Config.Listen.V2XEA == "" {
+		return nil
+	}
+	return []func(context.Context) error{p.V2X.RA.Run}
+}
+
+// handler serves stations at the authorization authority, and enrolment authorities that want tickets of butterfly keys.
+func (t *TicketAuthority) handler() http.Handler {
+	h := v2xserver.Authorization(t.AA)
+	if t.Config.V2X.Butterfly.On {
+		h = v2xserver.Issuing(t.AA, h)
+	}
+	return h
+}

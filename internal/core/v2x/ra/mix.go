@@ -1,0 +1,503 @@
+package ra
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
+	"mooring/internal/core/v2x/trust"
+	"mooring/wire/butterfly"
+	"mooring/wire/cocoon"
+	"mooring/wire/coer"
+	"mooring/wire/its"
+	"mooring/wire/scr"
+)
+
+// mixMost bounds what is shuffled at once.
+const mixMost = 1 << 14
+
+// waiting is a ticket that is asked for; made up, if it is of no order.
+type waiting struct {
+	place
+	since  int64
+	device device.ID
+	of     *expanded
+}
+
+// place is which ticket of which order it is.
+type place struct {
+	id   its.HashedId8
+	i, j int64
+}
+
+// expanded is the order of waiting tickets.
+type expanded struct {
+	*order // nil: made up
+	by     *Expansion
+}
+
+// Mix asks for what waits, in random order, once enough stations are there or the first has waited long enough, and makes the archives of what is complete.
+func (s *Service) Mix(ctx context.Context) error {
+	return errors.Join(s.mix(ctx), s.finish(ctx))
+}
+
+// mix is Mix as long as there is something to be sent.
+func (s *Service) mix(ctx context.Context) error {
+	for {
+		list, full, err := s.gather(ctx)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		stations, oldest := count(list)
+		if stations < s.Policy.Stations && s.Now().Unix() < oldest+int64(s.Policy.Wait/time.Second) {
+			return nil
+		}
+		if err := s.send(ctx, list, stations); err != nil {
+			return errors.Join(err, s.finish(ctx))
+		}
+		if err := s.finish(ctx); err != nil || !full {
+			return err
+		}
+	}
+}
+
+// count is of how many stations tickets are, and since when the first of them waits.
+func count(list []*waiting) (stations int, oldest int64) {
+	seen := map[device.ID]bool{}
+	for n, w := range list {
+		seen[w.device] = true
+		if n == 0 || w.since < oldest {
+			oldest = w.since
+		}
+	}
+	return len(seen), oldest
+}
+
+// gather returns what waits, but for stations that are stopped, and what was refused a short while ago. There may be more if it is full.
+func (s *Service) gather(ctx context.Context) (list []*waiting, full bool, err error) {
+	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		for skip := 0; ; skip += mixMost {
+			if list, err = s.page(ctx, tx, skip); err != nil {
+				return err
+			}
+			full = len(list) == mixMost
+			standing, err := s.EA.StandingTx(ctx, tx, stationsOf(list))
+			if err != nil {
+				return err
+			}
+			now := s.Now()
+			if list = slices.DeleteFunc(list, func(w *waiting) bool { return !standing[w.device] || s.refusedUntil(w.place).After(now) }); len(list) > 0 || !full {
+				return nil
+			}
+		}
+	})
+	return list, full, err
+}
+
+func stationsOf(list []*waiting) (ids []device.ID) {
+	seen := map[device.ID]bool{}
+	for _, w := range list {
+		if !seen[w.device] {
+			ids, seen[w.device] = append(ids, w.device), true
+		}
+	}
+	return ids
+}
+
+// page reads some of what waits.
+func (s *Service) page(ctx context.Context, tx *db.Tx, skip int) (list []*waiting, err error) {
+	err = tx.Each(ctx, func(row db.Row) error {
+		var id, dev []byte
+		w := &waiting{}
+		if err := row.Scan(&id, &w.i, &w.j, &w.since, &dev); err != nil || len(id) != len(w.id) || len(dev) != len(w.device) {
+			return errors.Join(errors.New("reading table v2x_waiting"), err)
+		}
+		w.id, w.device = its.HashedId8(id), device.ID(dev)
+		list = append(list, w)
+		return nil
+	}, selectWaiting, []byte{}, mixMost, skip)
+	return list, err
+}
+
+// expansions reads the orders of what waits.
+func (s *Service) expansions(ctx context.Context, list []*waiting) error {
+	orders := map[its.HashedId8]*expanded{}
+	return s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+		for _, w := range list {
+			if w.of = orders[w.id]; w.of != nil {
+				continue
+			}
+			w.of = &expanded{}
+			if err := tx.Each(ctx, func(row db.Row) (err error) {
+				w.of.order, err = scanOrder(row)
+				return err
+			}, selectOrder, w.id[:]); err != nil {
+				return err
+			}
+			if w.of.order == nil {
+				return fmt.Errorf("table v2x_waiting: there is no request %s", w.id)
+			}
+			if err := w.of.read(); err != nil {
+				return err
+			}
+			w.of.by = NewExpansion(w.of.caterpillar, w.of.permissions, s.Policy.Strict)
+			orders[w.id] = w.of
+		}
+		return nil
+	})
+}
+
+// pad makes up tickets of so many stations that are missing, each with as many as a random one of those that are there. Nobody has the keys.
+func (s *Service) pad(list []*waiting, missing int) (more []*waiting, err error) {
+	of := map[device.ID][]*waiting{}
+	var stations []device.ID
+	for _, w := range list {
+		if of[w.device] == nil {
+			stations = append(stations, w.device)
+		}
+		of[w.device] = append(of[w.device], w)
+	}
+	for range missing {
+		n, err := s.below(len(stations))
+		if err != nil {
+			return nil, err
+		}
+		like := of[stations[n]]
+		if len(more)+len(like) > mixMost {
+			return more, nil
+		}
+		made := map[*expanded]*expanded{}
+		for _, w := range like {
+			if made[w.of] == nil {
+				if made[w.of], err = s.madeUp(w.of); err != nil {
+					return nil, err
+				}
+			}
+			more = append(more, &waiting{of: made[w.of], place: place{i: w.i, j: w.j}})
+		}
+	}
+	return more, nil
+}
+
+// madeUp is an order like another one, of keys that nobody has.
+func (s *Service) madeUp(like *expanded) (*expanded, error) {
+	c := butterfly.Caterpillar{Variant: like.caterpillar.Variant}
+	for _, p := range []*butterfly.Point{&c.SigningKey, &c.EncryptionKey} {
+		k, err := butterfly.RandomScalar(s.Random)
+		if err != nil {
+			return nil, err
+		}
+		*p = k.Public()
+	}
+	for _, k := range [][]byte{c.SigningExpansion[:], c.EncryptionExpansion[:]} {
+		if _, err := io.ReadFull(s.Random, k); err != nil {
+			return nil, err
+		}
+	}
+	return &expanded{by: NewExpansion(c, like.permissions, s.Policy.Strict)}, nil
+}
+
+// below is a random number below n, each as likely as the others but for one part in 2^32.
+func (s *Service) below(n int) (int, error) {
+	var b [8]byte
+	if _, err := io.ReadFull(s.Random, b[:]); err != nil {
+		return 0, err
+	}
+	var x uint64
+	for _, o := range b {
+		x = x<<8 | uint64(o)
+	}
+	return int(x % uint64(n)), nil
+}
+
+// shuffle puts a list into random order.
+func (s *Service) shuffle(list []*waiting) error {
+	for n := len(list) - 1; n > 0; n-- {
+		k, err := s.below(n + 1)
+		if err != nil {
+			return err
+		}
+		list[n], list[k] = list[k], list[n]
+	}
+	return nil
+}
+
+// send asks the authorization authority for tickets, in random order and together with those that are made up.
+func (s *Service) send(ctx context.Context, list []*waiting, stations int) error {
+	issuer, err := s.issuer()
+	if err != nil {
+		return err
+	}
+	by, err := s.Trust.Credential(ctx, trust.EA)
+	if err != nil {
+		return err
+	}
+	if err := s.expansions(ctx, list); err != nil {
+		return err
+	}
+	more, err := s.pad(list, max(0, s.Policy.Stations-stations))
+	if err != nil {
+		return err
+	}
+	all := append(slices.Clip(list), more...)
+	if err := s.shuffle(all); err != nil {
+		return err
+	}
+	requests := s.expand(all)
+	set, err := setOf(requests)
+	if err != nil {
+		return err
+	}
+	// Which tickets were mixed can be shown later by this digest; their order is nowhere.
+	if err := s.Audit.Record(ctx, audit.Entry{Action: "v2x.mix", At: s.hour(), Actor: "system:v2x", Detail: map[string]string{
+		"stations": strconv.Itoa(stations), "tickets": strconv.Itoa(len(list)), "added": strconv.Itoa(len(more)), "set": set}}); err != nil {
+		return err
+	}
+	if stations < s.Policy.Stations {
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "V2X tickets of few stations were asked for together, since others did not come in time",
+			slog.Int("stations", stations), slog.Int("wanted", s.Policy.Stations), slog.Int("added", len(more)))
+	}
+	size := cocoon.MaxTickets
+	if s.Policy.Strict {
+		size = 1
+	}
+	for from := 0; from < len(all); from += size {
+		to := min(from+size, len(all))
+		answers, err := s.ask(ctx, requests[from:to], by, issuer)
+		if err != nil {
+			return fmt.Errorf("asking for tickets: %w", err)
+		}
+		if err := s.store(ctx, all[from:to], answers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expand makes the requests, on all processors.
+func (s *Service) expand(all []*waiting) []its.RaAcaCertRequest {
+	requests, at := make([]its.RaAcaCertRequest, len(all)), s.seconds()
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		group.Go(func() {
+			for n := int(next.Add(1)) - 1; n < len(all); n = int(next.Add(1)) - 1 {
+				w := all[n]
+				requests[n] = w.of.by.Request(uint32(uint16(w.i)), uint32(w.j), s.valid(w.i), at)
+			}
+		})
+	}
+	group.Wait()
+	return requests
+}
+
+// setOf is a digest of requests whatever their order.
+func setOf(requests []its.RaAcaCertRequest) (string, error) {
+	sums := make([][]byte, len(requests))
+	for i := range requests {
+		b, err := coer.Marshal(&requests[i])
+		if err != nil {
+			return "", err
+		}
+		sum := sha256.Sum256(b)
+		sums[i] = sum[:]
+	}
+	slices.SortFunc(sums, bytes.Compare)
+	sum := sha256.Sum256(bytes.Join(sums, nil))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// issuer is the authorization authority of the trust list that is asked: the one at our address, or the first that is believed.
+func (s *Service) issuer() (*its.AaEntry, error) {
+	st, at := s.Trust.State(), s.Trust.At()
+	var first *its.AaEntry
+	for _, root := range st.Roots {
+		if root.Lists == nil {
+			continue
+		}
+		for i := range root.Lists.CtlCommands {
+			e := &root.Lists.CtlCommands[i].Add
+			if root.Lists.CtlCommands[i].Choice != its.CtlAdds || e.Choice != its.CtlAa {
+				continue
+			}
+			id, err := e.Aa.AaCertificate.HashedId8()
+			if err != nil {
+				continue
+			}
+			if _, err := st.Find(id, trust.AA, at); err != nil {
+				continue
+			}
+			if hasPrefix(e.Aa.AccessPoint, s.URL) {
+				return e.Aa, nil
+			}
+			if first == nil {
+				first = e.Aa
+			}
+		}
+	}
+	if first == nil {
+		return nil, errs.New(errs.Unavailable, "the trust list has no authorization authority that is valid")
+	}
+	return first, nil
+}
+
+// hasPrefix says whether an address lies below another one.
+func hasPrefix(url, base string) bool {
+	return len(url) >= len(base) && url[:len(base)] == base && (len(url) == len(base) || url[len(base)] == '/')
+}
+
+// ask has tickets made. Of what was refused the answer is nil.
+func (s *Service) ask(ctx context.Context, list []its.RaAcaCertRequest, by *trust.Credential, issuer *its.AaEntry) ([][]byte, error) {
+	if s.Policy.Strict {
+		return s.askOne(ctx, &list[0], by, issuer)
+	}
+	request, session, err := cocoon.Seal(s.Random, list, s.Trust.At(), by.Signer, &issuer.AaCertificate)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.Issuing.Issue(ctx, s.URL+IssueManyPath, request)
+	if err != nil {
+		return nil, err
+	}
+	signed, responses, err := cocoon.OpenAnswer(answer, session)
+	if err != nil {
+		return nil, err
+	}
+	if err := signedBy(signed, issuer); err != nil {
+		return nil, err
+	}
+	byName := map[its.HashedId8]int{}
+	for i := range list {
+		id, err := cocoon.Hash(&list[i])
+		if err != nil {
+			return nil, err
+		}
+		byName[id] = i
+	}
+	answers := make([][]byte, len(list))
+	for i := range responses {
+		n, ok := byName[responses[i].RequestHash]
+		if !ok {
+			return nil, errors.New("an answer is for a request that was not sent")
+		}
+		if answers[n], err = message(&list[n], &responses[i]); err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+// askOne asks for one ticket with the message of TS 102 941.
+func (s *Service) askOne(ctx context.Context, q *its.RaAcaCertRequest, by *trust.Credential, issuer *its.AaEntry) ([][]byte, error) {
+	signed, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ButterflyCertificateRequest, ButterflyCertificateRequest: q}, s.Trust.At(), by.Signer)
+	if err != nil {
+		return nil, err
+	}
+	request, session, err := scr.Seal(s.Random, signed, &issuer.AaCertificate)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.Issuing.Issue(ctx, s.URL+IssuePath, request)
+	if err != nil {
+		return nil, err
+	}
+	who, content, err := scr.OpenAnswer(answer, session, its.ButterflyCertificateResponse)
+	if err != nil {
+		return nil, err
+	}
+	if err := signedBy(who, issuer); err != nil {
+		return nil, err
+	}
+	r := content.ButterflyCertificateResponse
+	if r.RequestHash != cocoon.RequestHash(request) {
+		return nil, errors.New("the answer is for another request")
+	}
+	octets, err := message(q, r)
+	return [][]byte{octets}, err
+}
+
+// signedBy checks that an answer is of who was asked.
+func signedBy(d *its.SignedData, issuer *its.AaEntry) error {
+	id, err := issuer.AaCertificate.HashedId8()
+	if err != nil {
+		return err
+	}
+	if d.Signer.Choice != its.SignerDigest || d.Signer.Digest != id {
+		return errors.New("the answer is signed by somebody else than who was asked")
+	}
+	return d.Verify(&issuer.AaCertificate, nil)
+}
+
+// message is what the station gets of an answer. It has to have the form that was asked for; what is in it only the station can read.
+func message(q *its.RaAcaCertRequest, r *its.AcaRaCertResponse) ([]byte, error) {
+	want := its.AcaResponsePrivate
+	if q.Flags&its.Cubk != 0 {
+		want = its.AcaResponseCubk
+	}
+	if r.AcaResponse.Choice != want {
+		return nil, errors.New("the answer is of another form than was asked for")
+	}
+	b, err := coer.Marshal(r.AcaResponse.Data)
+	if err == nil && len(b) > cocoon.MaxFile {
+		err = errors.New("the answer is too long")
+	}
+	return b, err
+}
+
+// refusedFor is how long a ticket is not asked for again that was refused.
+const refusedFor = time.Hour
+
+func (s *Service) refuseUntil(p place, until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused[p] = until
+}
+
+func (s *Service) refusedUntil(p place) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	until := s.refused[p]
+	if !until.After(s.Now()) {
+		delete(s.refused, p)
+	}
+	return until
+}
+
+// store keeps answers, all in one transaction. Those that are made up are thrown away.
+func (s *Service) store(ctx context.Context, all []*waiting, answers [][]byte) error {
+	var stmts []*db.Stmt
+	refused := 0
+	for n, w := range all {
+		switch {
+		case w.of.order == nil:
+		case answers[n] == nil:
+			refused++
+			s.refuseUntil(w.place, s.Now().Add(refusedFor))
+		default:
+			stmts = append(stmts, &db.Stmt{SQL: answerWaiting, Args: []any{w.id[:], w.i, w.j, answers[n]}})
+		}
+	}
+	if refused > 0 {
+		s.Log.LogAttrs(ctx, slog.LevelError, "the authorization authority refuses tickets", slog.Int("tickets", refused))
+	}
+	if len(stmts) == 0 {
+		return nil
+	}
+	slices.SortFunc(stmts, func(a, b *db.Stmt) int { return bytes.Compare(a.Args[0].([]byte), b.Args[0].([]byte)) })
+	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error { return tx.Send(ctx, stmts...) })
+}
