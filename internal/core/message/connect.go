@@ -427,6 +427,7 @@ func (c *Conn) resume(r *record) (regained []*sub, err error) {
 	}
 	c.behind = len(c.subs) > 0
 	c.trim = c.behind
+	c.resuming = true
 	return regained, nil
 }
 
@@ -513,6 +514,7 @@ func (c *Conn) openSubscriptions(ctx context.Context, present bool) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.resuming = false
 	c.stir()
 	return nil
 }

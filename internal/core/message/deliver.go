@@ -248,7 +248,7 @@ func (c *Conn) fill() {
 
 // stir has the rest of the queue read if there is one and room for it. c.mu is held.
 func (c *Conn) stir() {
-	if c.reading || c.ended || len(c.flights) >= c.window || len(c.pending) > 0 || !c.backlog() {
+	if c.reading || c.resuming || c.ended || len(c.flights) >= c.window || len(c.pending) > 0 || !c.backlog() {
 		return
 	}
 	c.reading = true

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"mooring/internal/base/errs"
 	"mooring/internal/core/message"
 	"mooring/internal/core/message/messagetest"
 )
@@ -97,4 +99,73 @@ func TestEndWhileResuming(t *testing.T) {
 	for i := range 8 {
 		second.hears(fmt.Sprint("reading ", i))
 	}
+}
+
+// breaking is a fabric whose streams break off when they are told to. It counts how often a queue was found to have no more.
+type breaking struct {
+	*slowStore
+	down  chan context.CancelFunc
+	empty atomic.Int64
+}
+
+func (f *breaking) Follow(ctx context.Context, s message.Stream, ready func(), fn func(*message.Message)) error {
+	if s == message.Down {
+		own, stop := context.WithCancel(ctx)
+		defer stop()
+		ctx = own
+		f.down <- stop
+	}
+	return f.Memory.Follow(ctx, s, ready, fn)
+}
+
+func (f *breaking) Next(ctx context.Context, s message.Stream, key string, after uint64) (*message.Message, error) {
+	m, err := f.Memory.Next(ctx, s, key, after)
+	if s == message.Cast && errs.Is(err, errs.NotFound) {
+		f.empty.Add(1)
+	}
+	return m, err
+}
+
+// TestBreakWhileResuming: a session that is looked through before its subscriptions hear what comes misses nothing in between.
+func TestBreakWhileResuming(t *testing.T) {
+	w := newWorld(t)
+	w.add("dev-1")
+	w.add("back", service)
+	w.add("ops", service)
+	n := w.node()
+	p := n.connect("dev-1", persistent)
+	p.subscribe("v1/dev-1/cmd/+")
+	p.leave(message.ReasonLost)
+	until(t, "the session is left", func() bool { return w.left(idOf("dev-1")) })
+	back := n.connect("back")
+	back.says("v1/dev-1/cmd/a", "before", 1)
+
+	storing := newGate()
+	opened := sync.OnceFunc(func() { close(storing.open) })
+	t.Cleanup(opened)
+	f := &breaking{slowStore: &slowStore{Memory: w.fabric, storing: storing}, down: make(chan context.CancelFunc, 8)}
+	w.wrapped = f
+	other := w.node()
+	ops := other.connect("ops")
+	ops.subscribe("v1/dev-1/cmd/+")
+	done := make(chan *peer, 1)
+	go func() {
+		p, err := other.try("dev-1", persistent)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- p
+	}()
+	<-storing.reached
+	(<-f.down)() // the stream breaks, and is taken up again
+	<-f.down
+	soon := time.Now().Add(time.Second)
+	until(t, "the queue was looked through, or is left alone", func() bool { return f.empty.Load() > 1 || time.Now().After(soon) })
+	back.says("v1/dev-1/cmd/a", "between", 1)
+	for d := ops.next(); string(d.Message.Payload) != "between"; d = ops.next() {
+		ops.ack(d)
+	}
+	opened()
+	p = <-done
+	p.hears("before", "between")
 }
