@@ -1,7 +1,7 @@
 // Package v2x is the side of a vehicle or roadside station in TS 102 941: it gets an enrolment credential, and with that authorization tickets, the short-lived
 // certificates by which stations sign what they send to each other. It speaks to any authorities of the standard.
 //
-//	client, err := v2x.New(v2x.Config{Root: root, DC: "http://dc.example.com"})   // root: the certificate that is believed
+//	client, err := v2x.New(v2x.Config{Root: root, DC: "http://dc.example.com"})   // root: the certificate that is believed; or Manager and CPOC
 //	err = client.Update(ctx)                                                       // the lists of the root say where the authorities are
 //	credential, err := client.Enrol(ctx, "vehicle-1", canonicalKey)
 //	ticket, err := client.Ticket(ctx, credential, v2x.Order{Start: …, Life: …})
@@ -46,6 +46,10 @@ const (
 type Config struct {
 	Root []byte // certificate of the root, as it is in the trust list of its manager
 	DC   string // address of its distribution centre
+	// Manager is the certificate of a trust list manager, whose list says which roots are believed and where their lists are; then Root, if it is given, says which of
+	// them the station belongs to, and DC is not used. CPOC is where the manager's lists are.
+	Manager []byte
+	CPOC    string
 	// Transport carries requests; nil is one of the package's own, with a connection for each request.
 	Transport http.RoundTripper
 	Now       func() time.Time
@@ -55,8 +59,6 @@ type Config struct {
 // Client is a station's way to the authorities. It is safe for concurrent use.
 type Client struct {
 	Config
-	root  *its.Certificate
-	id    its.HashedId8
 	http  *http.Client
 	lists atomic.Pointer[lists]
 }
@@ -69,28 +71,23 @@ func (r *Refused) Error() string { return "the authority refuses: " + r.Code }
 
 // New returns a client. It fetches nothing.
 func New(c Config) (*Client, error) {
-	root, err := its.ParseCertificate(bytes.Clone(c.Root))
-	if err != nil {
-		return nil, fmt.Errorf("reading the certificate of the root: %w", err)
-	}
-	if err := errors.Join(root.CheckRole(its.EtsiRCA, 0), root.Verify(nil)); err != nil {
-		return nil, fmt.Errorf("the certificate is none of a root: %w", err)
-	}
-	id, err := root.HashedId8()
-	if err != nil {
-		return nil, err
-	}
 	if c.Now == nil {
 		return nil, errors.New("a client needs a clock")
 	}
 	if c.Leap == 0 {
 		c.Leap = its.LeapSeconds
 	}
+	begin, err := c.begin()
+	if err != nil {
+		return nil, err
+	}
 	if c.Transport == nil {
 		c.Transport = &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10}
 	}
-	return &Client{Config: c, root: root, id: id, http: &http.Client{Transport: c.Transport, Timeout: exchangeTime,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirections are not followed") }}}, nil
+	made := &Client{Config: c, http: &http.Client{Transport: c.Transport, Timeout: exchangeTime,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirections are not followed") }}}
+	made.lists.Store(begin)
+	return made, nil
 }
 
 func (c *Client) at() its.Time64 { return its.TimeAt(c.Now(), c.Leap) }
@@ -121,22 +118,28 @@ func (s *StatusError) Error() string {
 }
 
 func (c *Client) exchange(r *http.Request, kind string, limit int64) ([]byte, error) {
+	body, _, err := c.tagged(r, kind, limit)
+	return body, err
+}
+
+// tagged sends a request. The second result is the answer's ETag.
+func (c *Client) tagged(r *http.Request, kind string, limit int64) ([]byte, string, error) {
 	answer, err := c.http.Do(r)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return nil, &StatusError{answer.StatusCode}
+		return nil, "", &StatusError{answer.StatusCode}
 	}
 	if got := answer.Header.Get("Content-Type"); got != kind {
-		return nil, fmt.Errorf("the answer is of the type %q, not %s", got, kind)
+		return nil, "", fmt.Errorf("the answer is of the type %q, not %s", got, kind)
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, limit+1))
 	if err == nil && int64(len(body)) > limit {
 		err = fmt.Errorf("the answer has more than %d octets", limit)
 	}
-	return body, err
+	return body, answer.Header.Get("ETag"), err
 }
 
 // ask sends a signed request to an authority and returns its verified answer.
