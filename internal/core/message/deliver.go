@@ -193,15 +193,19 @@ func (c *Conn) settle(id uint16, fits func(*flight) bool) bool {
 	return true
 }
 
-// Received is the peer's PUBREC. When it reports true, the release (PUBREL) comes as a Delivery with Release as soon as that is stored.
+// Received is the peer's PUBREC. When it reports true, the release (PUBREL) comes as a Delivery with Release as soon as that is stored: once on a connection,
+// however often the peer says it, or who says it all the time and reads nothing would have releases without end waiting for it.
 func (c *Conn) Received(id uint16) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := c.flightAt(id)
-	if c.ended || at < 0 || c.flights[at].qos != 2 && !c.flights[at].released {
+	if c.ended || at < 0 || c.flights[at].qos != 2 {
 		return false
 	}
 	f := &c.flights[at]
+	if f.released {
+		return true
+	}
 	f.released, f.item.m = true, nil
 	if !c.kept() {
 		c.link.Deliver(Delivery{QoS: 2, ID: id, Release: true})

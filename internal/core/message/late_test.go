@@ -169,3 +169,40 @@ func TestBreakWhileResuming(t *testing.T) {
 	p = <-done
 	p.hears("before", "between")
 }
+
+// TestReceivedOverAndOver: a peer that says again and again that it has received a message is told once that it may forget it.
+func TestReceivedOverAndOver(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		change []func(*message.Attach)
+	}{
+		{"a session that stays", []func(*message.Attach){persistent}},
+		{"one that does not", nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.add("dev-1")
+			w.add("back", service)
+			n := w.node()
+			p, back := n.connect("dev-1", row.change...), n.connect("back")
+			p.subscribe("v1/dev-1/cmd/+")
+			back.says("v1/dev-1/cmd/a", "once", 2)
+			d := p.next()
+			for range 1000 {
+				if !p.conn.Received(d.ID) {
+					t.Fatal("there is no such delivery")
+				}
+			}
+			if r := p.next(); !r.Release || r.ID != d.ID {
+				t.Fatalf("it hears %+v, want the release of %d", r, d.ID)
+			}
+			back.says("v1/dev-1/cmd/z", "the last", 1)
+			for r := p.next(); r.Message == nil; r = p.next() {
+				t.Error("the release is said again")
+			}
+			if !p.conn.Completed(d.ID) {
+				t.Error("there is no release to complete")
+			}
+		})
+	}
+}
