@@ -111,6 +111,9 @@ func (s *Service) admitted(st *State, adm Admission) (*Listed, error) {
 		}
 	}
 	l := &Listed{ID: a.ID, Certificate: a.Certificate, Octets: a.Octets, Successor: []byte{}, URL: adm.URL, Created: s.Now().Unix()}
+	if n := len(st.listed); n > 0 { // the list is in the order in which they came
+		l.Created = max(l.Created, st.listed[n-1].Created+1)
+	}
 	link := adm.Link
 	if own := st.LinkTo(l.ID); len(link) == 0 && own != nil {
 		link = own.Octets
