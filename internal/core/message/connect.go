@@ -179,11 +179,6 @@ func (s *Service) takeOver(ctx context.Context, c *Conn) error {
 			return errs.Wrap(errs.Unavailable, ctx.Err(), "the session is being taken over: try again")
 		}
 	}
-	if most := c.rights.Load().Limits.Connections; s.live.others(c.id.ID, c.key) >= most {
-		s.metrics.Quota.Add(1)
-		c.refuse(ctx, refusedQuota, nil)
-		return errs.New(errs.Limited, "this thing has %d connections, which is the most it may have", most)
-	}
 	return nil
 }
 
@@ -195,10 +190,15 @@ func (s *Service) flapping(ctx context.Context, c *Conn, first bool) error {
 	return errs.WithRetry(errs.New(errs.Conflict, "the session is taken over too often: two clients have one identifier"), flapWindow)
 }
 
-// register puts c where cuts look for it, and then looks at the cuts: whoever cuts does it the other way round, so one of the two sees the other.
+// register puts c where cuts look for it, unless its thing has too many connections, and then looks at the cuts: whoever cuts does it the other way round, so one of the two sees the other.
 func (s *Service) register(ctx context.Context, c *Conn) error {
 	c.purse = s.purses.take(c.id.ID)
-	s.live.add(c)
+	if most := c.rights.Load().Limits.Connections; !s.live.add(c, most) {
+		s.purses.leave(c.id.ID, c.purse, s.Now())
+		s.metrics.Quota.Add(1)
+		c.refuse(ctx, refusedQuota, nil)
+		return errs.New(errs.Limited, "this thing has %d connections, which is the most it may have", most)
+	}
 	children := c.children.Load()
 	err := s.cuts.check(&c.id, children)
 	if err != nil {

@@ -206,3 +206,35 @@ func TestReceivedOverAndOver(t *testing.T) {
 		})
 	}
 }
+
+// TestConnectionsAtOnce: a thing that connects many times at once has no more connections than one that does so one after the other.
+func TestConnectionsAtOnce(t *testing.T) {
+	const most, atOnce = 3, 16
+	w := newWorld(t)
+	w.add("dev-1", tag("several", "yes"))
+	n := w.node()
+	for range 100 {
+		peers := make(chan *peer, atOnce)
+		var all sync.WaitGroup
+		begin := make(chan struct{})
+		for i := range atOnce {
+			all.Go(func() {
+				<-begin
+				if p, err := n.try("dev-1", client(fmt.Sprint("dev-1~", i))); err == nil {
+					peers <- p
+				} else if !errs.Is(err, errs.Limited) {
+					t.Errorf("Connect = %v, want Limited", err)
+				}
+			})
+		}
+		close(begin)
+		all.Wait()
+		close(peers)
+		if len(peers) != most {
+			t.Fatalf("it has %d connections, want %d", len(peers), most)
+		}
+		for p := range peers {
+			p.leave(message.ReasonFarewell)
+		}
+	}
+}

@@ -32,15 +32,26 @@ func (l *live) init() {
 	l.gateways, l.lastCuts = map[*Conn]struct{}{}, map[device.ID]cutReason{}
 }
 
-func (l *live) add(c *Conn) {
+// add reports false, and does nothing, when the thing of c has most connections besides that of the same session.
+func (l *live) add(c *Conn, most int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	others := 0
+	for _, other := range l.byDevice[c.id.ID] {
+		if other.key != c.key {
+			others++
+		}
+	}
+	if others >= most {
+		return false
+	}
 	l.byKey[c.key] = c
 	l.byDevice[c.id.ID] = append(l.byDevice[c.id.ID], c)
 	l.bySerial[c.id.Serial] = append(l.bySerial[c.id.Serial], c)
 	if c.children.Load() != nil {
 		l.gateways[c] = struct{}{}
 	}
+	return true
 }
 
 func (l *live) remove(c *Conn) {
@@ -92,18 +103,6 @@ func (l *live) get(key string) *Conn {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.byKey[key]
-}
-
-// others returns how many connections a thing has besides that of one session.
-func (l *live) others(id device.ID, key string) (n int) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	for _, c := range l.byDevice[id] {
-		if c.key != key {
-			n++
-		}
-	}
-	return n
 }
 
 func (l *live) has(id device.ID) bool {
