@@ -12,7 +12,17 @@
 //
 // When a connection breaks, the same octets are sent again: authorities answer a request that they know as before, and issue nothing twice.
 //
-// The package stores nothing. Keys of stations are those of the caller, or made here and handed out.
+// A Client stores nothing. Keys of stations are those of the caller, or made here and handed out. A Station keeps what it has in a folder: its credential, its tickets,
+// and what it asked for, so that a crash at any moment loses nothing. It fills its stock of tickets ahead and renews its credential. A Changer chooses the ticket to sign by,
+// and a Talk signs and judges what stations tell each other:
+//
+//	s, err := v2x.MakeStation(dir, v2x.Settings{…}, v2x.StationOptions{…})
+//	err = s.Enrol(ctx, canonicalKey)
+//	go s.Run(ctx, log)
+//	use := v2x.NewChanger(s, v2x.Habit{}, time.Now, 0)
+//	talk := v2x.NewTalk(v2x.TalkOptions{Client: s.Client, Changer: use})
+//	octets, err := talk.CAM(payload)
+//	heard, err := talk.Hear(octets)
 package v2x
 
 import (

@@ -19,7 +19,7 @@ const (
 
 // TestMain lets the test binary be the server: a process of its own can be killed, and have its own limits.
 func TestMain(m *testing.M) {
-	work := map[string]func(context.Context, string) error{"": nil, "serve": serveChild, "full": fullDiskChild, "start": startChild}[os.Getenv(child)]
+	work := map[string]func(context.Context, string) error{"": nil, "serve": serveChild, "full": fullDiskChild, "start": startChild, "station": stationChild}[os.Getenv(child)]
 	if work == nil {
 		os.Exit(m.Run())
 	}

@@ -221,14 +221,21 @@ func (h Holder) open(e *its.EncryptedData, info *its.RecipientInfo) (*its.Ieee16
 
 // Session is the key of a message, which its answer is encrypted with too. It forbids a nonce to be used twice.
 type Session struct {
-	key *butterfly.MessageKey
-	id  its.HashedId8
+	key    *butterfly.MessageKey
+	id     its.HashedId8
+	secret [16]byte
 }
 
 func newSession(key [16]byte) (*Session, error) {
 	id, err := (&its.SymmetricEncryptionKey{Key: key[:]}).HashedId8()
-	return &Session{butterfly.NewMessageKey(key), id}, err
+	return &Session{butterfly.NewMessageKey(key), id, key}, err
 }
+
+// Secret is the key of the session, for who has to wait for the answer longer than this process runs. Resume makes the session of it again.
+func (s *Session) Secret() [16]byte { return s.secret }
+
+// Resume is the session of a key, to open the answer to a request that was sent before. It knows nothing of nonces that were used: nothing may be encrypted in it.
+func Resume(key [16]byte) (*Session, error) { return newSession(key) }
 
 // String does not tell the key.
 func (s *Session) String() string { return "session " + s.id.String() }

@@ -1,0 +1,28 @@
+//go:build unix
+
+package v2x
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// ErrBusy is that another process has the folder of the station open.
+var ErrBusy = errors.New("another process has it open")
+
+// lock keeps other processes from the folder until the function it returns is called, or this process ends.
+func (f folder) lock() (unlock func(), err error) {
+	file, err := os.OpenFile(f.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrBusy
+		}
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", f.dir, err), file.Close())
+	}
+	return func() { _ = file.Close() }, nil // nothing was written to it
+}
