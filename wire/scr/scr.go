@@ -234,9 +234,13 @@ func Signature(key crypto.Signer) func(digest []byte) (its.Signature, error) {
 	return spdu.Signature(key, its.ECDSANistP256)
 }
 
-// Signer is who signs with a key of P-256; without a certificate the holder of the key and nothing else.
+// Signer is who signs with a key of P-256; without a certificate the holder of the key and nothing else. The certificate must not change any more.
 func Signer(key crypto.Signer, cert *its.Certificate) spdu.Signer {
-	return spdu.Signer{Algorithm: its.ECDSANistP256, Certificate: cert, Sign: Signature(key)}
+	s := spdu.Signer{Algorithm: its.ECDSANistP256, Certificate: cert, Sign: Signature(key)}
+	if prepared, err := s.Prepared(); err == nil { // what is wrong with the certificate shows when it signs
+		return prepared
+	}
+	return s
 }
 
 // VerificationKey is a public key of P-256.

@@ -24,6 +24,18 @@ func Values(first string, width, n int) string {
 	return b.String()
 }
 
+// List is the text of n parameters from the one with that number on, for IN: List(3, 2) is ($3, $4).
+func List(from, n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(from+i))
+	}
+	return "(" + b.String() + ")"
+}
+
 // chunkMost is how many rows one statement has at the most.
 const chunkMost = 32
 

@@ -20,6 +20,18 @@ func TestValues(t *testing.T) {
 	}
 }
 
+func TestList(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		from, n int
+		want    string
+	}{{1, 1, "($1)"}, {3, 2, "($3, $4)"}} {
+		if got := List(c.from, c.n); got != c.want {
+			t.Errorf("%d from %d on: got %s, want %s", c.n, c.from, got, c.want)
+		}
+	}
+}
+
 // Each row is in one chunk, in order, and no size is anything but a power of two.
 func TestChunks(t *testing.T) {
 	t.Parallel()

@@ -7,9 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"mooring/wire/its"
@@ -17,24 +18,48 @@ import (
 )
 
 // Client asks. It is safe for concurrent use, and keeps connections to the few whom it asks.
-type Client struct{ http *http.Client }
+type Client struct {
+	http *http.Client
+
+	mu    sync.Mutex
+	lines map[string]*lines // guarded by mu; by the URL
+}
 
 // New returns a client. It starts nothing.
 func New() *Client {
-	return &Client{&http.Client{
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 16, MaxConnsPerHost: 64, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10, DisableCompression: true},
+	return &Client{lines: map[string]*lines{}, http: &http.Client{
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 16, MaxConnsPerHost: 64, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: headerMost, DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirections are not followed") },
 	}}
 }
 
 // Validate sends a question to an enrolment authority.
-func (c *Client) Validate(ctx context.Context, url string, request []byte) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(request))
+func (c *Client) Validate(ctx context.Context, address string, request []byte) ([]byte, error) {
+	if l := c.to(address); l != nil {
+		return l.post(ctx, request, scr.ResponseType, its.MaxRequest)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(request))
 	if err != nil {
 		return nil, err
 	}
 	r.Header.Set("Content-Type", scr.RequestType)
 	return c.do(r, scr.ResponseType, its.MaxRequest)
+}
+
+// to returns the connections to an address of plain HTTP, unless there are too many addresses.
+func (c *Client) to(address string) *lines {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.lines[address]; l != nil {
+		return l
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" || u.User != nil || u.Hostname() == "" || len(c.lines) >= hostsMost {
+		return nil
+	}
+	l := newLines(u)
+	c.lines[address] = l
+	return l
 }
 
 // Lists fetches the trust list and the revocation list of a root from a distribution centre.
@@ -84,13 +109,5 @@ func (c *Client) do(r *http.Request, kind string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != kind {
-		return nil, &statusError{r.URL.Host, answer.StatusCode, answer.Header.Get("Content-Type")}
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, limit+1))
-	if err == nil && int64(len(body)) > limit {
-		err = fmt.Errorf("%s answers with more than %d octets", r.URL.Host, limit)
-	}
-	return body, err
+	return read(answer, kind, limit, r.URL.Host)
 }

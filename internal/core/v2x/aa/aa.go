@@ -63,6 +63,7 @@ type Deps struct {
 type Service struct {
 	Deps
 	commit *db.Group[*made]
+	peers  trust.Peers // enrolment authorities
 }
 
 // New returns the service over d. It starts nothing.
@@ -99,17 +100,19 @@ type asking struct {
 	opened    scr.Opened
 	pop       *its.SignedData // nil: without proof of possession
 	asked     *its.InnerAtRequest
-	ea        *its.EaEntry
+	url       string // of the enrolment authority
+	ea        *trust.Peer
 	confirmed *its.CertificateSubjectAttributes
 }
 
 // Authorize answers a request for a ticket. The error is an Unanswerable, or says that the authority cannot work at the moment.
+//
+// Whether the same request was answered before is looked at last: where it is to be recorded, which it cannot be twice, and before it is refused. That is rare, and
+// a look at the beginning costs each request as much as its record.
 func (s *Service) Authorize(ctx context.Context, from access.Actor, request []byte) ([]byte, error) {
+	defer s.commit.Expect()()
 	sum := sha256.Sum256(request)
 	a := &asking{from: from, digest: sum[:]}
-	if answer, err := s.answered(ctx, a.digest); answer != nil || err != nil {
-		return answer, err
-	}
 	var err error
 	if a.aa, err = s.Trust.Recipient(ctx, trust.AA, request); err != nil {
 		return nil, err
@@ -128,9 +131,11 @@ func (s *Service) Authorize(ctx context.Context, from access.Actor, request []by
 }
 
 const (
-	insertAnswer = `INSERT INTO v2x_answer (cell, request, answer, at) VALUES (0, $1, $2, $3) ON CONFLICT DO NOTHING`
-	selectAnswer = `SELECT answer FROM v2x_answer WHERE cell = 0 AND request = $1`
-	insertTicket = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`
+	insertAnswers = `INSERT INTO v2x_answer (cell, request, answer, at) VALUES `
+	selectAnswer  = `SELECT answer FROM v2x_answer WHERE cell = 0 AND request = $1`
+	insertTicket  = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`
+	insertTickets = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES `
+	whoseKeys     = ` ON CONFLICT DO NOTHING RETURNING key`
 )
 
 func (s *Service) answered(ctx context.Context, request []byte) (answer []byte, err error) {
@@ -223,7 +228,10 @@ func (s *Service) enrolment(a *asking) its.AuthorizationResponseCode {
 	case err != nil:
 		return its.ItsAaUnknownEa
 	}
-	a.ea = e.Ea
+	a.url = e.Ea.AaAccessPoint
+	if a.ea, err = s.peers.Of(a.asked.SharedAtRequest.EaId, &e.Ea.EaCertificate); err != nil {
+		return its.ItsAaInvalidEa
+	}
 	return its.AuthorizationOk
 }
 
@@ -267,16 +275,16 @@ func (s *Service) validate(ctx context.Context, a *asking) its.AuthorizationResp
 	if err != nil {
 		return its.AaEaCantReachEa
 	}
-	question, session, err := scr.Seal(s.Random, signed, &a.ea.EaCertificate)
+	question, session, err := scr.SealTo(s.Random, signed, a.ea.Recipient)
 	if err != nil {
 		return its.AaEaCantReachEa
 	}
-	answer, err := s.Enrolment.Validate(ctx, a.ea.AaAccessPoint, question)
+	answer, err := s.Enrolment.Validate(ctx, a.url, question)
 	if err != nil {
 		return its.AaEaCantReachEa
 	}
 	by, said, err := scr.OpenAnswer(answer, session, its.ValidationResponse)
-	if err != nil || by.Signer.Choice != its.SignerDigest || by.Signer.Digest != a.asked.SharedAtRequest.EaId || by.Verify(&a.ea.EaCertificate, nil) != nil {
+	if err != nil || by.Signer.Choice != its.SignerDigest || by.Signer.Digest != a.asked.SharedAtRequest.EaId || by.VerifyBy(a.ea.Signatory) != nil {
 		return its.AaEaCantReachEa
 	}
 	r := said.AuthorizationValidationResponse
@@ -309,8 +317,11 @@ func within(a *asking) its.AuthorizationResponseCode {
 	return its.AuthorizationOk
 }
 
-// refuse records a refusal and answers with its code, if there is a key to answer with.
+// refuse records a refusal and answers with its code, if there is a key to answer with. A request that got a ticket before gets it again.
 func (s *Service) refuse(ctx context.Context, a *asking, code its.AuthorizationResponseCode) ([]byte, error) {
+	if answer, err := s.answered(ctx, a.digest); answer != nil || err != nil {
+		return answer, err
+	}
 	if err := s.Audit.Refuse(ctx, a.from, audit.Entry{Action: "v2x.ticket", Refused: code.String()}); err != nil {
 		return nil, err
 	}
@@ -350,10 +361,7 @@ func (s *Service) issue(ctx context.Context, a *asking) ([]byte, error) {
 		return nil, err
 	}
 	err = s.record(ctx, a, x, answer)
-	if errors.Is(err, errUsed) { // the same request at the same time, or another one with the same key
-		if before, err := s.answered(ctx, a.digest); before != nil || err != nil {
-			return before, err
-		}
+	if errors.Is(err, errUsed) { // the same request again, or another one with the same key
 		return s.refuse(ctx, a, its.ItsAaDeniedPermissions)
 	}
 	if err != nil {
@@ -369,7 +377,7 @@ func (s *Service) sign(a *asking, x *its.Certificate) (its.AuthorizationResponse
 	if root == nil || period.Start < above.Start || period.End() > above.End() {
 		return its.ItsAaDeniedPermissions, nil
 	}
-	if err := trust.Sign(x, a.aa.Certificate, a.aa.Signer.Sign); err != nil {
+	if err := a.aa.Signer.Certify(x); err != nil {
 		return 0, err
 	}
 	err := x.CheckRole(its.EtsiAT, 0)
@@ -400,26 +408,54 @@ func (s *Service) record(ctx context.Context, a *asking, x *its.Certificate, ans
 
 // apply records a batch. Whose key has a ticket already is refused.
 func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused []error, err error) {
+	hour, now := s.hour(), s.Now().Unix()
+	fresh, err := s.take(ctx, tx, batch, hour)
+	if err != nil {
+		return nil, err
+	}
 	refused = make([]error, len(batch))
-	var entries []audit.Entry
+	entries := make([]audit.Entry, 0, len(batch))
+	answers := make([]any, 0, 3*len(batch))
 	for i, m := range batch {
-		n, err := tx.Exec(ctx, insertTicket, m.key, m.id[:], s.hour(), m.ends)
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
+		if !fresh[string(m.key)] {
 			refused[i] = errUsed
 			continue
 		}
-		if _, err := tx.Exec(ctx, insertAnswer, m.request, m.answer, s.Now().Unix()); err != nil {
-			return nil, err
-		}
-		entries = append(entries, audit.Entry{Action: "v2x.ticket", At: s.hour(), Actor: "system:v2x", Object: m.id.String()})
+		answers = append(answers, m.request, m.answer, now)
+		entries = append(entries, audit.Entry{Action: "v2x.ticket", At: hour, Actor: "system:v2x", Object: m.id.String()})
 	}
 	if len(entries) == 0 {
 		return refused, nil
 	}
-	return refused, s.Audit.Append(ctx, tx, entries...)
+	if err := db.Chunks(len(entries), func(from, to int) error {
+		tx.Defer(&db.Stmt{SQL: insertAnswers + db.Values("0, ", 3, to-from) + ` ON CONFLICT DO NOTHING`, Args: answers[3*from : 3*to]})
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	s.Audit.Defer(tx, entries...)
+	return refused, nil
+}
+
+// take writes the rows of tickets, and returns the keys that had none.
+func (s *Service) take(ctx context.Context, tx *db.Tx, batch []*made, hour int64) (map[string]bool, error) {
+	fresh := make(map[string]bool, len(batch))
+	row := func(r db.Row) error {
+		var key []byte
+		err := r.Scan(&key)
+		fresh[string(key)] = true
+		return err
+	}
+	var stmts []*db.Stmt
+	err := db.Chunks(len(batch), func(from, to int) error {
+		args := make([]any, 0, 4*(to-from))
+		for _, m := range batch[from:to] {
+			args = append(args, m.key, m.id[:], hour, m.ends)
+		}
+		stmts = append(stmts, &db.Stmt{SQL: insertTickets + db.Values("0, ", 4, to-from) + whoseKeys, Args: args, Each: row})
+		return nil
+	})
+	return fresh, errors.Join(err, tx.Send(ctx, stmts...))
 }
 
 // Run takes away what is over, until ctx ends.
@@ -444,6 +480,7 @@ func (s *Service) Prune(ctx context.Context) error {
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		_, err := tx.Exec(ctx, `DELETE FROM v2x_answer WHERE cell = 0 AND at < $1`, now.Add(-3*s.Window).Unix())
 		_, err2 := tx.Exec(ctx, `DELETE FROM v2x_ticket WHERE cell = 0 AND ends < $1`, now.Unix())
-		return errors.Join(err, err2)
+		_, err3 := tx.Exec(ctx, pruneCocoons, now.Add(-KeepCocoons).Unix())
+		return errors.Join(err, err2, err3)
 	})
 }

@@ -21,6 +21,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"time"
 
 	"mooring/internal/base/db"
@@ -71,12 +72,17 @@ type Deps struct {
 // Service is the authority. It is safe for concurrent use. Tickets are counted only while Commit runs.
 type Service struct {
 	Deps
-	commit *db.Group[*validating]
+	commit      *db.Group[*validating]
+	permissions []its.PsidGroupPermissions
+	peers       trust.Peers // authorization authorities
+
+	mu   sync.Mutex
+	kept map[its.HashedId8]*credential // guarded by mu; credentials that were in use last, which do not change
 }
 
 // New returns the service over d. It starts nothing.
 func New(d Deps) *Service {
-	s := &Service{Deps: d}
+	s := &Service{Deps: d, permissions: Permissions(), kept: map[its.HashedId8]*credential{}}
 	s.commit = db.NewGroup(d.DB, db.Plan[*validating]{Key: func(v *validating) db.Key { return db.Key{ID: v.cred.device} }, Apply: s.apply})
 	return s
 }

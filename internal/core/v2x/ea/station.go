@@ -94,10 +94,11 @@ func (s *Service) standing(ctx context.Context, serial []byte) (c *ca.Certificat
 
 // credential is an enrolment credential that was issued.
 type credential struct {
-	id      its.HashedId8
-	cert    *its.Certificate
-	device  device.ID
-	expires int64
+	id        its.HashedId8
+	cert      *its.Certificate
+	signatory *its.Signatory // the same
+	device    device.ID
+	expires   int64
 }
 
 const (
@@ -124,7 +125,38 @@ func (s *Service) credential(ctx context.Context, id its.HashedId8) (c *credenti
 	if err != nil || len(dev) != len(device.ID{}) {
 		return nil, errs.New(errs.Internal, "table v2x_credential: the row of %s is damaged", id)
 	}
-	return &credential{id, x, device.ID(dev), expires}, nil
+	signatory, err := its.NewSignatory(x)
+	if err != nil {
+		return nil, errs.Wrap(errs.Internal, err, "table v2x_credential: the row of %s is damaged", id)
+	}
+	return &credential{id, x, signatory, device.ID(dev), expires}, nil
+}
+
+// keptMost is how many credentials are kept at hand, of about one KiB each.
+const keptMost = 1 << 14
+
+// recent is credential, of which those that were asked for before are kept: a station gets many tickets in a row.
+func (s *Service) recent(ctx context.Context, id its.HashedId8) (*credential, error) {
+	s.mu.Lock()
+	c := s.kept[id]
+	s.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	c, err := s.credential(ctx, id)
+	if c == nil || err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.kept) >= keptMost {
+		for old := range s.kept { // any of them
+			delete(s.kept, old)
+			break
+		}
+	}
+	s.kept[id] = c
+	return c, nil
 }
 
 func keyDigest(k *its.PublicVerificationKey) ([]byte, error) {

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
 	"mooring/internal/core/v2x/trust"
 	"mooring/wire/coer"
 	"mooring/wire/its"
@@ -25,14 +28,14 @@ type validating struct {
 	asked  *its.AuthorizationValidationRequest
 	signed *its.SignedData // by the station
 	hash   []byte          // what the station signed
-	cred   *credential
-	who    *station
+	cred   *credential     // nil: not known
 	period its.ValidityPeriod
 	mark   []byte // of the request, by which it is counted once
 }
 
 // Validate answers the question of an authorization authority whether a station may have a ticket (TS 102 941, 6.2.3.4). The error is as that of Enrol.
 func (s *Service) Validate(ctx context.Context, from access.Actor, request []byte) ([]byte, error) {
+	defer s.commit.Expect()()
 	v := &validating{from: from}
 	var err error
 	if v.ea, err = s.Trust.Recipient(ctx, trust.EA, request); err != nil {
@@ -67,13 +70,8 @@ func (s *Service) judgeValidation(ctx context.Context, v *validating, request []
 		}
 	}
 	var err error
-	if v.cred, err = s.credential(ctx, v.signed.Signer.Digest); err != nil {
+	if v.cred, err = s.recent(ctx, v.signed.Signer.Digest); err != nil {
 		return 0, err
-	}
-	if v.cred != nil {
-		if v.who, err = s.byID(ctx, v.cred.device); err != nil {
-			return 0, err
-		}
 	}
 	for _, check := range []func(*validating) its.AuthorizationValidationResponseCode{s.station, s.wanted} {
 		if code := check(v); code != its.ValidationOk {
@@ -109,7 +107,11 @@ func (s *Service) authority(v *validating) its.AuthorizationValidationResponseCo
 	if err != nil {
 		return its.ValidationInvalidAa
 	}
-	if v.outer.Verify(&e.Aa.AaCertificate, nil) != nil {
+	aa, err := s.peers.Of(v.outer.Signer.Digest, &e.Aa.AaCertificate)
+	if err != nil {
+		return its.ValidationInvalidAa
+	}
+	if v.outer.VerifyBy(aa.Signatory) != nil {
 		return its.ValidationInvalidAaSignature
 	}
 	return its.ValidationOk
@@ -143,20 +145,23 @@ func (s *Service) openSignature(v *validating) its.AuthorizationValidationRespon
 	return its.ValidationOk
 }
 
-// station checks who signed, and that it was this request.
+// station checks who signed, and that it was this request. Whether the device may have anything is decided where the ticket is counted.
 func (s *Service) station(v *validating) its.AuthorizationValidationResponseCode {
-	if v.who == nil || v.signed.Signer.Choice != its.SignerDigest {
+	if v.cred == nil || v.signed.Signer.Choice != its.SignerDigest {
 		return its.ValidationUnknownIts
 	}
 	shared, err := scr.Shared(&v.asked.SharedAtRequest)
-	if err != nil || !bytes.Equal(shared, v.hash) || v.signed.Verify(v.cred.cert, nil) != nil {
+	if err != nil || !bytes.Equal(shared, v.hash) || v.signed.VerifyBy(v.cred.signatory) != nil {
 		return its.ValidationInvalidSignature
 	}
-	if !v.who.device.State.Active() || !v.cred.cert.ToBeSigned.ValidityPeriod.Contains(s.Trust.At()) || !s.fresh(v.outer) || !s.fresh(v.signed) {
+	if !v.cred.cert.ToBeSigned.ValidityPeriod.Contains(s.Trust.At()) || !s.fresh(v.outer) || !s.fresh(v.signed) {
 		return its.ValidationDeniedRequest
 	}
 	return its.ValidationOk
 }
+
+// permissionsMost is how many applications a ticket may have; those that there are, are fewer.
+const permissionsMost = 64
 
 // Permissions are what tickets of stations may be for.
 func Permissions() []its.PsidGroupPermissions {
@@ -175,12 +180,11 @@ func (s *Service) wanted(v *validating) its.AuthorizationValidationResponseCode 
 		a.AssuranceLevel.Present || a.Region.Present {
 		return its.ValidationDeniedPermissions
 	}
-	seen := map[its.Psid]bool{}
-	for _, p := range a.AppPermissions {
-		if seen[p.Psid] || !chain.MayIssue(Permissions(), p) {
+	for i, p := range a.AppPermissions {
+		twice := slices.ContainsFunc(a.AppPermissions[:i], func(before its.PsidSsp) bool { return before.Psid == p.Psid })
+		if i >= permissionsMost || twice || !chain.MayIssue(s.permissions, p) {
 			return its.ValidationDeniedPermissions
 		}
-		seen[p.Psid] = true
 	}
 	now := its.Time32(s.Trust.At() / 1e6)
 	v.period = its.ValidityPeriod{Start: now, Duration: hours(s.Policy.Ticket)}
@@ -201,11 +205,17 @@ func (v *validating) confirmed() its.CertificateSubjectAttributes {
 }
 
 const (
-	lockStation      = `INSERT INTO v2x_station (cell, device, turn) VALUES (0, $1, 1) ON CONFLICT (cell, device) DO UPDATE SET turn = v2x_station.turn + 1`
-	selectIntervals  = `SELECT start, ends, tickets FROM v2x_interval WHERE cell = 0 AND device = $1 AND ends > $2 AND start < $3`
-	addInterval      = `INSERT INTO v2x_interval (cell, device, start, ends, tickets) VALUES (0, $1, $2, $3, 1) ON CONFLICT (cell, device, start, ends) DO UPDATE SET tickets = v2x_interval.tickets + 1`
-	selectValidation = `SELECT start, ends FROM v2x_validation WHERE cell = 0 AND digest = $1`
-	insertValidation = `INSERT INTO v2x_validation (cell, digest, start, ends, at) VALUES (0, $1, $2, $3, $4)`
+	lockStation     = `INSERT INTO v2x_station (cell, device, turn) VALUES (0, $1, 1)` + nextTurn
+	selectIntervals = `SELECT start, ends, tickets FROM v2x_interval WHERE cell = 0 AND device = $1 AND ends > $2 AND start < $3`
+
+	// For many stations at once; the rows stand between the parts.
+	lockStations      = `INSERT INTO v2x_station (cell, device, turn) VALUES `
+	nextTurn          = ` ON CONFLICT (cell, device) DO UPDATE SET turn = v2x_station.turn + 1`
+	lookValidations   = `SELECT digest, start, ends FROM v2x_validation WHERE cell = 0 AND digest IN `
+	lookIntervals     = `SELECT device, start, ends, tickets FROM v2x_interval WHERE cell = 0 AND ends > $1 AND start < $2 AND device IN `
+	countTickets      = `INSERT INTO v2x_interval (cell, device, start, ends, tickets) VALUES `
+	oneMore           = ` ON CONFLICT (cell, device, start, ends) DO UPDATE SET tickets = v2x_interval.tickets + 1`
+	insertValidations = `INSERT INTO v2x_validation (cell, digest, start, ends, at) VALUES `
 )
 
 // interval is when so many tickets are valid.
@@ -231,62 +241,123 @@ type codeError its.AuthorizationValidationResponseCode
 
 func (c codeError) Error() string { return its.AuthorizationValidationResponseCode(c).String() }
 
-// apply counts a batch, in which each station is once.
+// apply counts a batch, in which each station is once. Stations are locked first, so that nobody else counts their tickets until this is over.
 func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*validating) (refused []error, err error) {
+	seen, err := s.look(ctx, tx, batch)
+	if err != nil {
+		return nil, err
+	}
 	refused = make([]error, len(batch))
+	var counted []*validating
 	var entries []audit.Entry
 	for i, v := range batch {
-		code, counted, err := s.countTx(ctx, tx, v)
-		switch {
-		case err != nil:
-			return nil, err
-		case code != its.ValidationOk:
-			refused[i] = codeError(code)
-		case counted:
-			entries = append(entries, audit.Entry{Action: "v2x.validate", At: s.hour(), Actor: "system:v2x", Device: v.cred.device.String()})
+		if was, again := seen.before[string(v.mark)]; again {
+			v.again(was)
+			continue
 		}
+		if code := s.may(v, seen); code != its.ValidationOk {
+			refused[i] = codeError(code)
+			continue
+		}
+		counted = append(counted, v)
+		entries = append(entries, audit.Entry{Action: "v2x.validate", At: s.hour(), Actor: "system:v2x", Device: v.cred.device.String()})
 	}
-	if len(entries) == 0 {
+	if len(counted) == 0 {
 		return refused, nil
 	}
-	return refused, s.Audit.Append(ctx, tx, entries...)
+	s.write(tx, counted)
+	s.Audit.Defer(tx, entries...)
+	return refused, nil
 }
 
-// countTx counts one ticket; counted is false if it was before.
-func (s *Service) countTx(ctx context.Context, tx *db.Tx, v *validating) (code its.AuthorizationValidationResponseCode, counted bool, err error) {
-	dev, start, ends := v.cred.device, int64(v.period.Start), int64(v.period.End())
-	if _, err := tx.Exec(ctx, lockStation, dev[:]); err != nil {
-		return 0, false, err
+// seen is what the database knows of a batch.
+type seen struct {
+	before  map[string]interval      // by the marks of requests that were counted before
+	there   map[device.ID][]interval // tickets that are valid at a time with the one that is asked for
+	devices map[device.ID]device.Device
+}
+
+// look locks the stations of a batch and reads what is known of it.
+func (s *Service) look(ctx context.Context, tx *db.Tx, batch []*validating) (*seen, error) {
+	n := &seen{before: map[string]interval{}, there: make(map[device.ID][]interval, len(batch))}
+	var locks, looks []*db.Stmt
+	ids := make([]device.ID, len(batch))
+	err := db.Chunks(len(batch), func(from, to int) error {
+		var stations, marks, devices []any
+		first, last := batch[from].period.Start, batch[from].period.End()
+		for i, v := range batch[from:to] {
+			ids[from+i] = v.cred.device
+			stations = append(stations, v.cred.device[:], int64(1))
+			marks, devices = append(marks, v.mark), append(devices, v.cred.device[:])
+			first, last = min(first, v.period.Start), max(last, v.period.End())
+		}
+		locks = append(locks, &db.Stmt{SQL: lockStations + db.Values("0, ", 2, to-from) + nextTurn, Args: stations})
+		looks = append(looks, &db.Stmt{SQL: lookValidations + db.List(1, to-from), Args: marks, Each: n.countedBefore},
+			&db.Stmt{SQL: lookIntervals + db.List(3, to-from), Args: append([]any{int64(first), int64(last)}, devices...), Each: n.overlapping})
+		return nil
+	})
+	if err = errors.Join(err, tx.Send(ctx, append(locks, looks...)...)); err != nil {
+		return nil, err
 	}
+	n.devices, err = s.Devices.LoadManyTx(ctx, tx, ids)
+	return n, err
+}
+
+func (n *seen) countedBefore(row db.Row) error {
+	var mark []byte
 	var was interval
-	if found, err := tx.Get(ctx, []any{&was.start, &was.ends}, selectValidation, v.mark); found || err != nil {
-		v.again(was)
-		return its.ValidationOk, false, err
-	}
-	d, err := s.Devices.LoadTx(ctx, tx, dev)
-	if err != nil {
-		return 0, false, err
-	}
-	if !d.State.Active() || !d.Tagged(TagStation) {
-		return its.ValidationDeniedRequest, false, nil
-	}
-	var there []interval
-	if err := tx.Each(ctx, func(row db.Row) error {
-		var i interval
-		err := row.Scan(&i.start, &i.ends, &i.tickets)
-		there = append(there, i)
+	err := row.Scan(&mark, &was.start, &was.ends)
+	n.before[string(mark)] = was
+	return err
+}
+
+func (n *seen) overlapping(row db.Row) error {
+	var dev []byte
+	var i interval
+	if err := row.Scan(&dev, &i.start, &i.ends, &i.tickets); err != nil {
 		return err
-	}, selectIntervals, dev[:], start, ends); err != nil {
-		return 0, false, err
 	}
-	if most(there, start)+1 > int64(s.Policy.Tickets) {
-		return its.ValidationDeniedTooManyCerts, false, nil
+	if len(dev) != len(device.ID{}) {
+		return errs.New(errs.Internal, "table v2x_interval: a row of %x is damaged", dev)
 	}
-	if _, err := tx.Exec(ctx, addInterval, dev[:], start, ends); err != nil {
-		return 0, false, err
+	n.there[device.ID(dev)] = append(n.there[device.ID(dev)], i)
+	return nil
+}
+
+// may says whether a station may have one more ticket.
+func (s *Service) may(v *validating, seen *seen) its.AuthorizationValidationResponseCode {
+	d, found := seen.devices[v.cred.device]
+	switch {
+	case !found || !d.Tagged(TagStation):
+		return its.ValidationUnknownIts
+	case !d.State.Active():
+		return its.ValidationDeniedRequest
+	case most(v.beside(seen.there[v.cred.device]), int64(v.period.Start))+1 > int64(s.Policy.Tickets):
+		return its.ValidationDeniedTooManyCerts
 	}
-	_, err = tx.Exec(ctx, insertValidation, v.mark, start, ends, s.Now().Unix())
-	return its.ValidationOk, err == nil, err
+	return its.ValidationOk
+}
+
+// beside are those of the intervals that share time with the ticket.
+func (v *validating) beside(all []interval) []interval {
+	start, ends := int64(v.period.Start), int64(v.period.End())
+	return slices.DeleteFunc(all, func(i interval) bool { return i.ends <= start || i.start >= ends })
+}
+
+// write counts tickets.
+func (s *Service) write(tx *db.Tx, counted []*validating) {
+	now := s.Now().Unix()
+	_ = db.Chunks(len(counted), func(from, to int) error {
+		var intervals, validations []any
+		for _, v := range counted[from:to] {
+			start, ends := int64(v.period.Start), int64(v.period.End())
+			intervals = append(intervals, v.cred.device[:], start, ends, int64(1))
+			validations = append(validations, v.mark, start, ends, now)
+		}
+		tx.Defer(&db.Stmt{SQL: countTickets + db.Values("0, ", 4, to-from) + oneMore, Args: intervals},
+			&db.Stmt{SQL: insertValidations + db.Values("0, ", 4, to-from), Args: validations})
+		return nil
+	})
 }
 
 // again gives a ticket that is asked for again the time that it had, if that follows from nothing but the clock.
@@ -314,8 +385,8 @@ func most(list []interval, from int64) (n int64) {
 
 func (s *Service) refuseValidation(ctx context.Context, v *validating, code its.AuthorizationValidationResponseCode) ([]byte, error) {
 	entry := audit.Entry{Action: "v2x.validate", Refused: code.String()}
-	if v.who != nil {
-		entry.Device = v.who.device.ID.String()
+	if v.cred != nil {
+		entry.Device = v.cred.device.String()
 	}
 	if err := s.Audit.Refuse(ctx, v.from, entry); err != nil {
 		return nil, err
