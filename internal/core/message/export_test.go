@@ -1,5 +1,7 @@
 package message
 
+import "context"
+
 // Waiting returns how many connect to sessions at present: those whose turn it is and those who wait.
 func (s *Service) Waiting() (n int) {
 	s.keys.mu.Lock()
@@ -9,3 +11,9 @@ func (s *Service) Waiting() (n int) {
 	}
 	return n
 }
+
+// WaitForUp and WantUp are what a subscription does that hears what devices publish: it waits until that is followed, and is then one that wants it.
+func (s *Service) WaitForUp(ctx context.Context) error { return s.up.wait(ctx, s) }
+
+// WantUp is the second step.
+func (s *Service) WantUp(n int) { s.up.want(n) }

@@ -91,22 +91,30 @@ func (u *upward) want(n int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.wanted += n
-	if u.wanted == 0 {
+	switch {
+	case u.wanted == 0:
 		u.idleAt = time.Time{}
+	case u.ready == nil: // between wait and this, nobody had wanted it for a while
+		u.ask()
+	}
+}
+
+// ask has the stream followed. mu is held.
+func (u *upward) ask() {
+	if u.ready == nil {
+		u.ready = make(chan struct{})
+	}
+	if u.asked != nil {
+		close(u.asked)
+		u.asked = nil
 	}
 }
 
 // wait returns when the stream is followed, so that nothing is missed that is published after.
 func (u *upward) wait(ctx context.Context, s *Service) error {
 	u.mu.Lock()
-	if u.ready == nil {
-		u.ready = make(chan struct{})
-	}
+	u.ask()
 	ready := u.ready
-	if u.asked != nil {
-		close(u.asked)
-		u.asked = nil
-	}
 	u.mu.Unlock()
 	select {
 	case <-ready:

@@ -238,3 +238,33 @@ func TestConnectionsAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// watched is a fabric that counts who follows what devices publish.
+type watched struct {
+	*messagetest.Memory
+	begun, ended atomic.Int64
+}
+
+func (f *watched) Follow(ctx context.Context, s message.Stream, ready func(), fn func(*message.Message)) error {
+	if s == message.Up {
+		f.begun.Add(1)
+		defer f.ended.Add(1)
+	}
+	return f.Memory.Follow(ctx, s, ready, fn)
+}
+
+// TestUpIdleAtTheLastMoment: what devices publish is followed for a subscription that began when nobody had wanted that for a while.
+func TestUpIdleAtTheLastMoment(t *testing.T) {
+	w := newWorld(t)
+	f := &watched{Memory: w.fabric}
+	w.wrapped = f
+	n := w.node()
+	must(t, n.WaitForUp(t.Context()))
+	until(t, "it is not followed any more", func() bool {
+		w.pass(31 * time.Second)
+		return f.ended.Load() == 1
+	})
+	n.WantUp(1)
+	until(t, "it is followed again", func() bool { return f.begun.Load() == 2 })
+	n.WantUp(-1)
+}
