@@ -126,15 +126,17 @@ func (c *Conn) sayLoose(i *item) bool {
 	return true
 }
 
-// send says a message of QoS 1 or 2 under a new identifier. c.mu is held, and there is room in the window.
+// send says a message of QoS 1 or 2 under a new identifier. One that has expired takes an identifier too: before a crash it may have been said under that, which
+// the peer remembers with QoS 2, and it would take another message for the same one. c.mu is held, and there is room in the window.
 func (c *Conn) send(i item) {
 	left, ok := i.m.left(c.s.milli())
+	id := c.freeID()
 	if !ok {
 		c.s.metrics.Expired.Add(1)
 		c.touch()
 		return
 	}
-	f := flight{id: c.freeID(), item: i}
+	f := flight{id: id, item: i}
 	c.flights = append(c.flights, f)
 	c.touch()
 	c.s.metrics.Delivered.Add(1)

@@ -268,3 +268,56 @@ func TestUpIdleAtTheLastMoment(t *testing.T) {
 	until(t, "it is followed again", func() bool { return f.begun.Load() == 2 })
 	n.WantUp(-1)
 }
+
+// TestCrashAndIdentifiers: what a peer may have received under an identifier that was not stored before its node died, and that is not to be said again,
+// leaves that identifier to nobody else: the peer would take the other message for the one that it has.
+func TestCrashAndIdentifiers(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		expiry uint32 // of the first message, seconds
+		more   int    // messages besides
+		want   string // what comes first
+	}{
+		{"it has expired", 1, 1, "message 1"},
+		{"the queue is too long", 0, 20, "message 1"},
+		{"the queue is much too long", 0, 22, "message 3"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.add("dev-1")
+			w.add("back", service)
+			f := &forgetful{Memory: w.fabric}
+			w.wrapped = f
+			dies := w.node()
+			p := dies.connect("dev-1", persistent)
+			p.subscribe("v1/dev-1/cmd/+")
+			f.forget.Store(true)
+			w.wrapped = w.fabric
+			other := w.node()
+			back := other.connect("back")
+			m := say("v1/dev-1/cmd/a", "message 0", 2)
+			m.Expiry = row.expiry
+			must(t, back.publish(m, 1))
+			for i := range row.more {
+				back.says("v1/dev-1/cmd/a", fmt.Sprint("message ", i+1), 2)
+			}
+			under := map[uint16]string{}
+			for d := p.next(); ; d = p.next() {
+				under[d.ID] = string(d.Message.Payload)
+				if len(under) == min(row.more+1, 8) {
+					break
+				}
+			}
+			w.pass(2 * time.Second)
+			p = other.connect("dev-1", persistent)
+			d := p.next()
+			got := string(d.Message.Payload)
+			if got != row.want {
+				t.Errorf("%q comes, want %q", got, row.want)
+			}
+			if before, known := under[d.ID]; known && before != got {
+				t.Errorf("%q comes under the identifier %d, under which %q came before", got, d.ID, before)
+			}
+		})
+	}
+}
