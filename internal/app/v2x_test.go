@@ -37,6 +37,7 @@ type v2xPlatform struct {
 	*app.Platform
 	made  app.V2XMade
 	clock *apptest.Clock
+	log   *apptest.Log
 	root  *its.Certificate
 	ea    *its.Certificate
 	aa    *its.Certificate
@@ -54,8 +55,8 @@ func startV2X(t *testing.T, change func(*conf.Config)) *v2xPlatform {
 	if change != nil {
 		change(c)
 	}
-	p := &v2xPlatform{clock: &apptest.Clock{}}
 	log := &apptest.Log{}
+	p := &v2xPlatform{clock: &apptest.Clock{}, log: log}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the platform's log:\n%s", log)

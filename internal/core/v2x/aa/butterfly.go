@@ -156,11 +156,9 @@ const (
 	pruneCocoons = `DELETE FROM v2x_cocoon WHERE cell = 0 AND hour < $1`
 )
 
-// mark is by what the cocoon key of a request is known again: the time of the request is another one then.
+// mark is by what a cocoon key is known again, whatever else the request says then.
 func mark(q *its.RaAcaCertRequest) ([]byte, error) {
-	same := *q
-	same.GenerationTime = 0
-	b, err := coer.Marshal(&same)
+	b, err := coer.Normal(&q.TbsCert.VerifyKeyIndicator)
 	if err != nil {
 		return nil, err
 	}

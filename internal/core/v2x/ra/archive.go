@@ -51,7 +51,10 @@ func (s *Service) finish(ctx context.Context) error {
 		for _, w := range list {
 			// The next period is planned when it comes within reach, and is there at the latest when it has waited as long as it may.
 			v := s.valid(w.i + 1)
-			next := v.Start.Time(s.Trust.Leap).Add(s.Policy.Wait - time.Duration(s.Policy.Ahead-1)*s.Policy.Period)
+			next, now := v.Start.Time(s.Trust.Leap).Add(s.Policy.Wait-time.Duration(s.Policy.Ahead-1)*s.Policy.Period), s.Now()
+			if next.Before(now) {
+				next = now
+			}
 			if w.info, err = s.info(by, w.id, w.i, next); err != nil {
 				return err
 			}

@@ -258,7 +258,7 @@ func (s *Service) send(ctx context.Context, list []*waiting, stations int) error
 	if err := s.shuffle(all); err != nil {
 		return err
 	}
-	requests := s.expand(all)
+	requests := s.expand(all, issuer.AaCertificate.ToBeSigned.ValidityPeriod)
 	set, err := setOf(requests)
 	if err != nil {
 		return err
@@ -289,8 +289,8 @@ func (s *Service) send(ctx context.Context, list []*waiting, stations int) error
 	return nil
 }
 
-// expand makes the requests, on all processors.
-func (s *Service) expand(all []*waiting) []its.RaAcaCertRequest {
+// expand makes the requests, on all processors. Tickets lie within the validity of who issues them.
+func (s *Service) expand(all []*waiting, within its.ValidityPeriod) []its.RaAcaCertRequest {
 	requests, at := make([]its.RaAcaCertRequest, len(all)), s.seconds()
 	var next atomic.Int64
 	var group sync.WaitGroup
@@ -298,7 +298,7 @@ func (s *Service) expand(all []*waiting) []its.RaAcaCertRequest {
 		group.Go(func() {
 			for n := int(next.Add(1)) - 1; n < len(all); n = int(next.Add(1)) - 1 {
 				w := all[n]
-				requests[n] = w.of.by.Request(uint32(uint16(w.i)), uint32(w.j), s.valid(w.i), at)
+				requests[n] = w.of.by.Request(uint32(uint16(w.i)), uint32(w.j), trust.Within(s.valid(w.i), within), at)
 			}
 		})
 	}

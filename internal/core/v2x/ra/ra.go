@@ -140,6 +140,9 @@ const leaseName = "v2x-ra"
 
 // Run plans, mixes and takes away what is over, until ctx ends. In a cluster one process does.
 func (s *Service) Run(ctx context.Context) error {
+	if s.Policy.Strict {
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "v2x.butterfly_strict is set: this enrolment authority can recognise the tickets of each station that get their keys from it")
+	}
 	return s.DB.Lead(ctx, leaseName, func(ctx context.Context, _ *db.Lease) error {
 		r := rounds{Service: s}
 		for {

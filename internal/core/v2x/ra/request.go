@@ -358,8 +358,7 @@ func hexAll(list [][]byte) string {
 	return strings.Join(text, " ")
 }
 
-// Download returns the archive that a station asks for, and its name. The error is as that of Request; NotFound is that the station has no such archive, Unavailable that
-// it is not ready.
+// Download returns the archive that a station asks for, and its name. The error is as that of Request; NotFound is that it is not ready.
 func (s *Service) Download(ctx context.Context, from access.Actor, octets []byte) (name string, archive []byte, err error) {
 	a := &asking{from: from}
 	code, err := s.open(ctx, a, octets)

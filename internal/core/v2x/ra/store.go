@@ -175,5 +175,5 @@ func (s *Service) archive(ctx context.Context, of device.ID, id its.HashedId8, i
 }
 
 func errComing() error {
-	return errs.WithRetry(errs.New(errs.Unavailable, "the tickets are not there yet"), time.Minute)
+	return errs.WithRetry(errs.New(errs.NotFound, "the tickets are not there yet"), time.Minute)
 }

@@ -4,7 +4,7 @@
 -- which ticket it has stands nowhere. It goes after some days.
 CREATE TABLE v2x_cocoon (
     cell   smallint NOT NULL,
-    asked  bytea    NOT NULL, -- SHA-256 of the cocoon key and what the ticket says
+    asked  bytea    NOT NULL, -- SHA-256 of the cocoon key
     answer bytea    NOT NULL, -- an AcaResponse
     hour   bigint   NOT NULL, -- of issue, UTC seconds
     PRIMARY KEY (cell, asked)
