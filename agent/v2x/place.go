@@ -6,14 +6,8 @@ import (
 	"mooring/wire/its"
 )
 
-// unknown coordinates (IEEE 1609.2, 6.3.12 and 6.3.13).
-const (
-	unknownLatitude  = 900000001
-	unknownLongitude = 1800000001
-)
-
 func placed(l its.TwoDLocation) bool {
-	return l.Latitude != unknownLatitude && l.Longitude != unknownLongitude
+	return l.Latitude != its.UnknownLatitude && l.Longitude != its.UnknownLongitude
 }
 
 // metres is the way between two places, on a sphere. Places that are not known are nowhere apart.

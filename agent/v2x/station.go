@@ -51,7 +51,11 @@ type StationOptions struct {
 	Transport http.RoundTripper // as in Config
 	// Before, if not nil, is called before each request for a ticket: a vehicle changes its network addresses then (TS 102 941, 6.2.2).
 	Before func(ctx context.Context) error
+	// Reads is for who looks into the folder while another process keeps it: nothing is written, and nothing can be asked for.
+	Reads bool
 }
+
+var errReads = errors.New("the station was opened for reading alone")
 
 // Station keeps what a vehicle or roadside station has of certificates in a folder. One process may have it open. It is safe for concurrent use.
 type Station struct {
@@ -112,23 +116,26 @@ func OpenStation(dir string, o StationOptions) (s *Station, err error) {
 	if err := s.f.readJSON(configFile, &s.Settings); err != nil {
 		return nil, err
 	}
-	if s.release, err = s.f.lock(); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
 			s.Close()
+			s = nil
 		}
 	}()
-	if err := s.f.tidy(); err != nil {
-		return nil, err
+	if !o.Reads {
+		if s.release, err = s.f.lock(); err != nil {
+			return s, err
+		}
+		if err := s.f.tidy(); err != nil {
+			return s, err
+		}
 	}
 	base := o.Transport
 	if base == nil {
 		base = &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10}
 	}
-	if s.Client, err = New(s.config(o, kept{s.f, base})); err != nil {
-		return nil, err
+	if s.Client, err = New(s.config(o, kept{s.f, base, o.Reads})); err != nil {
+		return s, err
 	}
 	return s, s.load()
 }
@@ -150,6 +157,9 @@ func (s *Station) load() (err error) {
 	}
 	for _, name := range names {
 		t, err := s.f.readTicket(name)
+		if s.o.Reads && errors.Is(err, fs.ErrNotExist) {
+			continue // it is over, and who keeps the folder was faster
+		}
 		if err != nil {
 			return err
 		}
@@ -193,6 +203,9 @@ func (s *Station) Credential() *Credential {
 func (s *Station) Enrol(ctx context.Context, canonical crypto.Signer) error {
 	s.work.Lock()
 	defer s.work.Unlock()
+	if s.o.Reads {
+		return errReads
+	}
 	if c := s.Credential(); c != nil && c.Certificate.ToBeSigned.ValidityPeriod.Contains(s.at()) {
 		return nil
 	}
@@ -227,6 +240,9 @@ func renewAt(x *its.Certificate) its.Time64 {
 func (s *Station) Keep(ctx context.Context) (got int, err error) {
 	s.work.Lock()
 	defer s.work.Unlock()
+	if s.o.Reads {
+		return 0, errReads
+	}
 	if err := s.drop(); err != nil {
 		return 0, err
 	}
@@ -491,7 +507,10 @@ func (s *Station) Choose() (*Ticket, error) {
 	t := s.stock[id]
 	s.uses.Current = id.String()
 	s.uses.Chosen[id.String()]++
-	err := s.f.writeJSON(useFile, s.uses)
+	var err error
+	if !s.o.Reads {
+		err = s.f.writeJSON(useFile, s.uses)
+	}
 	s.mu.Unlock()
 	return t, err
 }

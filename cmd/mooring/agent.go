@@ -110,7 +110,7 @@ func (c *cli) agentCommand() *cobra.Command {
 	all := group(&cobra.Command{
 		Use: "agent", Short: "Be a device: enrol, renew, keep the certificate fresh", Long: agentHelp,
 		Example: "  mooring agent enrol --server https://pki.example.com:8443 --name car-4711 --token-file token --ca root.pem\n  mooring agent run",
-	}, c.agentEnrolCommand(f), renew, run, status, c.agentProbeCommand(f))
+	}, c.agentEnrolCommand(f), renew, run, status, c.agentProbeCommand(f), c.agentV2XCommand(f))
 	all.PersistentFlags().StringVar(&f.dir, "dir", defaultAgentDir(), "folder of the agent (default $MOORING_AGENT_DIR, /var/lib/mooring-agent for root, ~/.mooring-agent for others)")
 	all.PersistentFlags().Lookup("dir").DefValue = "" // of this user on this machine, so it is not for the manual
 	return all

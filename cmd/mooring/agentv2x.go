@@ -1,0 +1,336 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mooring/agent/keyfile"
+	"mooring/agent/v2x"
+	"mooring/internal/base/errs"
+	"mooring/wire/its"
+)
+
+const agentV2XHelp = `Be a vehicle or roadside station: gets an enrolment credential and keeps a stock of authorization tickets, the certificates by which stations
+sign what they tell each other (TS 102 941, TS 103 097). Everything lies in the folder "v2x" of the agent, for its owner alone:
+
+  station.json     whom the station believes, and how many tickets it wants
+  credential.pem   the enrolment credential with its key
+  tickets/         each ticket with its keys, named by its digest
+  pending/         requests that have no answer yet
+  lists/           trust lists and revocation lists, for when there is no network
+
+It works with any authorities that speak TS 102 941. The tickets are made so that the authority that issues them does not learn whose they are.`
+
+const agentV2XEnrolHelp = `Gets the enrolment credential, and makes the folder for it. Whom to believe says --root, the certificate of the root, with --dc, where its lists are; or
+--manager, the certificate of a trust list manager, with --cpoc, where the manager's lists are.
+
+The station is known by --name, its canonical identifier, and its canonical key: that in --key, or without --key the key of the certificate that this agent has
+already ("mooring agent enrol"), so that a device that is enrolled needs no second secret.
+
+Then "mooring agent v2x run" fills the stock.`
+
+const agentV2XRunHelp = `Keeps the stock of tickets filled until it is told to end (SIGTERM or Ctrl-C): fetches the lists, gets the tickets that are missing for this week and
+those ahead, drops those that are over, and renews the enrolment credential after two thirds of its life. Requests that were under way when it
+was killed are sent again, and count once. Without a network it goes on with what there is. With --once it does what is due and ends.
+
+--before is a command for /bin/sh that is run before each request for a ticket. A vehicle changes its network addresses there, so that requests are not known as
+those of one vehicle by them.`
+
+const agentV2XStatusHelp = `Tells what credential and how many tickets the station has. It asks nobody.`
+
+const agentV2XSignHelp = `Signs the message in FILE with a ticket of the stock, and writes the signed message to --out, in octets. It is signed as a CAM, with the whole ticket, or with --at, the
+place of an event, as a DENM. What FILE has in it is not looked at.`
+
+const agentV2XHearHelp = `Judges a signed message as the station would that received it: whether its profile is kept, its ticket is believed and permits the application, and its time is
+near. Prints who signed and what the message says.`
+
+// v2xFlags are the flags of the commands of a station.
+type v2xFlags struct {
+	settings           v2x.Settings
+	root, manager, key string
+	once               bool
+	before, out, at    string
+	age                time.Duration
+}
+
+func (c *cli) agentV2XCommand(f *agentFlags) *cobra.Command {
+	v := new(v2xFlags)
+	enrol := &cobra.Command{Use: "enrol", Short: "Get the enrolment credential", Long: agentV2XEnrolHelp, Args: needs(),
+		Example: "  mooring agent v2x enrol --root root.oer --dc http://dc.example.com --name car-7 --key canonical.pem\n  mooring agent v2x enrol --manager tlm.oer --cpoc http://cpoc.example.com --name car-7",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return v2xError(c.agentV2XEnrol(cmd.Context(), f, v)) }}
+	flags := enrol.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&v.root, "root", "", "certificate of the root to believe, or with --manager of the root that the station belongs to")
+	flags.StringVar(&v.settings.DC, "dc", "", "address of the root's distribution centre")
+	flags.StringVar(&v.manager, "manager", "", "certificate of the trust list manager to believe")
+	flags.StringVar(&v.settings.CPOC, "cpoc", "", "address of the manager's lists")
+	flags.StringVar(&v.settings.ID, "name", "", "canonical identifier: the name of this station, as it is registered")
+	flags.StringVar(&v.key, "key", "", "file with the canonical key, PEM (default: the key of the agent's own certificate)")
+	flags.IntVar(&v.settings.Stock, "stock", v2x.DefaultStock, "tickets for each week")
+	flags.IntVar(&v.settings.Ahead, "ahead", v2x.DefaultAhead, "weeks to have tickets for besides the present one")
+	flags.DurationVar(&v.settings.Pause, "pause", 2*time.Second, "pause between two requests for tickets, on average")
+	flags.BoolVar(&v.settings.Open, "no-privacy", false, "do not hide the station from who issues tickets: it is one at the roadside")
+	run := &cobra.Command{Use: "run", Short: "Keep the stock of tickets filled (daemon)", Long: agentV2XRunHelp, Args: needs(), Example: "  mooring agent v2x run\n  mooring agent v2x run --once",
+		RunE: func(cmd *cobra.Command, _ []string) error { return v2xError(c.agentV2XRun(cmd.Context(), f, v)) }}
+	run.Flags().BoolVar(&v.once, "once", false, "do what is due, and end")
+	run.Flags().StringVar(&v.before, "before", "", "command for /bin/sh before each request for a ticket")
+	status := &cobra.Command{Use: "status", Short: "Tell what tickets this station has", Long: agentV2XStatusHelp, Args: needs(), Example: "  mooring agent v2x status --json",
+		RunE: func(*cobra.Command, []string) error { return v2xError(c.agentV2XStatus(f)) }}
+	sign := &cobra.Command{Use: "sign FILE", Short: "Sign a message with a ticket", Long: agentV2XSignHelp, Args: needs("FILE"), Example: "  mooring agent v2x sign cam.uper --out cam.oer\n  mooring agent v2x sign denm.uper --at 48.1372,11.5756 --out denm.oer",
+		RunE: func(_ *cobra.Command, args []string) error { return v2xError(c.agentV2XSign(f, v, args[0])) }}
+	sign.Flags().StringVar(&v.out, "out", "", "file to write the signed message to")
+	sign.Flags().StringVar(&v.at, "at", "", "place of the event, latitude and longitude in degrees: makes it a DENM")
+	hear := &cobra.Command{Use: "hear FILE", Short: "Judge a message of another station", Long: agentV2XHearHelp, Args: needs("FILE"), Example: "  mooring agent v2x hear cam.oer\n  mooring agent v2x hear cam.oer --age 1h",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return v2xError(c.agentV2XHear(cmd.Context(), f, v, args[0]))
+		}}
+	hear.Flags().DurationVar(&v.age, "age", 0, "how old it may be (default 2s, of a DENM 10m)")
+	return group(&cobra.Command{Use: "v2x", Short: "Be a vehicle: keep tickets, sign messages", Long: agentV2XHelp,
+		Example: "  mooring agent v2x enrol --root root.oer --dc http://dc.example.com --name car-7\n  mooring agent v2x run"}, enrol, run, status, sign, hear)
+}
+
+func (f *agentFlags) v2xDir() string { return filepath.Join(f.dir, "v2x") }
+
+// v2xError gives errors of a station their kinds.
+func v2xError(err error) error {
+	var refused *v2x.Refused
+	var status *v2x.StatusError
+	var kind errs.Kind
+	switch {
+	case errors.As(err, &refused):
+		kind = errs.Denied
+	case errors.As(err, &status):
+		kind = errs.Unavailable
+	case errors.Is(err, v2x.ErrNotEnrolled), errors.Is(err, v2x.ErrNoTicket):
+		kind = errs.NotFound
+	case errors.Is(err, v2x.ErrBusy):
+		kind = errs.Conflict
+	case errors.Is(err, v2x.ErrOld), errors.Is(err, v2x.ErrProfile), errors.Is(err, v2x.ErrPermission), errors.Is(err, v2x.ErrUnknownIssuer), errors.Is(err, v2x.ErrUnknownSigner):
+		kind = errs.Invalid
+	default:
+		return err
+	}
+	return errs.New(kind, "%v", err)
+}
+
+func (c *cli) agentV2XEnrol(ctx context.Context, f *agentFlags, v *v2xFlags) (err error) {
+	keyPath := v.key
+	if keyPath == "" {
+		keyPath = filepath.Join(f.dir, "current", keyfile.Name)
+	}
+	key, err := keyfile.Read(keyPath)
+	if err != nil {
+		return errs.Wrap(errs.Invalid, err, "the canonical key cannot be read: name it with --key, or enrol the device first (mooring agent enrol)")
+	}
+	s, err := v2x.OpenStation(f.v2xDir(), v2x.StationOptions{Now: time.Now})
+	if errors.Is(err, fs.ErrNotExist) {
+		s, err = c.makeStation(f, v)
+	}
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.Enrol(ctx, key); err != nil {
+		return err
+	}
+	return c.showStation(s)
+}
+
+// makeStation makes the folder, from the flags.
+func (c *cli) makeStation(f *agentFlags, v *v2xFlags) (_ *v2x.Station, err error) {
+	if v.settings.ID == "" || (v.root == "" || v.settings.DC == "") && (v.manager == "" || v.settings.CPOC == "") {
+		return nil, usagef("the first time, enrol needs --name, and --root with --dc or --manager with --cpoc")
+	}
+	for _, file := range []struct {
+		path string
+		into *[]byte
+	}{{v.root, &v.settings.Root}, {v.manager, &v.settings.Manager}} {
+		if file.path != "" {
+			if *file.into, err = readOctets(file.path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v2x.MakeStation(f.v2xDir(), v.settings, v2x.StationOptions{Now: time.Now})
+}
+
+func (c *cli) agentV2XRun(ctx context.Context, f *agentFlags, v *v2xFlags) error {
+	o := v2x.StationOptions{Now: time.Now}
+	if v.before != "" {
+		o.Before = func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, execTime)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", v.before)
+			cmd.WaitDelay = 5 * time.Second
+			ownGroup(cmd)
+			cmd.Stdout, cmd.Stderr = c.err, c.err
+			if err := cmd.Run(); err != nil {
+				return fmt.Errorf("running %q: %w", v.before, err)
+			}
+			return nil
+		}
+	}
+	s, err := v2x.OpenStation(f.v2xDir(), o)
+	if err != nil {
+		return noStation(err)
+	}
+	defer s.Close()
+	if v.once {
+		if _, err := s.Keep(ctx); err != nil {
+			return err
+		}
+		return c.showStation(s)
+	}
+	log := slog.New(slog.NewTextHandler(c.err, nil))
+	if c.json {
+		log = slog.New(slog.NewJSONHandler(c.err, nil))
+	}
+	return s.Run(ctx, log)
+}
+
+// noStation says how to make one.
+func noStation(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errs.New(errs.NotFound, "there is no station here yet: mooring agent v2x enrol makes one")
+	}
+	return err
+}
+
+// look opens the folder without disturbing who keeps it.
+func (f *agentFlags) look() (*v2x.Station, error) {
+	s, err := v2x.OpenStation(f.v2xDir(), v2x.StationOptions{Now: time.Now, Reads: true})
+	return s, noStation(err)
+}
+
+func (c *cli) agentV2XStatus(f *agentFlags) error {
+	s, err := f.look()
+	if err != nil {
+		return err
+	}
+	return c.showStation(s)
+}
+
+// stationStatus is a station as it is shown.
+type stationStatus struct {
+	ID         string    `json:"id"`
+	Credential string    `json:"credential,omitempty"`
+	Until      time.Time `json:"until"`
+	Now        int       `json:"tickets_now"`
+	Later      int       `json:"tickets_later"`
+	Last       time.Time `json:"last_ticket_until"`
+}
+
+func (c *cli) showStation(s *v2x.Station) error {
+	st := stationStatus{ID: s.ID}
+	if has := s.Credential(); has != nil {
+		id, err := has.Certificate.HashedId8()
+		if err != nil {
+			return err
+		}
+		st.Credential, st.Until = id.String(), has.Certificate.ToBeSigned.ValidityPeriod.End().Time(its.LeapSeconds)
+	}
+	for _, t := range s.Tickets() {
+		v := t.Certificate.ToBeSigned.ValidityPeriod
+		if st.Last = v.End().Time(its.LeapSeconds); v.Contains(its.TimeAt(time.Now(), its.LeapSeconds)) {
+			st.Now++
+		} else {
+			st.Later++
+		}
+	}
+	return c.show(st, func(w io.Writer) {
+		fact(w, "Station", st.ID)
+		fact(w, "Credential", st.Credential)
+		fact(w, "Until", minute(st.Until))
+		fact(w, "Tickets", fmt.Sprintf("%d valid now, %d for later", st.Now, st.Later))
+		fact(w, "Stock until", minute(st.Last))
+	})
+}
+
+func (c *cli) agentV2XSign(f *agentFlags, v *v2xFlags, path string) error {
+	if v.out == "" {
+		return usagef("sign needs --out: the file to write the signed message to")
+	}
+	payload, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	s, err := f.look()
+	if err != nil {
+		return err
+	}
+	talk := v2x.NewTalk(v2x.TalkOptions{Client: s.Client, Changer: v2x.NewChanger(s, v2x.Habit{NeverChanges: true}, time.Now, 0)})
+	var signed []byte
+	if v.at == "" {
+		signed, err = talk.CAM(payload)
+	} else {
+		var place its.ThreeDLocation
+		if place, err = placeOf(v.at); err == nil {
+			e := talk.Event()
+			signed, err = e.DENM(payload, place)
+			e.End()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(v.out, signed, 0o644); err != nil {
+		return errs.Wrap(errs.Unavailable, err, "the signed message cannot be written to %s", v.out)
+	}
+	return nil
+}
+
+// noElevation is that the elevation is not known (IEEE 1609.2, 6.3.12).
+const noElevation = 0xf000
+
+// placeOf reads latitude and longitude in degrees.
+func placeOf(text string) (l its.ThreeDLocation, err error) {
+	north, east, ok := strings.Cut(text, ",")
+	a, err1 := strconv.ParseFloat(strings.TrimSpace(north), 64)
+	b, err2 := strconv.ParseFloat(strings.TrimSpace(east), 64)
+	if !ok || err1 != nil || err2 != nil || !(a >= -90 && a <= 90 && b >= -180 && b <= 180) {
+		return l, usagef("--at: %q is not a latitude and a longitude in degrees, such as 48.1372,11.5756", text)
+	}
+	l.Latitude, l.Longitude, l.Elevation = its.Latitude(a*1e7), its.Longitude(b*1e7), noElevation
+	return l, nil
+}
+
+func (c *cli) agentV2XHear(ctx context.Context, f *agentFlags, v *v2xFlags, path string) error {
+	message, err := readOctets(path)
+	if err != nil {
+		return err
+	}
+	s, err := f.look()
+	if err != nil {
+		return err
+	}
+	if err := s.Update(ctx); err != nil && !errors.Is(err, v2x.ErrPartly) {
+		return err
+	}
+	heard, err := v2x.NewTalk(v2x.TalkOptions{Client: s.Client, AgeCAM: v.age, AgeDENM: v.age}).Hear(message)
+	if err != nil {
+		return err
+	}
+	shown := map[string]any{"application": heard.Psid, "signer": heard.Signer.String(), "made": heard.Made.Time(its.LeapSeconds), "payload": fmt.Sprintf("%x", heard.Payload)}
+	return c.show(shown, func(w io.Writer) {
+		fact(w, "Application", heard.Psid.String())
+		fact(w, "Signer", heard.Signer.String())
+		fact(w, "Permissions", fmt.Sprintf("%x", heard.Ssp))
+		fact(w, "Made", heard.Made.Time(its.LeapSeconds).Format(time.RFC3339Nano))
+		if place, ok := heard.Place.Get(); ok {
+			fact(w, "Place", fmt.Sprintf("%.7f,%.7f", float64(place.Latitude)/1e7, float64(place.Longitude)/1e7))
+		}
+		fact(w, "Payload", fmt.Sprintf("%x", heard.Payload))
+	})
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mooring/agent/keyfile"
+	"mooring/internal/app"
+	"mooring/internal/app/v2xsim"
+)
+
+// v2xServer runs a platform with its authorities, with one vehicle that has this key, and writes root.oer and key.pem.
+func v2xServer(t *testing.T, vehicle string) (dc, root, key string) {
+	t.Helper()
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := app.LoopbackV2X("Test")
+	must(err)
+	made, err := app.Init(t.Context(), app.InitOptions{Dir: filepath.Join(dir, "data"), Config: c, Now: time.Now})
+	must(err)
+	o := app.Options{Config: c, Keys: made.Keys}
+	v2x, err := app.MakeV2X(t.Context(), o, "Test")
+	must(err)
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	text, err := keyfile.Encode(k)
+	must(err)
+	root, key = filepath.Join(dir, "root.oer"), filepath.Join(dir, "key.pem")
+	must(os.WriteFile(root, v2x.Certificate, 0o600))
+	must(os.WriteFile(key, text, 0o600))
+	p, err := app.Build(t.Context(), o)
+	must(err)
+	running, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ready, stopped := make(chan struct{}), make(chan error, 1)
+	go func() { stopped <- p.Run(running, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-stopped:
+		stop()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+	canonical, err := v2xsim.CanonicalKey(k)
+	must(err)
+	var out, report bytes.Buffer
+	if code := run(t.Context(), []string{"device", "add", vehicle, "--dir", filepath.Join(dir, "data"), "--profile", "device", "--tag", "v2x=vehicle", "--tag", "v2x-key=" + canonical},
+		strings.NewReader(""), &out, &report); code != exitOK {
+		t.Fatalf("registering the vehicle: %s%s", &out, &report)
+	}
+	return c.V2XDCURL(), root, key
+}
+
+// A vehicle by the command line: it enrols, fills its stock, signs, and another one hears that.
+func TestAgentV2X(t *testing.T) {
+	t.Parallel()
+	dc, root, key := v2xServer(t, "car-1")
+	d := &device{t: t, dir: filepath.Join(t.TempDir(), "agent")}
+	if _, report := d.run(t.Context(), exitNotFound, "", "v2x", "status"); !strings.Contains(report, "mooring agent v2x enrol makes one") {
+		t.Errorf("without a station: %s", report)
+	}
+	if _, report := d.run(t.Context(), exitUsage, "", "v2x", "enrol", "--key", key); !strings.Contains(report, "--root with --dc") {
+		t.Errorf("without whom to believe: %s", report)
+	}
+	if _, report := d.run(t.Context(), exitFailure, "", "v2x", "enrol", "--root", root, "--dc", dc, "--name", "car-1"); !strings.Contains(report, "name it with --key") {
+		t.Errorf("without a key: %s", report)
+	}
+	out, _ := d.run(t.Context(), exitOK, "", "v2x", "enrol", "--root", root, "--dc", dc, "--name", "car-1", "--key", key, "--stock", "2", "--pause", "0s")
+	if !strings.Contains(out, "car-1") || !strings.Contains(out, "0 valid now") {
+		t.Errorf("enrol printed %s", out)
+	}
+	seen := filepath.Join(t.TempDir(), "seen")
+	out, _ = d.run(t.Context(), exitOK, "", "v2x", "run", "--once", "--json", "--before", "echo x >> "+seen)
+	var status stationStatus
+	if err := json.Unmarshal([]byte(out), &status); err != nil || status.Now != 2 || status.Later != 2 || status.Credential == "" {
+		t.Errorf("run --once printed %s: %v", out, err)
+	}
+	if text, err := os.ReadFile(seen); err != nil || strings.Count(string(text), "x") != 4 {
+		t.Errorf("before the requests %q was written: %v", text, err)
+	}
+	payload, cam, denm := d.file("cam", "hello"), filepath.Join(t.TempDir(), "cam.oer"), filepath.Join(t.TempDir(), "denm.oer")
+	d.run(t.Context(), exitOK, "", "v2x", "sign", payload, "--out", cam)
+	d.run(t.Context(), exitOK, "", "v2x", "sign", payload, "--out", denm, "--at", "48.1372,11.5756")
+	if _, report := d.run(t.Context(), exitUsage, "", "v2x", "sign", payload, "--out", denm, "--at", "north"); !strings.Contains(report, "48.1372,11.5756") {
+		t.Errorf("a place that is none: %s", report)
+	}
+	for path, want := range map[string][]string{cam: {"CAM", "68656c6c6f"}, denm: {"DENM", "48.1372000,11.5756000"}} {
+		out, _ := d.run(t.Context(), exitOK, "", "v2x", "hear", path, "--age", "1h")
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("hear printed %s, want %q in it", out, w)
+			}
+		}
+	}
+	forged, err := os.ReadFile(cam)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged[len(forged)-1] ^= 1
+	if _, report := d.run(t.Context(), exitFailure, "", "v2x", "hear", d.file("forged", string(forged)), "--age", "1h"); !strings.Contains(report, "signature") {
+		t.Errorf("a forged message: %s", report)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	d.run(ctx, exitOK, "", "v2x", "run")
+}
