@@ -19,7 +19,7 @@ func ReadECTL(octets []byte, manager *its.Certificate, at its.Time64) (*CTL, err
 	if c.Choice != its.CertificateTrustListTlm || c.CertificateTrustList == nil {
 		return nil, ErrForm
 	}
-	l := &CTL{c.CertificateTrustList, made, true}
+	l := &CTL{CtlFormat: c.CertificateTrustList, Generated: made, manager: true}
 	if at >= its.Time64(l.NextUpdate)*1e6 {
 		return nil, ErrOver
 	}

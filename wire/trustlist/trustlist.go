@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"mooring/wire/coer"
 	"mooring/wire/its"
@@ -43,6 +44,9 @@ type CTL struct {
 	Generated its.Time64
 
 	manager bool // of a trust list manager, whose numbers do not go round
+
+	once sync.Once
+	by   map[its.HashedId8]*its.CtlEntry // see Find; of once
 }
 
 // CRL is a revocation list that was judged.
@@ -196,7 +200,7 @@ func (l *CTL) Apply(delta *CTL) (*CTL, error) {
 			return nil, fmt.Errorf("%w: it deletes what is not there", ErrPredecessor)
 		}
 	}
-	return &CTL{&its.CtlFormat{NextUpdate: delta.NextUpdate, IsFullCtl: true, CtlSequence: delta.CtlSequence, CtlCommands: commands}, delta.Generated, l.manager}, nil
+	return &CTL{CtlFormat: &its.CtlFormat{NextUpdate: delta.NextUpdate, IsFullCtl: true, CtlSequence: delta.CtlSequence, CtlCommands: commands}, Generated: delta.Generated, manager: l.manager}, nil
 }
 
 func deletes(d *its.CtlDelete, e *its.CtlEntry) bool {
@@ -236,19 +240,22 @@ func Same(a, b *its.CtlEntry) bool {
 	return err == nil && err2 == nil && bytes.Equal(x, y)
 }
 
-// Find is the entry of the authority whose certificate has this digest, nil if the list has none.
+// Find is the entry of the authority whose certificate has this digest, nil if the list has none. The digests are computed once.
 func (l *CTL) Find(id its.HashedId8) *its.CtlEntry {
-	for i := range l.CtlCommands {
-		e := &l.CtlCommands[i].Add
-		cert := Certificate(e)
-		if l.CtlCommands[i].Choice != its.CtlAdds || cert == nil {
-			continue
+	l.once.Do(func() {
+		l.by = make(map[its.HashedId8]*its.CtlEntry, len(l.CtlCommands))
+		for i := range l.CtlCommands {
+			e := &l.CtlCommands[i].Add
+			cert := Certificate(e)
+			if l.CtlCommands[i].Choice != its.CtlAdds || cert == nil {
+				continue
+			}
+			if have, err := cert.HashedId8(); err == nil && l.by[have] == nil {
+				l.by[have] = e
+			}
 		}
-		if have, err := cert.HashedId8(); err == nil && have == id {
-			return e
-		}
-	}
-	return nil
+	})
+	return l.by[id]
 }
 
 // ReadCRL judges a revocation list of a root at a moment.
