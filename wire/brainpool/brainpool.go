@@ -5,8 +5,8 @@
 //	key, err := curve.Decompress(x, odd)
 //	ok := curve.Verify(key, digest, r, s)
 //
-// Verify works on public values, and its time depends on them; that of Agree does not depend on the secret. There is deliberately nothing that takes a private key
-// that lasts. It is not fast, some milliseconds for an operation, as who verifies the signatures of authorities does so once and remembers. Points are added by
+// Verify works on public values, and its time depends on them; those of Agree, Public and Shared do not depend on the secret. There is deliberately nothing that signs.
+// It is not fast, some milliseconds for an operation, as who verifies the signatures of authorities does so once and remembers. Points are added by
 // formulas without exceptions (Renes, Costello, Batina: Complete addition formulas for prime order elliptic curves, 2016, algorithm 1), so that there are no
 // special cases to forget.
 package brainpool
@@ -270,6 +270,27 @@ func (c *Curve) Agree(random io.Reader, key *Point) (public, secret []byte, err 
 		}
 	}
 	return nil, nil, ErrRandom
+}
+
+// ErrPrivate is that octets are no private key: a number above 0 and below the order, of as many octets as it has.
+var ErrPrivate = errors.New("the octets are no private key of the curve")
+
+// Public is the public side of a private key, as SEC 1 writes it compressed.
+func (c *Curve) Public(private []byte) ([]byte, error) {
+	if _, ok := c.scalar(private); !ok {
+		return nil, ErrPrivate
+	}
+	x, y := c.affine(c.multiply(c.base, private))
+	return append([]byte{2 | y[len(y)-1]&1}, x...), nil
+}
+
+// Shared is what the holder of a private key has in common with who agreed on a secret with its public side: the x-coordinate of their product.
+func (c *Curve) Shared(private []byte, with *Point) ([]byte, error) {
+	if _, ok := c.scalar(private); !ok {
+		return nil, ErrPrivate
+	}
+	x, _ := c.affine(c.multiply(with, private)) // not infinity: the order is prime
+	return x, nil
 }
 
 // multiply is k*p, in a time that does not depend on k: for each bit the sum is made, and taken or not by arithmetic.

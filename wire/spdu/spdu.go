@@ -12,7 +12,7 @@
 // The errors say what TS 102 941 has response codes for. If the key of a message could be had, and only what was encrypted with it is wrong, Open returns a
 // session beside the error, so that the answer can be encrypted.
 //
-// Randomness comes from the caller. Messages are encrypted to keys of P-256 and brainpoolP256r1, and opened with those of P-256.
+// Randomness comes from the caller. Messages are encrypted to keys of P-256 and brainpoolP256r1, and opened with either.
 package spdu
 
 import (
@@ -180,7 +180,8 @@ func point(p *its.CurvePoint) (butterfly.Point, error) {
 // Holder is a recipient with the private key.
 type Holder struct {
 	Recipient
-	Private butterfly.Scalar
+	Private   butterfly.Scalar // of P-256
+	Brainpool []byte           // of brainpoolP256r1, 32 octets, instead
 }
 
 // Open decrypts a message that is encrypted for one of the holders.
@@ -200,14 +201,19 @@ func Open(d *its.Ieee1609Dot2Data, holders ...Holder) (*its.Ieee1609Dot2Data, *S
 }
 
 func (h Holder) open(e *its.EncryptedData, info *its.RecipientInfo) (*its.Ieee1609Dot2Data, *Session, error) {
-	if info.EncKey.Choice != its.ECIESNistP256 || e.Ciphertext.Choice != its.AES128CCM {
+	if info.EncKey.Choice != h.key.PublicKey.Choice || e.Ciphertext.Choice != its.AES128CCM {
 		return nil, nil, ErrAlgorithm
 	}
-	v, err := point(&info.EncKey.V)
-	if err != nil || len(info.EncKey.C) != 16 || len(info.EncKey.T) != 16 {
+	if len(info.EncKey.C) != 16 || len(info.EncKey.T) != 16 {
 		return nil, nil, ErrKey
 	}
-	key, err := butterfly.Unwrap(h.Private, butterfly.WrappedKey{V: v, C: [16]byte(info.EncKey.C), T: [16]byte(info.EncKey.T)}, h.p1)
+	unwrap := h.unwrapNIST
+	if info.EncKey.Choice == its.ECIESBrainpoolP256r1 && h.Brainpool != nil {
+		unwrap = h.unwrapBrainpool
+	} else if info.EncKey.Choice != its.ECIESNistP256 {
+		return nil, nil, ErrAlgorithm
+	}
+	key, err := unwrap(&info.EncKey)
 	if err != nil {
 		return nil, nil, ErrKey
 	}
@@ -217,6 +223,27 @@ func (h Holder) open(e *its.EncryptedData, info *its.RecipientInfo) (*its.Ieee16
 	}
 	inner, err := s.open(e)
 	return inner, s, err
+}
+
+func (h Holder) unwrapNIST(k *its.EncryptedDataEncryptionKey) (key [16]byte, err error) {
+	v, err := point(&k.V)
+	if err != nil {
+		return key, err
+	}
+	return butterfly.Unwrap(h.Private, butterfly.WrappedKey{V: v, C: [16]byte(k.C), T: [16]byte(k.T)}, h.p1)
+}
+
+func (h Holder) unwrapBrainpool(k *its.EncryptedDataEncryptionKey) (key [16]byte, err error) {
+	curve := brainpool.P256r1()
+	v, err := k.V.Brainpool(curve)
+	if err != nil {
+		return key, err
+	}
+	z, err := curve.Shared(h.Brainpool, v)
+	if err != nil {
+		return key, err
+	}
+	return butterfly.UnwrapShared(z, h.p1, [16]byte(k.C), [16]byte(k.T))
 }
 
 // Session is the key of a message, which its answer is encrypted with too. It forbids a nonce to be used twice.

@@ -78,7 +78,7 @@ func (p party) holder(t testing.TB) Holder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Holder{r, p.private}
+	return Holder{Recipient: r, Private: p.private}
 }
 
 // sent is a message after it was on its way.
@@ -173,13 +173,13 @@ func TestCRY10RecipientInformation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inner, _, err := Open(sent(t, sealed), Holder{r, big.private})
+		inner, _, err := Open(sent(t, sealed), Holder{Recipient: r, Private: big.private})
 		if err != nil || string(inner.Content.Opaque) != name {
 			t.Errorf("%s: %v", name, err)
 		}
 		wrong := r
 		wrong.p1 = append([]byte{1}, r.p1...)
-		if _, _, err := Open(sent(t, sealed), Holder{wrong, big.private}); !errors.Is(err, ErrKey) {
+		if _, _, err := Open(sent(t, sealed), Holder{Recipient: wrong, Private: big.private}); !errors.Is(err, ErrKey) {
 			t.Errorf("%s: with other information: %v", name, err)
 		}
 	}
@@ -387,5 +387,101 @@ func TestSelf(t *testing.T) {
 	}
 	if err := d.Content.SignedData.Verify(nil, &a.cert.ToBeSigned.VerifyKeyIndicator.VerificationKey); err != nil {
 		t.Error(err)
+	}
+}
+
+// An authority with a key of brainpoolP256r1 opens what is encrypted to it, and answers; wrong keys and octets are refused.
+func TestBrainpoolHolder(t *testing.T) {
+	t.Parallel()
+	curve := brainpool.P256r1()
+	private := make([]byte, 32)
+	if _, err := rand.Read(private[1:]); err != nil { // the first octet is 0, so that it is below the order
+		t.Fatal(err)
+	}
+	public, err := curve.Public(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := its.PublicEncryptionKey{PublicKey: its.BasePublicEncryptionKey{Choice: its.ECIESBrainpoolP256r1, Point: its.Compressed(public)}}
+	r, err := ToKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, session, err := Seal(rand.Reader, its.Unsecured([]byte("a request")), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, theirs, err := Open(sealed, Holder{Recipient: r, Brainpool: private})
+	if err != nil || string(inner.Content.Opaque) != "a request" {
+		t.Fatalf("got %v, %v", inner, err)
+	}
+	answer, err := theirs.Answer(rand.Reader, its.Unsecured([]byte("an answer")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := session.Open(answer); err != nil || string(back.Content.Opaque) != "an answer" {
+		t.Errorf("the answer: %v, %v", back, err)
+	}
+	other := bytes.Clone(private)
+	other[31] ^= 1
+	scalar, err := butterfly.NewScalar(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct {
+		holder Holder
+		change func(*its.EncryptedDataEncryptionKey)
+		want   error
+	}{
+		"another key":       {Holder{Recipient: r, Brainpool: other}, nil, ErrKey},
+		"no key":            {Holder{Recipient: r, Brainpool: make([]byte, 32)}, nil, ErrKey},
+		"a key of P-256":    {Holder{Recipient: r, Private: scalar}, nil, ErrAlgorithm},
+		"a changed tag":     {Holder{Recipient: r, Brainpool: private}, func(k *its.EncryptedDataEncryptionKey) { k.T[0] ^= 1 }, ErrKey},
+		"a changed key":     {Holder{Recipient: r, Brainpool: private}, func(k *its.EncryptedDataEncryptionKey) { k.C[0] ^= 1 }, ErrKey},
+		"a point off it":    {Holder{Recipient: r, Brainpool: private}, func(k *its.EncryptedDataEncryptionKey) { k.V.X = bytes.Repeat([]byte{0xff}, 32) }, ErrKey},
+		"wrapped for P-256": {Holder{Recipient: r, Brainpool: private}, func(k *its.EncryptedDataEncryptionKey) { k.Choice = its.ECIESNistP256 }, ErrAlgorithm},
+	} {
+		b, err := coer.Marshal(sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := its.ParseData(b, its.MaxRequest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row.change != nil {
+			k := &d.Content.EncryptedData.Recipients[0].EncKey
+			k.T, k.C, k.V.X = bytes.Clone(k.T), bytes.Clone(k.C), bytes.Clone(k.V.X)
+			row.change(k)
+		}
+		if _, _, err := Open(d, row.holder); !errors.Is(err, row.want) {
+			t.Errorf("%s: got %v, want %v", name, err, row.want)
+		}
+	}
+}
+
+// A session that was put away by its key opens the answer.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	a := newParty(t, elliptic.P256())
+	h := a.holder(t)
+	sealed, session, err := Seal(rand.Reader, its.Unsecured([]byte("?")), h.Recipient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, theirs, err := Open(sealed, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := theirs.Answer(rand.Reader, its.Unsecured([]byte("!")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Resume(session.Secret())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := again.Open(answer); err != nil || string(back.Content.Opaque) != "!" {
+		t.Errorf("got %v, %v", back, err)
 	}
 }

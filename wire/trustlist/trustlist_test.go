@@ -194,6 +194,14 @@ func TestLists(t *testing.T) {
 	if !l.Revoked(ea.cert) || !l.Revoked(high) || l.Revoked(root.cert) || !l.Lists(ea.id(t)) {
 		t.Error("CRY-9: not both variants of a revoked certificate are found, or one that is not revoked")
 	}
+	highID, err := high.HashedId8()
+	if err != nil {
+		t.Fatal(err)
+	}
+	swapped := &CRL{revoked: map[its.HashedId8]bool{highID: true}}
+	if !swapped.Revoked(ea.cert) || !swapped.Revoked(high) || swapped.Revoked(root.cert) {
+		t.Error("CRY-9: not both variants are found where the list names the one with the higher s")
+	}
 }
 
 func crlOf(root authority) func([]byte) error {
