@@ -26,6 +26,7 @@ import (
 	"mooring/internal/core/revoke"
 	"mooring/internal/core/v2x/trust"
 	"mooring/wire/acme"
+	"mooring/wire/butterfly"
 	"mooring/wire/der"
 )
 
@@ -97,6 +98,8 @@ func excusesInRows() map[string][2]string {
 	const private = "how many tickets a vehicle has when is not in the record, for its driver's privacy"
 	const old = "number < (SELECT MAX(number) FROM crl_chunk AS n WHERE n.cell = crl_chunk.cell AND n.issuer = crl_chunk.issuer AND n.shard = crl_chunk.shard)"
 	return map[string][2]string{
+		"v2x_waiting.since":    {"when a ticket began to wait: it is asked for sooner or later", ""},
+		"v2x_waiting.answer":   {"a message that is signed by another authority and encrypted to a vehicle, which takes no other", ""},
 		"v2x_station.turn":     {"a lock's counter: its value means nothing", ""},
 		"v2x_interval.start":   {private, ""},
 		"v2x_interval.ends":    {private, ""},
@@ -215,6 +218,7 @@ func lifeOfVehicles(t *testing.T, p *apptest.Platform) {
 	c := p.Config
 	p.Stop(t)
 	c.Listen.V2XEA, c.Listen.V2XValidation, c.Listen.V2XAA, c.Listen.V2XDC = freeAddress(t), freeAddress(t), freeAddress(t), freeAddress(t)
+	c.V2X.Butterfly = conf.Butterfly{On: true, Period: 7 * 24 * time.Hour, Tickets: 2, Ahead: 1, Stations: 2, Wait: 84 * time.Hour}
 	made, err := app.MakeV2X(ctx, app.Options{Config: c, Keys: p.Made.Keys, Now: p.Clock.Now, Log: p.Log.Logger()}, "Test")
 	must(t, err)
 	p.Restart(t)
@@ -225,12 +229,23 @@ func lifeOfVehicles(t *testing.T, p *apptest.Platform) {
 	must(t, err)
 	_, err = client.Ticket(ctx, ec, agentv2x.Order{})
 	must(t, err)
+	lifeOfButterflies(t, v)
 	request, err := p.V2X.Trust.Apply(ctx, apptest.Operator(), trust.AA, "Second AA")
 	must(t, err)
 	second, err := p.V2X.Trust.Issue(ctx, apptest.Operator(), request, trust.Grant{Role: trust.AA, URL: "http://second.test"})
 	must(t, err)
 	must(t, p.V2X.Trust.Move(ctx, apptest.Operator(), second.ID, "http://third.test", ""))
 	must(t, p.V2X.Trust.Revoke(ctx, apptest.Operator(), second.ID))
+}
+
+// lifeOfButterflies has two vehicles get tickets by butterfly keys, and a third one, whose tickets wait for those of another one.
+func lifeOfButterflies(t *testing.T, v *v2xPlatform) {
+	one, two := v.car(t, "butterfly-1"), v.car(t, "butterfly-2")
+	first := one.order(t, butterfly.Original)
+	second := two.order(t, butterfly.Unified)
+	one.fetch(t, first, first.First)
+	two.fetch(t, second, second.First)
+	v.car(t, "butterfly-3").order(t, butterfly.Unified)
 }
 
 // live runs a platform through everything that leaves a row somewhere.
