@@ -17,3 +17,16 @@ func (s *Service) WaitForUp(ctx context.Context) error { return s.up.wait(ctx, s
 
 // WantUp is the second step.
 func (s *Service) WantUp(n int) { s.up.want(n) }
+
+// Waits returns how many messages wait in a group until a member has room for them.
+func (s *Service) Waits(filter string) int {
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	e := s.groups.all[filter]
+	if e == nil {
+		return 0
+	}
+	e.share.mu.Lock()
+	defer e.share.mu.Unlock()
+	return len(e.share.waiting)
+}

@@ -321,3 +321,24 @@ func TestCrashAndIdentifiers(t *testing.T) {
 		})
 	}
 }
+
+// TestSharedHelper: who comes into a group gets what waits there because the others have as much as they take.
+func TestSharedHelper(t *testing.T) {
+	w := newWorld(t)
+	w.add("dev-1")
+	w.add("back", service)
+	w.add("help", service)
+	n := w.node()
+	back := n.connect("back", window(1))
+	back.subscribe("$share/g/v1/dev-1/telemetry/#")
+	dev := n.connect("dev-1")
+	dev.says("v1/dev-1/telemetry/x", "first", 1)
+	first := back.next()
+	dev.says("v1/dev-1/telemetry/x", "second", 1)
+	dev.says("v1/dev-1/telemetry/x", "third", 1)
+	until(t, "all is dispatched", func() bool { return n.Waits("$share/g/v1/dev-1/telemetry/#") == 2 })
+	help := n.connect("help")
+	help.subscribe("$share/g/v1/dev-1/telemetry/#")
+	help.hears("second", "third")
+	back.ack(first)
+}

@@ -231,6 +231,9 @@ func (s *Service) join(x *sub) {
 	if c.subs[x.Filter] == x {
 		c.shared = append(c.shared, x)
 	}
+	if !c.ended && len(c.again) == 0 { // else what was on its way comes first
+		c.fill() // with what waits there for a member that has room
+	}
 }
 
 // leave takes s out of what hears.
