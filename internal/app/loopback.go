@@ -2,8 +2,10 @@ package app
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"mooring/internal/base/conf"
@@ -29,10 +31,11 @@ func Loopback(organisation string) (*conf.Config, error) {
 	return c, nil
 }
 
-// freeAddresses asks the system for ports. Certificates carry the status listener's address, so it must be known before it is bound.
+// freeAddresses looks for ports that nobody has. Certificates and trust lists carry addresses, so they must be known before they are bound. Ports that the system gives out
+// by itself are those of outgoing connections, too, and one of these could take it meanwhile; so they are looked for below.
 func freeAddresses(n int) (list []string, err error) {
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := freePort()
 		if err != nil {
 			return nil, fmt.Errorf("looking for a free port: %w", err)
 		}
@@ -40,4 +43,20 @@ func freeAddresses(n int) (list []string, err error) {
 		list = append(list, l.Addr().String())
 	}
 	return list, nil
+}
+
+// Ports that are looked at: above those of well-known services, and below those that Linux takes for outgoing connections.
+const (
+	lowPort, highPort = 16384, 32768
+	portTries         = 64
+)
+
+func freePort() (net.Listener, error) {
+	for range portTries {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(lowPort+rand.IntN(highPort-lowPort))))
+		if err == nil {
+			return l, nil
+		}
+	}
+	return net.Listen("tcp", "127.0.0.1:0")
 }

@@ -1,0 +1,388 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	agent "mooring/agent/v2x"
+	"mooring/internal/base/conf"
+	"mooring/internal/base/db"
+	"mooring/internal/core/access"
+	"mooring/internal/core/v2x/trust"
+	"mooring/wire/butterfly"
+	"mooring/wire/coer"
+	"mooring/wire/its"
+	"mooring/wire/scr"
+)
+
+// fakeEA answers every question of the authorization authority with a code, in the name of the enrolment authority.
+type fakeEA struct {
+	t    *testing.T
+	p    *v2xPlatform
+	mu   sync.Mutex
+	code its.AuthorizationValidationResponseCode // guarded by mu
+}
+
+func (f *fakeEA) say(code its.AuthorizationValidationResponseCode) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.code = code
+}
+
+// ServeHTTP implements http.Handler.
+func (f *fakeEA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		f.t.Error(err)
+	}
+	by, err := f.p.V2X.Trust.Credential(context.WithoutCancel(f.t.Context()), trust.EA)
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	o, err := scr.Open(body, by.Holder)
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	f.mu.Lock()
+	said := &its.AuthorizationValidationResponse{RequestHash: o.Hash, ResponseCode: f.code}
+	f.mu.Unlock()
+	signed, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationResponse, AuthorizationValidationResponse: said}, f.p.at(), by.Signer)
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	answer, err := scr.Answer(zeroes{}, o.Session, signed)
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	w.Header().Set("Content-Type", scr.ResponseType)
+	_, _ = w.Write(answer)
+}
+
+// zeroes is a source of no randomness, which one answer can do without.
+type zeroes struct{}
+
+func (zeroes) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// AUT-19 to AUT-31 and AUT-33 to AUT-46 at the front door: whatever an enrolment authority finds, the station is told, and nothing is issued or counted.
+func TestV2XEachCode(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	canonical, _ := p.vehicle(t, "car-1")
+	ec, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
+	must(t, err)
+	fake := &fakeEA{t: t, p: p}
+	server := httptest.NewServer(fake)
+	t.Cleanup(server.Close)
+	must(t, p.V2X.Trust.Move(t.Context(), access.System("test"), p.made.EA, p.Config.V2XEAURL()+"/enrolment", server.URL+"/validation"))
+	p.fetch(t)
+	for _, row := range []struct {
+		name string
+		said its.AuthorizationValidationResponseCode
+		want its.AuthorizationResponseCode
+	}{
+		{"AUT-19", its.ValidationCantParse, its.EaAaCantParse}, {"AUT-20", its.ValidationBadContentType, its.EaAaBadContentType},
+		{"AUT-21", its.ValidationImNotTheRecipient, its.EaAaImNotTheRecipient}, {"AUT-22", its.ValidationUnknownEncryptionAlgorithm, its.EaAaUnknownEncryptionAlgorithm},
+		{"AUT-23", its.ValidationDecryptionFailed, its.EaAaDecryptionFailed}, {"AUT-24", its.ValidationInvalidAa, its.InvalidAa},
+		{"AUT-25", its.ValidationInvalidAaSignature, its.InvalidAaSignature}, {"AUT-26", its.ValidationWrongEa, its.WrongEa}, {"AUT-27", its.ValidationUnknownIts, its.UnknownIts},
+		{"AUT-28", its.ValidationInvalidSignature, its.InvalidSignature}, {"AUT-29", its.ValidationInvalidEncryptionKey, its.InvalidEncryptionKey},
+		{"AUT-30", its.ValidationDeniedPermissions, its.DeniedPermissions}, {"AUT-31", its.ValidationDeniedTooManyCerts, its.DeniedTooManyCerts},
+		{"AUT-46", its.ValidationDeniedRequest, its.DeniedPermissions},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			fake.say(row.said)
+			r := p.atRequest(t, ec)
+			request, session := sealTo(t, r.message(t), nil, p.aa)
+			status, body := postV2X(t, p.Addresses().V2XAA+"/authorization", request)
+			p.expectTicket(t, r, request, session, status, body, row.want)
+			if refusals(t, p.Tickets().Audit, "v2x.ticket", row.want.String()) == 0 {
+				t.Error("the record has no refusal with the code", row.want)
+			}
+		})
+	}
+	if ea, aa := p.counted(t); ea != 0 || aa != 0 {
+		t.Errorf("%d tickets were counted and %d issued, all were refused", ea, aa)
+	}
+}
+
+// AUT-6, AUT-12, AUT-19 where the cause lies in the request itself.
+func TestV2XUnreadable(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, func(c *conf.Config) { c.V2X.Proof = true })
+	canonical, _ := p.vehicle(t, "car-1")
+	ec, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
+	must(t, err)
+	for _, row := range []struct {
+		name    string
+		message func(r *atRequest) *its.Ieee1609Dot2Data
+		want    its.AuthorizationResponseCode
+	}{
+		{"AUT-1 with the proof that is demanded", func(r *atRequest) *its.Ieee1609Dot2Data { return r.message(t) }, its.AuthorizationOk},
+		{"AUT-12 POP missing where required", func(r *atRequest) *its.Ieee1609Dot2Data { r.pop = nil; return r.message(t) }, its.ItsAaIncompleteRequest},
+		{"AUT-6 what was encrypted is no message of TS 102 941", func(*atRequest) *its.Ieee1609Dot2Data { return its.Unsecured([]byte{0xff}) }, its.ItsAaCantParse},
+		{"AUT-19 the signature with the credential decrypts to nothing", func(r *atRequest) *its.Ieee1609Dot2Data {
+			r.changeEC = func(e *its.EcSignature) {
+				sealed, session := sealTo(t, its.Unsecured(nil), nil, p.ea)
+				d, err := its.ParseData(sealed, its.MaxRequest)
+				must(t, err)
+				c := &d.Content.EncryptedData.Ciphertext
+				c.Nonce[0] ^= 1
+				c.CcmCiphertext, err = butterfly.NewMessageKey(session.Secret()).Seal(c.Nonce, []byte("no message at all"))
+				must(t, err)
+				e.Data = d
+			}
+			return r.message(t)
+		}, its.EaAaCantParse},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := p.atRequest(t, ec)
+			request, session := sealTo(t, row.message(r), nil, p.aa)
+			status, body := postV2X(t, p.Addresses().V2XAA+"/authorization", request)
+			p.expectTicket(t, r, request, session, status, body, row.want)
+		})
+	}
+}
+
+// AUT-33 to AUT-37 at the enrolment authority's own endpoint: what is signed by the authorization authority and cannot be read.
+func TestV2XValidationUnreadable(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	by, err := p.Tickets().Trust.Credential(t.Context(), trust.AA)
+	must(t, err)
+	url := p.Config.V2XValidationURL() + "/validation"
+	signed := func(c its.EtsiTs102941DataContent) *its.Ieee1609Dot2Data {
+		d, err := scr.Sign(c, p.at(), by.Signer)
+		must(t, err)
+		return d
+	}
+	other := signed(its.EtsiTs102941DataContent{Choice: its.EnrolmentResponse, EnrolmentResponse: &its.InnerEcResponse{ResponseCode: its.EnrolmentCantParse}})
+	for _, row := range []struct {
+		name    string
+		message *its.Ieee1609Dot2Data
+		seal    func(*its.EncryptedData)
+		to      []*its.Certificate
+		want    its.AuthorizationValidationResponseCode
+		status  int
+	}{
+		{name: "AUT-33 cantparse", message: func() *its.Ieee1609Dot2Data {
+			d := signed(its.EtsiTs102941DataContent{Choice: its.EnrolmentResponse, EnrolmentResponse: &its.InnerEcResponse{ResponseCode: its.EnrolmentCantParse}})
+			d.Content.SignedData.TbsData.Payload.Data = its.Unsecured([]byte{0xff})
+			return d
+		}(), want: its.ValidationCantParse},
+		{name: "AUT-34 badcontenttype: another content", message: other, want: its.ValidationBadContentType},
+		{name: "AUT-34 badcontenttype: not signed", message: its.Unsecured([]byte{1}), want: its.ValidationBadContentType},
+		{name: "AUT-35 imnottherecipient: two", message: other, to: []*its.Certificate{p.ea, p.aa}, want: its.ValidationImNotTheRecipient, status: http.StatusBadRequest},
+		{name: "AUT-36 unknownencryptionalgorithm", message: other, seal: func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, want: its.ValidationUnknownEncryptionAlgorithm, status: http.StatusBadRequest},
+		{name: "AUT-37 decryptionfailed: the message", message: other, seal: func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext[0] ^= 1 }, want: its.ValidationDecryptionFailed},
+		{name: "AUT-37 decryptionfailed: its key", message: other, seal: func(e *its.EncryptedData) { e.Recipients[0].EncKey.T[0] ^= 1 }, want: its.ValidationDecryptionFailed, status: http.StatusBadRequest},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			to := row.to
+			if to == nil {
+				to = []*its.Certificate{p.ea}
+			}
+			request, session := sealTo(t, row.message, row.seal, to...)
+			status, body := postV2X(t, url, request)
+			if refusals(t, p.Audit, "v2x.validate", row.want.String()) == 0 {
+				t.Error("the record has no refusal with the code", row.want)
+			}
+			if row.status != 0 {
+				if status != row.status || len(body) != 0 {
+					t.Errorf("status %d with %d octets, want %d and none", status, len(body), row.status)
+				}
+				return
+			}
+			by, c, err := scr.OpenAnswer(body, session, its.ValidationResponse)
+			if err != nil || by.Verify(p.ea, nil) != nil || c.AuthorizationValidationResponse.ResponseCode != row.want || c.AuthorizationValidationResponse.RequestHash != scr.Hash(request) {
+				t.Errorf("got %+v, %v; want %v", c, err, row.want)
+			}
+		})
+	}
+}
+
+// listen records what goes to the enrolment authority.
+type listen struct {
+	mu    sync.Mutex
+	heard [][]byte // guarded by mu
+	to    http.Handler
+}
+
+// ServeHTTP implements http.Handler.
+func (l *listen) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(r.Body)
+	if err == nil {
+		l.mu.Lock()
+		l.heard = append(l.heard, b)
+		l.mu.Unlock()
+	}
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	l.to.ServeHTTP(w, r)
+}
+
+// AUT-53, AUT-54: at the enrolment authority there is no key of a ticket, no key of its tag and no ticket, in messages, record, log or files; at the authorization
+// authority no credential, no digest of one and no name, and after the answer neither the key of the tag nor the station's encrypted signature.
+func TestV2XCaptures(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("MOORING_TEST_DB") != "" {
+		t.Skip("it searches the files of SQLite")
+	}
+	behind, _ := balanced(t)
+	l := &listen{to: behind}
+	tap := httptest.NewServer(l)
+	t.Cleanup(tap.Close)
+	p := startV2X(t, func(c *conf.Config) {
+		behind.add(t, c.V2XValidationURL())
+		c.V2X.ValidationURL = tap.URL
+	})
+	canonical, d := p.vehicle(t, "car-with-a-name")
+	ec, err := p.client(t).Enrol(t.Context(), "car-with-a-name", canonical)
+	must(t, err)
+	r := p.atRequest(t, ec)
+	request, session := sealTo(t, r.message(t), nil, p.aa)
+	status, body := postV2X(t, p.Addresses().V2XAA+"/authorization", request)
+	_, c, err := scr.OpenAnswer(body, session, its.AuthorizationResponse)
+	if err != nil || status != 200 || c.AuthorizationResponse.Certificate == nil {
+		t.Fatalf("status %d, %v", status, err)
+	}
+	ticket := c.AuthorizationResponse.Certificate
+	sealed, err := coer.Marshal(&r.inner.EcSignature)
+	must(t, err)
+	id, err := ec.Certificate.HashedId8()
+	must(t, err)
+	ticketID, err := ticket.HashedId8()
+	must(t, err)
+	by, err := p.V2X.Trust.Credential(t.Context(), trust.EA)
+	must(t, err)
+	l.mu.Lock()
+	heard := l.heard
+	l.mu.Unlock()
+	if len(heard) != 1 {
+		t.Fatalf("%d questions were asked", len(heard))
+	}
+	o, err := scr.Open(heard[0], by.Holder)
+	must(t, err)
+	question, err := coer.Marshal(o.Message)
+	must(t, err)
+	atEA := filesBelow(t, p.Config.Path("."), p.made.Dir)
+	atAA := filesBelow(t, p.made.Dir, "")
+	key := ticket.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X
+	for _, row := range []struct {
+		name  string
+		what  []byte
+		where map[string][]byte
+	}{
+		{"AUT-53 the key of a ticket", key, atEA}, {"AUT-53 the key of a ticket", key, map[string][]byte{"question": question}},
+		{"AUT-53 the key of its tag", r.inner.HmacKey[:], atEA}, {"AUT-53 the key of its tag", r.inner.HmacKey[:], map[string][]byte{"question": question}},
+		{"AUT-53 a ticket", ticketID[:], atEA}, {"AUT-53 a ticket", ticket.Octets, atEA}, {"AUT-53 the tag", r.inner.SharedAtRequest.KeyTag[:], atEA},
+		{"AUT-54 a credential", id[:], atAA}, {"AUT-54 the key of a credential", ec.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X, atAA},
+		{"AUT-54 the name of a station", []byte("car-with-a-name"), atAA}, {"AUT-54 the number of a station", d.ID[:], atAA},
+		{"AUT-54 the key of the tag, after the answer", r.inner.HmacKey[:], atAA}, {"AUT-54 the station's encrypted signature, after the answer", sealed[3:40], atAA},
+		{"AUT-54 the tag", r.inner.SharedAtRequest.KeyTag[:], atAA},
+	} {
+		for file, octets := range row.where {
+			if bytes.Contains(octets, row.what) || bytes.Contains(bytes.ToLower(octets), []byte(hex.EncodeToString(row.what))) {
+				t.Errorf("%s is in %s", row.name, file)
+			}
+		}
+		if log := strings.ToLower(p.log.String()); strings.Contains(log, hex.EncodeToString(row.what)) || strings.Contains(log, "car-with-a-name") {
+			t.Errorf("%s is in the log", row.name)
+		}
+	}
+	for _, control := range []struct {
+		name  string
+		what  []byte
+		where map[string][]byte
+	}{{"the credential", id[:], atEA}, {"the ticket", ticketID[:], atAA}} { // so that the search is one that finds
+		found := false
+		for _, octets := range control.where {
+			found = found || bytes.Contains(octets, control.what)
+		}
+		if !found {
+			t.Errorf("%s is not found where it has to be", control.name)
+		}
+	}
+}
+
+func filesBelow(t *testing.T, dir, without string) map[string][]byte {
+	t.Helper()
+	files := map[string][]byte{}
+	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path == without:
+			return filepath.SkipDir
+		case !d.Type().IsRegular():
+			return nil
+		}
+		files[path], err = os.ReadFile(path)
+		return err
+	}))
+	return files
+}
+
+// PRV-5: what both authorities keep of requests, so that one that is sent again gets its answer, is gone after the window; what they keep of tickets, after those
+// have ended.
+func TestV2XForgets(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	canonical, _ := p.vehicle(t, "car-1")
+	client := p.client(t)
+	ec, err := client.Enrol(t.Context(), "car-1", canonical)
+	must(t, err)
+	for range 3 {
+		_, err := client.Ticket(t.Context(), ec, agent.Order{Life: its.Duration{Choice: its.Hours, Value: 24}})
+		must(t, err)
+	}
+	rows := func(of *db.DB, table string) (n int) {
+		must(t, of.View(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+			_, err := tx.Get(ctx, []any{&n}, `SELECT COUNT(*) FROM `+table)
+			return err
+		}))
+		return n
+	}
+	prune := func() {
+		must(t, p.V2X.EA.Prune(t.Context()))
+		must(t, p.Tickets().AA.Prune(t.Context()))
+	}
+	window := p.Config.V2X.Window
+	for _, step := range []struct {
+		name string
+		move time.Duration
+		want map[string]int
+	}{
+		{"at once", 0, map[string]int{"v2x_enrolment": 1, "v2x_validation": 3, "v2x_answer": 3, "v2x_ticket": 3, "v2x_interval": 1}},
+		{"within the window", window, map[string]int{"v2x_enrolment": 1, "v2x_validation": 3, "v2x_answer": 3, "v2x_ticket": 3, "v2x_interval": 1}},
+		{"after the window", 3 * window, map[string]int{"v2x_enrolment": 0, "v2x_validation": 0, "v2x_answer": 0, "v2x_ticket": 3, "v2x_interval": 1}},
+		{"after the tickets", 24 * time.Hour, map[string]int{"v2x_enrolment": 0, "v2x_validation": 0, "v2x_answer": 0, "v2x_ticket": 0, "v2x_interval": 0}},
+	} {
+		p.clock.Move(step.move)
+		prune()
+		for table, want := range step.want {
+			of := p.DB
+			if table == "v2x_answer" || table == "v2x_ticket" {
+				of = p.Tickets().DB
+			}
+			got := rows(of, table)
+			if table == "v2x_interval" && want > 0 { // tickets of different seconds
+				got = min(got, want)
+			}
+			if got != want {
+				t.Errorf("PRV-5 %s: %s has %d rows, want %d", step.name, table, got, want)
+			}
+		}
+	}
+}
