@@ -41,6 +41,7 @@ type checker struct {
 	now     int64
 	keys    map[mark]int64 // until when a key had a credential
 	devices map[device.ID]bool
+	other   map[device.ID]bool // stations that had tickets counted by an X.509 certificate, without an enrolment credential
 	found   []error
 }
 
@@ -55,11 +56,18 @@ func (c *checker) find(format string, args ...any) {
 
 // Checker compares what this slice keeps with the replayed record. It serves one verification.
 func (s *Service) Checker() audit.Checker {
-	c := &checker{known: map[its.HashedId8]mark{}, keys: map[mark]int64{}, devices: map[device.ID]bool{}, now: s.Now().Unix()}
+	c := &checker{known: map[its.HashedId8]mark{}, keys: map[mark]int64{}, devices: map[device.ID]bool{}, other: map[device.ID]bool{}, now: s.Now().Unix()}
 	return audit.Checker{Name: "v2x enrolment", Entry: c.entry, Finish: c.finish, Save: c.save, Load: c.load}
 }
 
 func (c *checker) entry(_ int64, e audit.Entry) error {
+	if e.Refused == "" && e.Action == "v2x.butterfly" {
+		id, err := hex.DecodeString(e.Device)
+		if err != nil || len(id) != len(device.ID{}) {
+			return errors.New("the entry does not say which station asks")
+		}
+		c.other[device.ID(id)] = true
+	}
 	if e.Refused != "" || e.Action != "v2x.enrol" {
 		return nil
 	}
@@ -149,7 +157,7 @@ func (c *checker) compareStations(ctx context.Context, tx *db.Tx) error {
 			if err := r.Scan(&cell, &dev); err != nil {
 				return fmt.Errorf("reading table %s: %w", table, err)
 			}
-			if len(dev) != len(device.ID{}) || cell != 0 || !c.devices[device.ID(dev)] {
+			if len(dev) != len(device.ID{}) || cell != 0 || !c.devices[device.ID(dev)] && !c.other[device.ID(dev)] {
 				c.find("table %s: a row is of a station without credential (%x)", table, dev)
 			}
 			return nil
@@ -172,6 +180,11 @@ func (c *checker) save(_ context.Context, _ *db.Tx, w *audit.StateWriter) error 
 		w.Fixed(id[:])
 		w.Fixed(row[:])
 	}
+	others := slices.SortedFunc(maps.Keys(c.other), func(a, b device.ID) int { return cmp.Compare(string(a[:]), string(b[:])) })
+	w.Uint(uint64(len(others)))
+	for _, id := range others {
+		w.Fixed(id[:])
+	}
 	return nil
 }
 
@@ -185,6 +198,13 @@ func (c *checker) load(r *audit.StateReader) error {
 			break
 		}
 		c.known[id] = row
+	}
+	for range r.Len() {
+		var id device.ID
+		if r.Fixed(id[:]); r.Err() != nil {
+			break
+		}
+		c.other[id] = true
 	}
 	return r.Err()
 }
