@@ -5,11 +5,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -499,4 +503,77 @@ func TestV2XButterflyMixing(t *testing.T) {
 	if n := rowsOf(t, p.Tickets().DB, `SELECT COUNT(*) FROM v2x_ticket`); issued != 48 || n != 48+16 {
 		t.Errorf("BFK-13: %d tickets were issued first, %d in the end, want 48 and 64", issued, n)
 	}
+}
+
+// PRV-1, for butterfly keys: whoever has all files of one authority finds stations or tickets in it, not both, and cannot compute the keys of tickets from what is there.
+func TestV2XButterflyStores(t *testing.T) {
+	if os.Getenv("MOORING_TEST_DB") != "" {
+		t.Skip("the stores are searched as files")
+	}
+	t.Parallel()
+	p := startButterfly(t, 2, nil)
+	cars := []car{p.car(t, "car-first"), p.car(t, "car-second")}
+	var stations, tickets [][]byte
+	orders := []*agent.Butterfly{cars[0].order(t, butterfly.Original), cars[1].order(t, butterfly.Unified)}
+	for i, c := range cars {
+		ec, err := c.ec.Certificate.HashedId8()
+		must(t, err)
+		public := orders[i].Keys.Public()
+		stations = append(stations, []byte([]string{"car-first", "car-second"}[i]), c.device[:], []byte(c.device.String()), ec[:], []byte(ec.String()),
+			[]byte(c.ec.Certificate.ToBeSigned.Id.Name), c.ec.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X,
+			public.SigningKey.Bytes()[1:], public.SigningExpansion[:], orders[i].ID[:], []byte(orders[i].ID.String()))
+		for n := range uint16(2) {
+			for _, ticket := range c.fetch(t, orders[i], orders[i].First+n).Tickets {
+				id, err := ticket.Certificate.HashedId8()
+				must(t, err)
+				private, err := ticket.Key.Bytes()
+				must(t, err)
+				key, err := coer.Normal(&ticket.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey)
+				must(t, err)
+				sum := sha256.Sum256(key)
+				tickets = append(tickets, id[:], []byte(id.String()), ticket.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X, sum[:], private)
+			}
+		}
+	}
+	must(t, p.Audit.Sequence(t.Context()))
+	must(t, p.Tickets().Audit.Sequence(t.Context()))
+	whole, apart := octetsBelow(t, p.Config.Dir, p.made.Dir), octetsBelow(t, p.made.Dir, "")
+	for _, row := range []struct {
+		what   string
+		in     []byte
+		traces [][]byte
+		found  bool
+	}{
+		{"stations in the enrolment authority", whole, stations, true}, {"tickets in the enrolment authority", whole, tickets, false},
+		{"stations in the authorization authority", apart, stations, false}, {"tickets in the authorization authority", apart, tickets, true},
+	} {
+		n := 0
+		for _, trace := range row.traces {
+			if bytes.Contains(row.in, trace) {
+				n++
+			}
+		}
+		if (n > 0) != row.found {
+			t.Errorf("%s: %d traces of %d", row.what, n, len(row.traces))
+		}
+	}
+}
+
+// octetsBelow are the octets of all files below a directory, but for those below another one.
+func octetsBelow(t *testing.T, dir, without string) (all []byte) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path == without:
+			return filepath.SkipDir
+		case !d.Type().IsRegular():
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		all = append(all, b...)
+		return err
+	}))
+	return all
 }

@@ -124,4 +124,3 @@ func (p *v2xPlatform) x509Car(t *testing.T, name, profile string) x509Car {
 	must(t, err)
 	return x509Car{&agent.X509Credential{Certificate: r.Certificate.DER, Key: k}, d.ID}
 }
-
