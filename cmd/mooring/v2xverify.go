@@ -13,15 +13,17 @@ import (
 	"mooring/wire/coer"
 	"mooring/wire/its"
 	"mooring/wire/its/chain"
+	"mooring/wire/trustlist"
 )
 
 const v2xVerifyHelp = `Says whether a certificate or a signed message is to be believed, and if not, which certificate lacks what: signatures, validity, permissions, regions and revocation,
 up to a root that is trusted. The exit code is 1 if it is not.
 
 --root names who is trusted: the certificate of a root, or a trust list, whose self-signed certificates are taken as they are. A self-signed certificate that stands for
-itself, such as that of a trust list manager, is its own root.
+itself, such as that of a trust list manager, is its own root. From a trust list manager, trust goes on to the roots of its list, if that is among what is known and in
+force; and from a root or manager to the one that follows it, by a link certificate.
 
---known names where the certificates between are: certificates, trust lists, or messages that bring them along. The order does not matter.
+--known names where the certificates between are: certificates, trust lists, link certificates, or messages that bring them along. The order does not matter.
 
 --crl names a revocation list of a root. It is verified like any message. What is below a root without a list counts as not revoked; if there is a list and it has
 ended, nobody knows, and the answer is no.
@@ -41,6 +43,7 @@ func (c *cli) v2xVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify FILE", Short: "Verify a certificate or a signed message", Long: v2xVerifyHelp,
 		Example: "  mooring v2x verify ticket.oer --root root.oer --known ctl.oer --crl crl.oer\n" +
+			"  mooring v2x verify ticket.oer --root tlm.oer --known ectl.oer --known ctl.oer\n" +
 			"  mooring v2x verify E7A4B2B045E7ACF9.oer --root E7A4B2B045E7ACF9.oer --at 2026-01-01",
 		Args: needs("FILE"),
 		RunE: func(_ *cobra.Command, args []string) error { return c.v2xVerify(args[0], f) },
@@ -81,7 +84,7 @@ func (c *cli) v2xVerify(path string, f v2xTrust) error {
 	if err != nil {
 		return err
 	}
-	known, o, err := f.read()
+	known, o, err := f.read(chain.Certificates(v))
 	if err != nil {
 		return err
 	}
@@ -157,8 +160,8 @@ func linkOf(x *its.Certificate) linkOfV2X {
 	return l
 }
 
-// read reads the files that a verification stands on.
-func (f v2xTrust) read() ([]*its.Certificate, chain.Options, error) {
+// read reads the files that a verification stands on. The certificates of what is verified may be those to which trust goes on.
+func (f v2xTrust) read(judged []*its.Certificate) ([]*its.Certificate, chain.Options, error) {
 	at, err := moment("--at", f.at, time.Now())
 	if err != nil {
 		return nil, chain.Options{}, err
@@ -172,6 +175,7 @@ func (f v2xTrust) read() ([]*its.Certificate, chain.Options, error) {
 	}
 	var known []*its.Certificate
 	trusted := map[its.HashedId8]*its.Certificate{}
+	var files [][]byte
 	for i, path := range append(append([]string(nil), f.roots...), f.known...) {
 		b, err := readOctets(path)
 		if err != nil {
@@ -181,8 +185,9 @@ func (f v2xTrust) read() ([]*its.Certificate, chain.Options, error) {
 		if err != nil {
 			return nil, o, errs.Wrap(errs.Invalid, err, "%s", path)
 		}
+		files = append(files, b)
 		found := chain.Certificates(v)
-		if len(found) == 0 {
+		if _, err := trustlist.ReadLink(b); len(found) == 0 && err != nil {
 			return nil, o, errs.New(errs.Invalid, "%s has no certificates", path)
 		}
 		known = append(known, found...)
@@ -192,9 +197,46 @@ func (f v2xTrust) read() ([]*its.Certificate, chain.Options, error) {
 			}
 		}
 	}
+	goOn(trusted, files, append(known, judged...), o.At)
 	o.Trusted = func(id its.HashedId8) bool { return trusted[id] != nil }
 	o.Revocation, err = readRevocations(f.crls, known, o)
 	return known, o, err
+}
+
+// goOn adds whom those who are trusted vouch for: a trust list manager for the roots of its list, and each for the one that follows it.
+func goOn(trusted map[its.HashedId8]*its.Certificate, files [][]byte, known []*its.Certificate, at its.Time64) {
+	for n := -1; n != len(trusted); { // until there is nobody new
+		n = len(trusted)
+		for _, b := range files {
+			for _, x := range vouched(trusted, b, known, at) {
+				if id, err := x.HashedId8(); err == nil {
+					trusted[id] = x
+				}
+			}
+		}
+	}
+}
+
+// vouched are those for whom a file speaks, by the word of somebody who is trusted.
+func vouched(trusted map[its.HashedId8]*its.Certificate, file []byte, known []*its.Certificate, at its.Time64) (all []*its.Certificate) {
+	if link, err := trustlist.ReadLink(file); err == nil {
+		for _, x := range known {
+			if old := trusted[link.Old]; old != nil && link.Check(old, x, at) == nil {
+				all = append(all, x)
+			}
+		}
+		return all
+	}
+	for _, manager := range trusted {
+		list, err := trustlist.ReadECTL(file, manager, at)
+		if err != nil || !list.IsFullCtl {
+			continue
+		}
+		for _, r := range list.Roots() {
+			all = append(all, r.Certificate)
+		}
+	}
+	return all
 }
 
 // readRevocations reads revocation lists, which must verify, and says what they say.

@@ -433,7 +433,7 @@ func (p *Platform) bind(ctx context.Context) error {
 	messages := cmp.New(cmp.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Secret: p.Devices.TokenSecret, Identity: p.identity.signer, Now: p.now})
 	public := status.New(status.Deps{Revoke: p.Revoke, CA: p.CA, Now: p.now, Log: p.log})
 	manage := api.New(api.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Devices: p.Devices, Makers: p.Makers, MASA: p.MASA, Profiles: p.Profiles, CA: p.CA, Custody: p.Custody, Revoke: p.Revoke, Enrol: p.Enrol, ACME: p.ACME,
-		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo, Message: p.served(), Samples: p.messageSamples,
+		Approve: p.Approve, Campaigns: p.Campaigns, Jobs: p.Jobs, Bulk: p.Bulk, Bundle: p.Bundle, Importer: p.Importer, Export: p.Export, Undo: p.Config.Jobs.Undo, Message: p.served(), V2X: p.manageV2X(), Samples: p.messageSamples,
 		Now: p.now, Log: p.log, Version: Version(), Checkers: p.Checkers, Surfaces: p.listeners})
 	body := int64(c.Limits.BodySize)
 	for _, s := range []struct {

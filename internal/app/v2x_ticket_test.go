@@ -359,7 +359,7 @@ func TestV2XAuthoritiesGone(t *testing.T) {
 	}
 	r := p.atRequest(t, ec)
 	request, session := sealTo(t, r.message(t), nil, p.aa)
-	if err := p.RevokeV2X(t.Context(), p.made.EA); err != nil {
+	if err := p.V2X.Trust.Revoke(t.Context(), apptest.Operator(), p.made.EA); err != nil {
 		t.Fatal(err)
 	}
 	p.fetch(t)

@@ -10,7 +10,10 @@ import (
 	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
 	"mooring/internal/core/v2x/trust"
+	"mooring/internal/server/api"
+	"mooring/internal/server/api/v1"
 	"mooring/wire/its"
 )
 
@@ -71,45 +74,50 @@ func (t *TicketAuthority) follows(ctx context.Context, root its.HashedId8) error
 	return t.Trust.Follow(ctx, link, ctl, crl)
 }
 
-// V2XAuthority is an authority, as it is shown.
-type V2XAuthority struct {
-	ID       string    `json:"id"`
-	Role     string    `json:"role"`
-	Name     string    `json:"name"`
-	NotAfter time.Time `json:"not_after"`
-	State    string    `json:"state"` // own, issued, believed or revoked
-	URL      string    `json:"url,omitempty"`
-}
-
-// V2XAuthorities lists the root and the authorities that it issued to.
-func (p *Platform) V2XAuthorities(ctx context.Context) ([]V2XAuthority, error) {
-	return authoritiesOf(ctx, p.V2X.Trust, p.Config.V2X.LeapSeconds)
-}
-
-// Authorities lists the authority's own certificates and the root that it believes.
-func (t *TicketAuthority) Authorities(ctx context.Context) ([]V2XAuthority, error) {
-	return authoritiesOf(ctx, t.Trust, t.Config.V2X.LeapSeconds)
-}
-
-func authoritiesOf(ctx context.Context, s *trust.Service, leap int) ([]V2XAuthority, error) {
-	all, err := s.List(ctx, access.System("v2x"))
-	list := []V2XAuthority{}
-	for _, a := range all {
-		shown := V2XAuthority{ID: a.ID.String(), Role: a.Role.String(), Name: a.Name, NotAfter: a.Certificate.ToBeSigned.ValidityPeriod.End().Time(leap), State: "issued", URL: a.URL}
-		switch {
-		case a.Revoked != 0:
-			shown.State = "revoked"
-		case a.Own():
-			shown.State = "own"
-		case a.Role == trust.Root:
-			shown.State = "believed"
+// manageV2X is what the API needs of it.
+func (p *Platform) manageV2X() api.V2X {
+	return api.V2X{Trust: p.V2X.Trust, Tickets: func() *trust.Service {
+		if p.tickets == nil {
+			return nil
 		}
-		list = append(list, shown)
-	}
-	return list, err
+		return p.tickets.Trust
+	}, VerifyTickets: func(ctx context.Context) (audit.Report, error) {
+		return p.tickets.Verify(ctx, nil)
+	}}
 }
 
-// RevokeV2X revokes an authority for good and publishes new lists.
-func (p *Platform) RevokeV2X(ctx context.Context, id its.HashedId8) error {
-	return p.V2X.Trust.Revoke(ctx, access.System("v2x rca revoke"), id)
+// Verify recomputes the authority's own record and compares its tables with it.
+func (t *TicketAuthority) Verify(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {
+	return t.Audit.Verify(ctx, audit.VerifyOptions{Checkers: t.Checkers(), Progress: progress})
+}
+
+// The methods below are what the API does for an authority in the platform's process, for one that is seen to alone, by whoever has its files.
+
+// V2XTicketAuthorities lists what the authority's store has of authorities.
+func (t *TicketAuthority) V2XTicketAuthorities(ctx context.Context) ([]v1.V2XAuthority, error) {
+	list, err := api.V2XAuthorities(ctx, t.Trust, access.System("v2x aa"))
+	return list.Authorities, err
+}
+
+// AskV2XAA has the authority ask for its certificate.
+func (t *TicketAuthority) AskV2XAA(ctx context.Context, a v1.V2XAsk) (v1.V2XRequest, error) {
+	return api.V2XAsk(ctx, t.Trust, access.System("v2x aa"), trust.AA, &a)
+}
+
+// InstallV2XAA gives it its certificate.
+func (t *TicketAuthority) InstallV2XAA(ctx context.Context, i v1.V2XInstall) (v1.V2XAuthority, error) {
+	a, err := t.Trust.Install(ctx, access.System("v2x aa"), i.Certificate, i.Root)
+	if err != nil {
+		return v1.V2XAuthority{}, err
+	}
+	return api.V2XAuthority(ctx, t.Trust, access.System("v2x aa"), a.ID)
+}
+
+// VerifyV2XAA recomputes its record.
+func (t *TicketAuthority) VerifyV2XAA(ctx context.Context) (v1.VerifyReport, error) {
+	r, err := t.Verify(ctx, nil)
+	if err != nil {
+		return v1.VerifyReport{}, err
+	}
+	return api.ShownReport(r), nil
 }

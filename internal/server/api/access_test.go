@@ -38,6 +38,16 @@ var samples = map[string]string{
 	"POST /v1/ca-responders":                     `{"ca":"absent"}`,
 	"POST /v1/ca-responders/import":              `{"certificate":"x"}`,
 	"POST /v1/devices/{device}/token":            `{}`,
+	"POST /v1/v2x/authorities":                   `{"request":"AA=="}`,
+	"POST /v1/v2x/authorities/{authority}/move":  `{"url":"http://x.test"}`,
+	"POST /v1/v2x/root/rekey":                    `{}`,
+	"POST /v1/v2x/ea/request":                    `{"name":"x"}`,
+	"POST /v1/v2x/ea/install":                    `{"certificate":"AA==","root":"AA=="}`,
+	"POST /v1/v2x/aa/request":                    `{"name":"x"}`,
+	"POST /v1/v2x/aa/install":                    `{"certificate":"AA==","root":"AA=="}`,
+	"POST /v1/v2x/manager":                       `{"name":"x"}`,
+	"POST /v1/v2x/manager/rekey":                 `{}`,
+	"POST /v1/v2x/manager/roots":                 `{"certificate":"AA==","url":"http://x.test"}`,
 	"POST /v1/devices/{device}/suspend":          `{}`,
 	"POST /v1/cas/{ca}/limit":                    `{"max_uses":1000000}`,
 	"POST /v1/devices/move":                      `{"move":"suspend","group":"nobody"}`,
@@ -45,7 +55,7 @@ var samples = map[string]string{
 }
 
 func filled(path string) string {
-	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{sink}", "absent", "{ca}", "absent", "{anchor}", "absent", "{what}", "devices", "{job}", strings.Repeat("0", 32), "{approval}", strings.Repeat("0", 32), "{profile}", "absent", "{campaign}", "absent", "{index}", "99999", "{account}", strings.Repeat("0", 32)).Replace(path)
+	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{sink}", "absent", "{ca}", "absent", "{anchor}", "absent", "{what}", "devices", "{job}", strings.Repeat("0", 32), "{approval}", strings.Repeat("0", 32), "{profile}", "absent", "{campaign}", "absent", "{index}", "99999", "{account}", strings.Repeat("0", 32), "{authority}", "0123456789ABCDEF", "{root}", "0123456789ABCDEF", "{list}", "ctl").Replace(path)
 }
 
 // TestEveryRouteAsksForItsPermission calls each route as nobody, as a device and as each role, and compares the outcome with the table.

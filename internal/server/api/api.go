@@ -62,6 +62,7 @@ type Deps struct {
 	ACME     *acme.Service
 	Approve  *approve.Service
 	Message  *message.Service // nil where no messages are carried
+	V2X      V2X
 	// Campaigns have many devices renew.
 	Campaigns *campaign.Service
 	Jobs      *job.Service

@@ -124,7 +124,7 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request, actor access.Act
 	report, err := s.Audit.Verify(r.Context(), o)
 	switch {
 	case err == nil:
-		shown := shownReport(report)
+		shown := ShownReport(report)
 		_ = out.line(v1.VerifyLine{Report: &shown})
 	case !out.on:
 		return err
@@ -136,7 +136,8 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request, actor access.Act
 	return nil
 }
 
-func shownReport(r audit.Report) v1.VerifyReport {
+// ShownReport is a report of a verification, as it is shown.
+func ShownReport(r audit.Report) v1.VerifyReport {
 	return v1.VerifyReport{Sound: len(r.Findings) == 0, Entries: r.Entries, Pending: r.Pending, Root: r.Root.String(), Checkpoint: r.Checkpoint, More: r.More, Replayed: r.Replayed, Left: r.Dropped,
 		Findings: each(r.Findings, func(f audit.Finding) v1.Finding {
 			return v1.Finding{Table: f.Table, Index: f.Index, Action: f.Action, Batch: f.Batch, Text: f.String()}

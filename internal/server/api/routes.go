@@ -105,6 +105,28 @@ func routes() []route {
 		{get, "/v1/cas/{ca}", "get-ca", access.CARead, "Show a certification authority with its chain", "", 0, answers((*server).getCA)},
 		{post, "/v1/cas/{ca}/limit", "limit-ca", access.CAManage, "Limit the use of a certification authority's key",
 			"What was signed before counts. An empty limit lifts it.", 0, answers((*server).limitCA)},
+		{get, "/v1/v2x/authorities", "list-v2x-authorities", access.V2XRead, "List the authorities for vehicles", "Roots, the trust list manager, and the authorities that the roots issued to.", 0, answers((*server).listV2X)},
+		{post, "/v1/v2x/authorities", "issue-v2x-authority", access.V2XRoot, "Have the root issue to an authority for vehicles",
+			"What the certificate says follows from its role; of the request come keys and name. Compare the digest of an initial request with what its operators say on another way.", http.StatusCreated, answers((*server).issueV2X)},
+		{get, "/v1/v2x/authorities/{authority}", "get-v2x-authority", access.V2XRead, "Show an authority for vehicles with its certificate and lists", "", 0, answers((*server).getV2X)},
+		{post, "/v1/v2x/authorities/{authority}/revoke", "revoke-v2x-authority", access.V2XRoot, "Revoke an authority for vehicles, or a root, for good",
+			"A root that is revoked stands on its own revocation list, and nobody below it is believed.", 0, answers((*server).revokeV2X)},
+		{post, "/v1/v2x/authorities/{authority}/move", "move-v2x-authority", access.V2XRoot, "Say where an authority for vehicles is reached", "", 0, answers((*server).moveV2X)},
+		{post, "/v1/v2x/root/rekey", "rekey-v2x-root", access.V2XRoot, "Make the root for vehicles that follows the present one",
+			"Both vouch for that by a link certificate. The present one goes on with its lists until it ends.", http.StatusCreated, answers((*server).rekeyRoot)},
+		{get, "/v1/v2x/lists/{authority}/{list}", "get-v2x-list", access.V2XRead, "Get a list of a root or trust list manager", "", 0, answers((*server).getV2XList)},
+		{post, "/v1/v2x/ea/request", "request-v2x-ea", access.V2XEnrolment, "Have the enrolment authority ask for its certificate", "", http.StatusCreated, answers((*server).askEA)},
+		{post, "/v1/v2x/ea/install", "install-v2x-ea", access.V2XEnrolment, "Give the enrolment authority its certificate", "", 0, answers((*server).installEA)},
+		{get, "/v1/v2x/aa/authorities", "list-v2x-aa-authorities", access.V2XRead, "List what the authorization authority's own store has of authorities", aboutAA, 0, answers((*server).listTickets)},
+		{post, "/v1/v2x/aa/request", "request-v2x-aa", access.V2XTickets, "Have the authorization authority ask for its certificate", aboutAA, http.StatusCreated, answers((*server).askAA)},
+		{post, "/v1/v2x/aa/install", "install-v2x-aa", access.V2XTickets, "Give the authorization authority its certificate", aboutAA, 0, answers((*server).installAA)},
+		{post, "/v1/v2x/aa/verify", "verify-v2x-aa", access.AuditRead, "Verify the authorization authority's own record", aboutAA, 0, answers((*server).verifyAA)},
+		{post, "/v1/v2x/manager", "create-v2x-manager", access.V2XManager, "Make a trust list manager", "", http.StatusCreated, answers((*server).createManager)},
+		{post, "/v1/v2x/manager/rekey", "rekey-v2x-manager", access.V2XManager, "Make the trust list manager that follows the present one",
+			"The present one vouches for it by a link certificate. Its last list stays available.", http.StatusCreated, answers((*server).rekeyManager)},
+		{get, "/v1/v2x/manager/roots", "list-v2x-roots", access.V2XRead, "List the roots on the list of the trust list manager", "", 0, answers((*server).listedRoots)},
+		{post, "/v1/v2x/manager/roots", "admit-v2x-root", access.V2XManager, "Put a root on the list of the trust list manager", "", http.StatusCreated, answers((*server).admitRoot)},
+		{post, "/v1/v2x/manager/roots/{root}/remove", "expel-v2x-root", access.V2XManager, "Take a root off the list of the trust list manager", "", 0, answers((*server).expelRoot)},
 		{get, "/v1/keys", "list-keys", access.CARead, "List the private keys of certification authorities",
 			"Where each is kept, whether it can be used, and how often it was.", 0, answers((*server).listKeys)},
 		{post, "/v1/cas/import", "import-ca", access.CAManage, "Take in the certificate of a CA that somebody else signed",
@@ -180,3 +202,6 @@ type none struct{}
 type oneDevice struct {
 	Device string `path:"device" maxLength:"255" doc:"Name or id" example:"sensor-0017"`
 }
+
+// aboutAA is said of all that concerns the authorization authority.
+const aboutAA = "It has a store of its own, and must run in this process."
