@@ -101,7 +101,7 @@ const (
 	IssueManyPath = "/butterfly/many"
 )
 
-// firstPeriod is when period 0 began (Time32): Tuesday, 6 January 2015, 04:00 UTC, as deployed systems have it.
+// firstPeriod is when period 0 began (Time32): Tuesday, 6 January 2015, 09:00 UTC, as deployed systems have it.
 const firstPeriod = 347619603
 
 // period is the number of the one that a moment lies in.
