@@ -218,6 +218,7 @@ func lifeOfVehicles(t *testing.T, p *apptest.Platform) {
 	c := p.Config
 	p.Stop(t)
 	c.Listen.V2XEA, c.Listen.V2XValidation, c.Listen.V2XAA, c.Listen.V2XDC = freeAddress(t), freeAddress(t), freeAddress(t), freeAddress(t)
+	c.V2X.CPOCURL = "http://cpoc.test"
 	c.V2X.Butterfly = conf.Butterfly{On: true, Period: 7 * 24 * time.Hour, Tickets: 2, Ahead: 1, Stations: 2, Wait: 84 * time.Hour}
 	made, err := app.MakeV2X(ctx, app.Options{Config: c, Keys: p.Made.Keys, Now: p.Clock.Now, Log: p.Log.Logger()}, "Test")
 	must(t, err)
@@ -236,6 +237,23 @@ func lifeOfVehicles(t *testing.T, p *apptest.Platform) {
 	must(t, err)
 	must(t, p.V2X.Trust.Move(ctx, apptest.Operator(), second.ID, "http://third.test", ""))
 	must(t, p.V2X.Trust.Revoke(ctx, apptest.Operator(), second.ID))
+	lifeOfManager(t, v)
+}
+
+// lifeOfManager has a trust list manager with a root that is followed by another one, and with one that was taken off its list.
+func lifeOfManager(t *testing.T, v *v2xPlatform) {
+	ctx, who := t.Context(), apptest.Operator()
+	_, err := v.V2X.Trust.CreateManager(ctx, who, "TLM")
+	must(t, err)
+	_, err = v.V2X.Trust.Admit(ctx, who, trust.Admission{Certificate: v.made.Certificate, URL: "http://dc.test"})
+	must(t, err)
+	next, err := v.V2X.Trust.RekeyRoot(ctx, who, "")
+	must(t, err)
+	_, err = v.V2X.Trust.Admit(ctx, who, trust.Admission{Certificate: next.Octets, URL: "http://dc.test"})
+	must(t, err)
+	_, err = v.V2X.Trust.RekeyManager(ctx, who, "")
+	must(t, err)
+	must(t, v.V2X.Trust.Expel(ctx, who, v.made.Root))
 }
 
 // lifeOfButterflies has two vehicles get tickets by butterfly keys, and a third one, whose tickets wait for those of another one.
