@@ -67,6 +67,9 @@ func ParseArchive(b []byte) (*Archive, error) {
 	if len(b) > MaxArchive {
 		return nil, fmt.Errorf("%w: it has more than %d octets", ErrArchive, MaxArchive)
 	}
+	if !bytes.HasPrefix(b, []byte("PK\x03\x04")) { // before anybody looks for a directory at its end
+		return nil, ErrArchive
+	}
 	r, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
 	if err != nil || len(r.File) == 0 || len(r.File) > MaxFiles {
 		return nil, ErrArchive

@@ -77,6 +77,9 @@ type Opened struct {
 
 // Open opens a request that is encrypted to one of the holders and to nobody else. The error is a Fault.
 func Open(request []byte, holders ...spdu.Holder) (Opened, error) {
+	if len(request) > its.MaxRequest { // it is not hashed either
+		return Opened{}, CantParse
+	}
 	o := Opened{Hash: Hash(request)}
 	d, err := its.ParseData(request, its.MaxRequest)
 	if err != nil {
