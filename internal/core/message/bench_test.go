@@ -113,7 +113,7 @@ func BenchmarkDispatch(b *testing.B) {
 	for b.Loop() {
 		m.Seq++
 		s.dispatch(m, d)
-		if !c.Acked(c.lastID) {
+		if !c.Acked(uint16(Down)*idRange + c.lastID[Down]) {
 			b.Fatal("nothing was delivered")
 		}
 	}

@@ -127,7 +127,7 @@ func (s *Service) admit(ctx context.Context, a *Attach) (*Conn, Connected, error
 	if a.Default {
 		c.expiry = limits.SessionExpiry
 	}
-	c.window = max(min(a.Window, limits.InFlightOut, 1<<15), 1)
+	c.window = max(min(a.Window, limits.InFlightOut, maxWindow), 1)
 	granted.Expiry, granted.Limits = c.expiry, limits
 	return c, granted, nil
 }
@@ -394,7 +394,7 @@ func (c *Conn) resume(r *record) (regained []*sub, err error) {
 		return nil, errGone
 	}
 	c.pos = r.Pos
-	c.again, c.lastID, c.born = r.Flights, r.LastID, r.Born
+	c.again, c.lastID, c.born = r.Flights, r.LastIDs, r.Born
 	c.turns.resume(r)
 	for _, id := range r.Arrivals {
 		c.arrive(id).stored = true

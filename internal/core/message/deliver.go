@@ -130,7 +130,7 @@ func (c *Conn) sayLoose(i *item) bool {
 // the peer remembers with QoS 2, and it would take another message for the same one. c.mu is held, and there is room in the window.
 func (c *Conn) send(i item) {
 	left, ok := i.m.left(c.s.milli())
-	id := c.freeID()
+	id := c.freeID(i.origin())
 	if !ok {
 		c.s.metrics.Expired.Add(1)
 		c.touch()
@@ -143,12 +143,28 @@ func (c *Conn) send(i item) {
 	c.link.Deliver(Delivery{Message: i.m, QoS: i.qos, ID: f.id, Retain: i.retain, Expiry: left, Subs: i.ids})
 }
 
-// freeID returns an identifier that no delivery of the session has. There is one: windows are smaller than the space of identifiers.
-func (c *Conn) freeID() uint16 {
+// What comes from a stream, in its order, has identifiers of its own range, so that it gets the same ones again when it is read again after a crash, whatever came from
+// elsewhere in between. The range 0 is for what is in no such order: retained messages that were asked for, and messages of groups.
+const idRange = uint16(math.MaxUint16 / streams)
+
+// maxWindow is how many deliveries may be on their way to a peer. With as many from an earlier connection there is always room in a range.
+const maxWindow = 1 << 12
+
+// origin is the range of the identifiers of i.
+func (i *item) origin() Stream {
+	if i.share != nil || i.again {
+		return 0
+	}
+	return i.m.Stream
+}
+
+// freeID returns an identifier of a range that no delivery of the session has.
+func (c *Conn) freeID(from Stream) uint16 {
 	for {
-		c.lastID = c.lastID%math.MaxUint16 + 1
-		if c.flightAt(c.lastID) < 0 && c.againAt(c.lastID) < 0 {
-			return c.lastID
+		c.lastID[from] = c.lastID[from]%idRange + 1
+		id := uint16(from)*idRange + c.lastID[from]
+		if c.flightAt(id) < 0 && c.againAt(id) < 0 {
+			return id
 		}
 	}
 }

@@ -342,3 +342,37 @@ func TestSharedHelper(t *testing.T) {
 	help.hears("second", "third")
 	back.ack(first)
 }
+
+// TestCrashAndTwoStreams: what comes from one stream has the same identifiers when it is read again after a crash, whatever came from another one in between, and
+// however the two are read then.
+func TestCrashAndTwoStreams(t *testing.T) {
+	w := newWorld(t)
+	w.add("dev-1")
+	w.add("back", service)
+	f := &forgetful{Memory: w.fabric}
+	w.wrapped = f
+	dies := w.node()
+	p := dies.connect("dev-1", persistent)
+	p.subscribe("v1/dev-1/cmd/+", "v1/group/g1/notice")
+	f.forget.Store(true)
+	w.wrapped = w.fabric
+	other := w.node()
+	back := other.connect("back")
+	under := map[uint16]string{}
+	for _, topic := range []string{"v1/group/g1/notice", "v1/dev-1/cmd/a", "v1/group/g1/notice", "v1/dev-1/cmd/a"} {
+		text := fmt.Sprint("message ", len(under))
+		back.says(topic, text, 2)
+		d := p.next()
+		if got := string(d.Message.Payload); got != text {
+			t.Fatalf("%q comes, want %q", got, text)
+		}
+		under[d.ID] = text
+	}
+	p = other.connect("dev-1", persistent)
+	for range len(under) {
+		d := p.next()
+		if got := string(d.Message.Payload); under[d.ID] != got {
+			t.Errorf("%q comes under the identifier %d, under which %q came before", got, d.ID, under[d.ID])
+		}
+	}
+}

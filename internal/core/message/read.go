@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"time"
 
 	"mooring/internal/base/errs"
@@ -314,7 +313,7 @@ func (c *Conn) trimStream(ctx context.Context, s Stream, most, octets int) error
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pos[s] = max(c.pos[s], q.start)
-	c.lastID = uint16((int64(c.lastID) + q.dropped) % math.MaxUint16) // as if they were said, which they may have been before a crash; see send
+	c.lastID[s] = uint16((int64(c.lastID[s]) + q.dropped) % int64(idRange)) // as if they were said, which they may have been before a crash; see send
 	c.s.metrics.QueueDropped.Add(q.dropped)
 	return nil
 }

@@ -30,7 +30,7 @@ type record struct {
 	Lost     []Subscription  `json:",omitempty"` // see Conn.lost
 	Pos      [streams]uint64 // where its queue begins in each stream
 	Flights  []flightRecord  `json:",omitempty"`
-	LastID   uint16          `json:",omitempty"`
+	LastIDs  [streams]uint16 `json:",omitzero"`  // see idRange
 	Arrivals []uint16        `json:",omitempty"` // QoS 2: identifiers of what was stored and not released
 	Born     uint64          `json:",omitempty"` // the epoch in which the session began
 	Turn     uint32          `json:",omitempty"` // how often one was released
@@ -119,7 +119,7 @@ func (r *record) over(now int64) bool { return !r.Live && now >= r.Ended+int64(r
 // record returns what is to be kept of c. c.mu is held.
 func (c *Conn) record() *record {
 	r := &record{ID: c.id.ID, Thing: c.id.Subject.Thing, Client: c.client, Cert: c.id.Cert[:], Serial: []byte(c.id.Serial), Issuer: []byte(c.id.Issuer), Node: c.s.node, Epoch: c.epoch, Live: !c.ended, Expiry: c.expiry,
-		Pos: c.pos, LastID: c.lastID, Born: c.born, Turn: c.turns.last, Floor: c.turns.floor, Turns: c.turns.records(), Will: c.will}
+		Pos: c.pos, LastIDs: c.lastID, Born: c.born, Turn: c.turns.last, Floor: c.turns.floor, Turns: c.turns.records(), Will: c.will}
 	if c.ended {
 		r.Ended, r.WillAt = c.endedAt, c.willAt
 	}

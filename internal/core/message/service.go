@@ -169,23 +169,23 @@ type Conn struct {
 	expiry    uint32
 	will      *Will
 	willAt    int64
-	subs      map[string]*sub // by filter as it was asked for
-	lost      []Subscription  // what the policy or the registry does not allow by now, the oldest first: granted again once they do
-	shared    []*sub          // of these, those that are shared
-	heard     int             // of these, how many match what devices publish
-	pos       [streams]uint64 // up to where the queue was taken from each stream
-	missed    [streams]uint64 // the newest that came while it was behind
-	looseFrom [streams]uint64 // what was published with QoS 0 up to there was published while it was away
-	behind    bool            // the queue is to be read from the fabric
-	trim      bool            // and bounded before
-	reading   bool            // somebody does
-	resuming  bool            // its subscriptions do not hear what comes yet: what is read before that, and comes after, would be missed
-	again     []flightRecord  // on their way on an earlier connection, to be repeated
-	replays   []replay        // retained messages to come
-	pending   []item          // these wait for room in the window
-	waits     int             // octets of their payloads
-	flights   []flight        // in the order in which they were sent
-	lastID    uint16
+	subs      map[string]*sub     // by filter as it was asked for
+	lost      []Subscription      // what the policy or the registry does not allow by now, the oldest first: granted again once they do
+	shared    []*sub              // of these, those that are shared
+	heard     int                 // of these, how many match what devices publish
+	pos       [streams]uint64     // up to where the queue was taken from each stream
+	missed    [streams]uint64     // the newest that came while it was behind
+	looseFrom [streams]uint64     // what was published with QoS 0 up to there was published while it was away
+	behind    bool                // the queue is to be read from the fabric
+	trim      bool                // and bounded before
+	reading   bool                // somebody does
+	resuming  bool                // its subscriptions do not hear what comes yet: what is read before that, and comes after, would be missed
+	again     []flightRecord      // on their way on an earlier connection, to be repeated
+	replays   []replay            // retained messages to come
+	pending   []item              // these wait for room in the window
+	waits     int                 // octets of their payloads
+	flights   []flight            // in the order in which they were sent
+	lastID    [streams]uint16     // see idRange
 	arrivals  map[uint16]*arrival // QoS 2, by the identifier that the peer gave
 	born      uint64              // the epoch in which the session began, so that what it publishes is not taken for a repetition of what one before it did
 	turns     turns

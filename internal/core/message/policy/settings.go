@@ -97,7 +97,7 @@ func settingTable() []setting {
 		{"byte_rate", "256KiB/s", "none", rate(octets64, 1<<30, func(l *Limits, r Rate) { l.ByteRate = r })},
 		{"packet_size", "128KiB", "1MiB", octets(1024, mostOctets, func(l *Limits, n int) { l.Packet = n })},
 		{"in_flight", "32", "1024", number(1, 65_535, func(l *Limits, n int) { l.InFlightIn = n })},
-		{"in_flight_out", "64", "1024", number(1, 65_535, func(l *Limits, n int) { l.InFlightOut = n })},
+		{"in_flight_out", "64", "1024", number(1, 4096, func(l *Limits, n int) { l.InFlightOut = n })},
 		{"outbound", "64KiB", "1MiB", octets(4096, 64<<20, func(l *Limits, n int) { l.Outbound = n })},
 		{"queue_messages", "100", "10000", number(0, 1_000_000, func(l *Limits, n int) { l.QueueMessages = n })},
 		{"queue_size", "256KiB", "16MiB", octets(0, 1<<30, func(l *Limits, n int) { l.QueueOctets = n })},
