@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +19,7 @@ import (
 	"mooring/internal/base/conf"
 	"mooring/internal/base/db"
 	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
 	"mooring/internal/core/v2x/trust"
 	"mooring/wire/butterfly"
 	"mooring/wire/coer"
@@ -384,5 +386,80 @@ func TestV2XForgets(t *testing.T) {
 				t.Errorf("PRV-5 %s: %s has %d rows, want %d", step.name, table, got, want)
 			}
 		}
+	}
+}
+
+// PRV-4: neither order, nor times, nor sizes in the two records join a ticket with the vehicle that asked for it, above chance. Tickets are issued one after the other, which is when
+// the order of both records would say it all.
+func TestV2XRecordsDoNotJoin(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	const cars, each = 6, 8
+	owner := map[string]string{} // of each ticket, the device
+	clients := map[string]*agent.Credential{}
+	client := p.client(t)
+	for i := range cars {
+		canonical, d := p.vehicle(t, fmt.Sprint("car-", i))
+		ec, err := client.Enrol(t.Context(), d.Name, canonical)
+		must(t, err)
+		clients[d.ID.String()] = ec
+	}
+	for range each {
+		for id, ec := range clients { // in an order that chance gives
+			ticket, err := client.Ticket(t.Context(), ec, agent.Order{})
+			must(t, err)
+			owner[idOf(t, ticket.Certificate).String()] = id
+		}
+	}
+	issued := func() (list []audit.Indexed) {
+		must(t, p.Tickets().Audit.Sequence(t.Context()))
+		all, err := p.Tickets().Audit.List(t.Context(), access.System("test"), audit.Query{Limit: 1000})
+		must(t, err)
+		for _, e := range all {
+			if owner[e.Object] != "" {
+				list = append(list, e)
+			}
+		}
+		return list
+	}
+	must(t, p.Tickets().AA.Tell(t.Context()))
+	if list := issued(); len(list) != 0 {
+		t.Fatalf("in the hour in which they were issued the record names %d tickets", len(list))
+	}
+	p.clock.Move(time.Hour)
+	must(t, p.Tickets().AA.Tell(t.Context()))
+	must(t, p.Tickets().AA.Tell(t.Context())) // once is enough
+	list := issued()
+	if len(list) != cars*each {
+		t.Fatalf("the record names %d tickets, want %d", len(list), cars*each)
+	}
+	must(t, p.Audit.Sequence(t.Context()))
+	asked, err := p.Audit.List(t.Context(), access.System("test"), audit.Query{Limit: 1000, Action: "v2x.validate"})
+	must(t, err)
+	if len(asked) != cars*each {
+		t.Fatalf("the other record has %d questions", len(asked))
+	}
+	best := 0
+	for shift := range len(list) { // also if one record began earlier
+		joined, back := 0, 0
+		for i, e := range list {
+			if owner[e.Object] == asked[(i+shift)%len(asked)].Device {
+				joined++
+			}
+			if owner[e.Object] == asked[(len(asked)-1-i+shift)%len(asked)].Device {
+				back++
+			}
+		}
+		best = max(best, joined, back)
+	}
+	if best > len(list)/2 { // chance gives one in six, and more than twice that is not seen in all the shifts together
+		t.Errorf("by their order %d of %d tickets are joined with their vehicles", best, len(list))
+	}
+	sizes, times := map[int]bool{}, map[int64]bool{}
+	for _, e := range list {
+		sizes[len(e.Bytes())], times[e.At] = true, true
+	}
+	if len(sizes) != 1 || len(times) > 2 { // two, where an hour ended meanwhile
+		t.Errorf("entries of %d sizes and %d times", len(sizes), len(times))
 	}
 }

@@ -395,7 +395,7 @@ func (c *collusion) byOrder(ctx context.Context, s *Simulation, p *app.Platform,
 	if err != nil {
 		return 0, err
 	}
-	tickets, err := recorded(ctx, a.Audit, "v2x.ticket", func(e audit.Entry) string { return e.Object })
+	tickets, err := recorded(ctx, a.Audit, "v2x.issued", func(e audit.Entry) string { return e.Object })
 	if err != nil {
 		return 0, err
 	}

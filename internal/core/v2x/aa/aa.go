@@ -5,7 +5,8 @@
 // encrypted to it and sent to the address on the trust list, also where both run in one process. The key of the tag and the station's encrypted signature are in
 // memory until the answer is out, and nowhere else. A request that is sent again gets the same answer, and no second ticket.
 //
-// A ticket says exactly what the enrolment authority confirmed, which must lie within what this authority may issue. Times in the record are those of the hour.
+// A ticket says exactly what the enrolment authority confirmed, which must lie within what this authority may issue. The record says at once how many were issued, and
+// when the hour is over which, in an order that tells nothing: times and order would join it with the record of the enrolment authority.
 package aa
 
 import (
@@ -414,7 +415,7 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused 
 		return nil, err
 	}
 	refused = make([]error, len(batch))
-	entries := make([]audit.Entry, 0, len(batch))
+	n := 0
 	answers := make([]any, 0, 3*len(batch))
 	for i, m := range batch {
 		if !fresh[string(m.key)] {
@@ -422,18 +423,18 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused 
 			continue
 		}
 		answers = append(answers, m.request, m.answer, now)
-		entries = append(entries, audit.Entry{Action: "v2x.ticket", At: hour, Actor: "system:v2x", Object: m.id.String()})
+		n++
 	}
-	if len(entries) == 0 {
+	if n == 0 {
 		return refused, nil
 	}
-	if err := db.Chunks(len(entries), func(from, to int) error {
+	if err := db.Chunks(n, func(from, to int) error {
 		tx.Defer(&db.Stmt{SQL: insertAnswers + db.Values("0, ", 3, to-from) + ` ON CONFLICT DO NOTHING`, Args: answers[3*from : 3*to]})
 		return nil
 	}); err != nil {
 		return nil, err
 	}
-	s.Audit.Defer(tx, entries...)
+	s.Audit.Defer(tx, issued(n, hour))
 	return refused, nil
 }
 
@@ -474,12 +475,15 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// Prune takes away answers beyond the window, and what is known of tickets that are over.
+// Prune names the tickets of past hours in the record, takes away answers beyond the window, and what is known of tickets that are over.
 func (s *Service) Prune(ctx context.Context) error {
+	if err := s.Tell(ctx); err != nil {
+		return err
+	}
 	now := s.Now()
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		_, err := tx.Exec(ctx, `DELETE FROM v2x_answer WHERE cell = 0 AND at < $1`, now.Add(-3*s.Window).Unix())
-		_, err2 := tx.Exec(ctx, `DELETE FROM v2x_ticket WHERE cell = 0 AND ends < $1`, now.Unix())
+		_, err2 := tx.Exec(ctx, `DELETE FROM v2x_ticket WHERE cell = 0 AND ends < $1 AND told = 1`, now.Unix())
 		_, err3 := tx.Exec(ctx, pruneCocoons, now.Add(-KeepCocoons).Unix())
 		return errors.Join(err, err2, err3)
 	})

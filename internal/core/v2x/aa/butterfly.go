@@ -273,11 +273,9 @@ func (s *Service) row(asked []byte, r *Response) (t ticketed, err error) {
 func (s *Service) recordAll(ctx context.Context, tx *db.Tx, e *expanding, rows []ticketed) error {
 	hour, n := s.hour(), len(rows)
 	stmts := make([]*db.Stmt, 2*n)
-	entries := make([]audit.Entry, n)
 	for i, t := range rows {
 		stmts[i] = &db.Stmt{SQL: insertCocoon, Args: []any{t.asked, t.answer, hour}}
 		stmts[n+i] = &db.Stmt{SQL: insertTicket, Args: []any{t.key, t.id[:], hour, t.ends}}
-		entries[i] = audit.Entry{Action: "v2x.ticket", At: hour, Actor: "system:v2x", Object: t.id.String()}
 	}
 	if err := tx.Send(ctx, stmts...); err != nil {
 		return err
@@ -293,5 +291,5 @@ func (s *Service) recordAll(ctx context.Context, tx *db.Tx, e *expanding, rows [
 	if err != nil {
 		return err
 	}
-	return s.Audit.Append(ctx, tx, entries...)
+	return s.Audit.Append(ctx, tx, issued(n, hour))
 }

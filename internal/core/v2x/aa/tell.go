@@ -1,0 +1,74 @@
+package aa
+
+import (
+	"context"
+	"strconv"
+
+	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/audit"
+	"mooring/wire/its"
+)
+
+// tellMost is how many tickets are named in one transaction.
+const tellMost = 500
+
+const (
+	selectUntold = `SELECT key, id, hour FROM v2x_ticket WHERE cell = 0 AND told = 0 AND hour < $1 ORDER BY hour, key LIMIT 500` // tellMost
+	markTold     = `UPDATE v2x_ticket SET told = 1 WHERE cell = 0 AND key = $1 AND told = 0`
+)
+
+// issued is the entry for tickets at the moment when they are recorded: how many they are. Which they are would tell in what order they were issued, and that is the order of
+// the enrolment authority's record, which names the vehicles.
+func issued(n int, hour int64) audit.Entry {
+	return audit.Entry{Action: "v2x.ticket", At: hour, Actor: "system:v2x", Detail: map[string]string{"tickets": strconv.Itoa(n)}}
+}
+
+// Tell names in the record the tickets of hours that are over, in the order of the digests of their keys, which says nothing of when each was issued. Each is named once,
+// whichever node does it.
+func (s *Service) Tell(ctx context.Context) error {
+	for {
+		seen := 0
+		if err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+			seen, err = s.tellTx(ctx, tx)
+			return err
+		}); err != nil || seen < tellMost {
+			return err
+		}
+	}
+}
+
+func (s *Service) tellTx(ctx context.Context, tx *db.Tx) (seen int, err error) {
+	type ticket struct {
+		key, id []byte
+		hour    int64
+	}
+	var list []ticket
+	if err := tx.Each(ctx, func(r db.Row) error {
+		var t ticket
+		if err := r.Scan(&t.key, &t.id, &t.hour); err != nil {
+			return err
+		}
+		if len(t.id) != len(its.HashedId8{}) {
+			return errs.New(errs.Internal, "table v2x_ticket: a row has no digest of a ticket")
+		}
+		list = append(list, t)
+		return nil
+	}, selectUntold, s.hour()); err != nil {
+		return 0, err
+	}
+	var entries []audit.Entry
+	for _, t := range list {
+		n, err := tx.Exec(ctx, markTold, t.key)
+		if err != nil {
+			return 0, err
+		}
+		if n == 1 { // else another node was faster
+			entries = append(entries, audit.Entry{Action: "v2x.issued", At: t.hour, Actor: "system:v2x", Object: its.HashedId8(t.id).String()})
+		}
+	}
+	if len(entries) == 0 {
+		return len(list), nil
+	}
+	return len(list), s.Audit.Append(ctx, tx, entries...)
+}
