@@ -53,6 +53,9 @@ func servesV2X(c *conf.Config) bool {
 
 // openV2X checks that what is to be served is there, and opens the authorization authority if it is to run in this process.
 func (p *Platform) openV2X(ctx context.Context) error {
+	if err := p.readTokenKey(); err != nil {
+		return err
+	}
 	if servesV2X(p.Config) {
 		for _, role := range servedRoles(p.Config) {
 			if _, err := p.V2X.Trust.Credential(ctx, role); err != nil {

@@ -1,7 +1,15 @@
 package app_test
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,7 +26,9 @@ import (
 	"mooring/internal/core/key"
 	"mooring/internal/core/revoke"
 	"mooring/wire/butterfly"
+	"mooring/wire/cocoon"
 	"mooring/wire/der"
+	"mooring/wire/scr"
 )
 
 // carProfile is a profile for X.509 certificates that are enrolment credentials (TS 102 941, 6.1.3.1). The certificate policy is 1.2.3.4.
@@ -46,7 +56,8 @@ retention: 1y
 // BFK-5: requests that are signed with an X.509 certificate, which needs no enrolment credential beside it.
 func TestV2XButterflyX509(t *testing.T) {
 	t.Parallel()
-	p := carsBy509(t, apptest.Start(t, nil))
+	oauth := newECKey(t)
+	p := carsBy509(t, apptest.Start(t, nil), oauth)
 	plain := p.x509Car(t, "plain", "device")
 	one, two := p.x509Car(t, "car-1", "car"), p.x509Car(t, "car-2", "car")
 	client := p.client(t)
@@ -78,6 +89,7 @@ func TestV2XButterflyX509(t *testing.T) {
 	if _, err := client.FetchButterfly(t.Context(), two.by, b, b.First); status(err) != http.StatusForbidden {
 		t.Errorf("BFK-7: another station gets %v", err)
 	}
+	p.byToken(t, one, two, b, oauth)
 	x, err := x509.ParseCertificate(one.by.Certificate)
 	must(t, err)
 	_, err = p.Revoke.Certificate(t.Context(), apptest.Operator(), x.SerialNumber.Bytes(), revoke.KeyCompromise)
@@ -90,16 +102,81 @@ func TestV2XButterflyX509(t *testing.T) {
 	}
 }
 
-// carsBy509 gives a platform a CA with a country, the profile of cars, and the authorities.
-func carsBy509(t *testing.T, base *apptest.Platform) *v2xPlatform {
+// byToken has stations show access tokens of an OAuth server: beside a request, and for a download.
+func (p *v2xPlatform) byToken(t *testing.T, one, two x509Car, b *agent.Butterfly, key *ecdsa.PrivateKey) {
 	t.Helper()
+	name := cocoon.ArchiveName(b.ID, b.First)
+	mine, others := oauthToken(t, key, "car-1", p.clock.Now()), oauthToken(t, key, "car-2", p.clock.Now())
+	for _, row := range []struct {
+		what, token, name string
+		status            int
+	}{
+		{"its own token", mine, name, 200}, {"another station's token", others, name, 403}, {"a token of nobody", oauthToken(t, key, "nobody", p.clock.Now()), name, 403},
+		{"a token that is over", oauthToken(t, key, "car-1", p.clock.Now().Add(-time.Hour)), name, 403}, {"a token of another server", oauthToken(t, newECKey(t), "car-1", p.clock.Now()), name, 403},
+		{"no name", mine, "", 403},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.Addresses().V2XEA+"/butterfly/download?filename="+row.name, nil)
+		must(t, err)
+		r.Header.Set("Authorization", "Bearer "+row.token)
+		a, err := http.DefaultClient.Do(r)
+		must(t, err)
+		archive, err := io.ReadAll(a.Body)
+		must(t, err)
+		must(t, a.Body.Close())
+		if a.StatusCode != row.status {
+			t.Errorf("BFK-7: a download by %s: %d, want %d", row.what, a.StatusCode, row.status)
+		}
+		if row.status != http.StatusOK {
+			continue
+		}
+		if batch, err := p.client(t).OpenButterfly(b, archive); err != nil || len(batch.Tickets) != 3 {
+			t.Errorf("BFK-7: a download by %s: %v, %v", row.what, batch, err)
+		}
+	}
+	for _, row := range []struct {
+		token  string
+		status int
+	}{{mine, 403}, {others, 200}} { // the request is of car-2
+		b, err := p.client(t).PrepareButterfly(two.by, agent.ButterflyOrder{})
+		must(t, err)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.Addresses().V2XEA+"/butterfly", bytes.NewReader(b.Request))
+		must(t, err)
+		r.Header.Set("Content-Type", scr.RequestType)
+		r.Header.Set("Authorization", "Bearer "+row.token)
+		a, err := http.DefaultClient.Do(r)
+		must(t, err)
+		must(t, a.Body.Close())
+		if a.StatusCode != row.status {
+			t.Errorf("BFK-5: a request with a token: %d, want %d", a.StatusCode, row.status)
+		}
+	}
+}
+
+// oauthToken is an access token (RFC 9068) that is good for a minute.
+func oauthToken(t *testing.T, key *ecdsa.PrivateKey, name string, at time.Time) string {
+	t.Helper()
+	claims := fmt.Sprintf(`{"iss":"https://login.test","aud":"mooring","sub":%q,"exp":%d,"scope":"v2x"}`, name, at.Add(time.Minute).Unix())
+	text := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256","typ":"at+jwt"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims))
+	sum := sha256.Sum256([]byte(text))
+	r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
+	must(t, err)
+	return text + "." + base64.RawURLEncoding.EncodeToString(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
+}
+
+// carsBy509 gives a platform a CA with a country, the profile of cars, and the authorities.
+func carsBy509(t *testing.T, base *apptest.Platform, oauth *ecdsa.PrivateKey) *v2xPlatform {
+	t.Helper()
+	public, err := x509.MarshalPKIXPublicKey(&oauth.PublicKey)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(base.Config.Dir, "oauth.pem"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o644))
 	subject := []der.Attribute{{Type: der.OIDCountry, Value: "DE"}, {Type: der.OIDOrganization, Value: "Acme"}, {Type: der.OIDCommonName, Value: "Acme Cars G1"}}
-	_, err := base.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "cars", Parent: "root", Subject: subject, Algorithm: key.P256, Validity: 10 * 365 * 86400})
+	_, err = base.CA.Create(t.Context(), apptest.Operator(), ca.Spec{Name: "cars", Parent: "root", Subject: subject, Algorithm: key.P256, Validity: 10 * 365 * 86400})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(base.Config.ProfileDir(), "car.yaml"), []byte(carProfile), 0o644))
 	c := base.Config
 	base.Stop(t)
-	c.V2X.Butterfly = conf.Butterfly{On: true, Period: 7 * 24 * time.Hour, Tickets: 3, Ahead: 1, Stations: 1}
+	c.V2X.Butterfly = conf.Butterfly{On: true, Period: 7 * 24 * time.Hour, Tickets: 3, Ahead: 1, Stations: 1,
+		TokenKey: "oauth.pem", TokenIssuer: "https://login.test", TokenAudience: "mooring"}
 	c.Listen.V2XEA, c.Listen.V2XValidation, c.Listen.V2XAA, c.Listen.V2XDC = freeAddress(t), freeAddress(t), freeAddress(t), freeAddress(t)
 	made, err := app.MakeV2X(t.Context(), app.Options{Config: c, Keys: base.Made.Keys, Now: base.Clock.Now, Log: base.Log.Logger()}, "Test")
 	must(t, err)

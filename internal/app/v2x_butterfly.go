@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"net/http"
+	"os"
 
+	"mooring/internal/base/errs"
 	"mooring/internal/core/v2x/ra"
 	v2xclient "mooring/internal/provider/v2x"
 	v2xserver "mooring/internal/server/v2x"
@@ -16,6 +18,24 @@ func (p *Platform) buildButterfly() {
 	b := &p.Config.V2X.Butterfly
 	p.V2X.RA = ra.New(ra.Deps{DB: p.DB, Audit: p.Audit, Trust: p.V2X.Trust, EA: p.V2X.EA, Issuing: v2xclient.New(), URL: p.Config.V2XIssueURL(), Random: rand.Reader, Now: p.now, Log: p.log,
 		Policy: ra.Policy{Period: b.Period, Overlap: b.Overlap, Tickets: b.Tickets, Ahead: b.Ahead, Stations: b.Stations, Wait: b.Wait, Strict: b.Strict}})
+}
+
+// readTokenKey reads the key of the OAuth server whose tokens stations may show.
+func (p *Platform) readTokenKey() error {
+	b := &p.Config.V2X.Butterfly
+	if !b.On || b.TokenKey == "" {
+		return nil
+	}
+	text, err := os.ReadFile(p.Config.Path(b.TokenKey))
+	if err != nil {
+		return errs.Wrap(errs.Invalid, err, "v2x.butterfly_token_key cannot be read")
+	}
+	key, err := ra.ParseTokenKey(text)
+	if err != nil {
+		return errs.Wrap(errs.Invalid, err, "v2x.butterfly_token_key has no public key of P-256")
+	}
+	p.V2X.RA.Tokens = &ra.Tokens{Key: key, Issuer: b.TokenIssuer, Audience: b.TokenAudience}
+	return nil
 }
 
 // enrolmentHandler serves stations at the enrolment authority.

@@ -33,6 +33,8 @@ type Butterfly struct {
 	Stations int
 	Wait     time.Duration
 	Strict   bool
+	// The OAuth server whose access tokens are taken; TokenKey is "" if there is none. Resolve it with Config.Path.
+	TokenKey, TokenIssuer, TokenAudience string
 }
 
 // V2XIssueURL returns where the enrolment authority asks for tickets of butterfly keys.

@@ -2,12 +2,14 @@ package v2x
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"mooring/internal/base/errs"
@@ -35,10 +37,15 @@ const ArchiveType = "application/zip"
 //
 //	POST /butterfly            requests; the answer says when there is something to fetch
 //	POST /butterfly/download   a message that asks for an archive
-//	GET  /butterfly/download   the same message in a header; ranges are possible
+//	GET  /butterfly/download   the same message in a header, or an access token (RFC 6750) and the name as ?filename=; ranges are possible
 func Butterfly(s *ra.Service, next http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(ButterflyPath, requests(ButterflyPath, s.Request))
+	mux.HandleFunc(ButterflyPath, func(w http.ResponseWriter, r *http.Request) {
+		token := bearer(r)
+		requests(ButterflyPath, func(ctx context.Context, from access.Actor, request []byte) ([]byte, error) {
+			return s.Request(ctx, from, request, token)
+		}).ServeHTTP(w, r)
+	})
 	mux.Handle(DownloadPath, download(s))
 	mux.Handle("/", next)
 	return mux
@@ -55,13 +62,17 @@ func Issuing(s *aa.Service, next http.Handler) http.Handler {
 
 func download(s *ra.Service) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		message, err := wanted(w, r)
+		from, given := access.Stranger(web.Address(r), "v2x"), r.URL.Query().Get("filename")
 		var name string
-		var archive []byte
-		if err == nil {
-			name, archive, err = s.Download(r.Context(), access.Stranger(web.Address(r), "v2x"), message)
+		var archive, message []byte
+		var err error
+		if token := bearer(r); token != "" && r.Method != http.MethodPost {
+			name, archive, err = s.DownloadByToken(r.Context(), from, token, given)
+			given = ""
+		} else if message, err = wanted(w, r); err == nil {
+			name, archive, err = s.Download(r.Context(), from, message)
 		}
-		if given := r.URL.Query().Get("filename"); err == nil && given != "" && given != name {
+		if err == nil && given != "" && given != name {
 			err = errs.New(errs.Invalid, "the address asks for another archive than the message")
 		}
 		var fault scr.Fault
@@ -77,6 +88,15 @@ func download(s *ra.Service) http.Handler {
 			web.Text(w, r, err)
 		}
 	})
+}
+
+// bearer is the access token of a request, "" if there is none.
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
 }
 
 var errMethod = errors.New("the method is neither GET nor POST")

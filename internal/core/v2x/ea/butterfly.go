@@ -45,6 +45,15 @@ func (s *Service) SignedBy(ctx context.Context, d *its.SignedData) (*Member, its
 	return s.standingMember(ctx, m)
 }
 
+// ByName returns the station of a name, for which somebody else vouches.
+func (s *Service) ByName(ctx context.Context, name string) (*Member, its.EnrolmentResponseCode, error) {
+	st, err := s.byName(ctx, []byte(name))
+	if st == nil || err != nil {
+		return nil, its.EnrolmentUnknownIts, err
+	}
+	return s.standingMember(ctx, &Member{Device: st.device.ID})
+}
+
 // standingMember looks whether a station is one, and active.
 func (s *Service) standingMember(ctx context.Context, m *Member) (*Member, its.EnrolmentResponseCode, error) {
 	st, err := s.byID(ctx, m.Device)

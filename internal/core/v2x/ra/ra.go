@@ -75,6 +75,7 @@ type Deps struct {
 	Issuing Issuing
 	URL     string // of the authorization authority, for this; without path
 	Policy  Policy
+	Tokens  *Tokens   // nil: no OAuth server is believed
 	Random  io.Reader // safe for concurrent use
 	Now     func() time.Time
 	Log     *slog.Logger

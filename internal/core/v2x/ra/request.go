@@ -133,9 +133,9 @@ func (s *Service) refuse(ctx context.Context, a *asking, action, reason string, 
 	return errRefused
 }
 
-// Request answers a station that wants tickets by butterfly keys. The answer is signed and not encrypted. A request that is sent again gets the same answer. The error is an
-// ea.Unanswerable, or has a kind: Denied for whatever else is wrong.
-func (s *Service) Request(ctx context.Context, from access.Actor, octets []byte) ([]byte, error) {
+// Request answers a station that wants tickets by butterfly keys. The answer is signed and not encrypted. A request that is sent again gets the same answer. An access token
+// may come with it, "" for none, which then has to be of the same station. The error is an ea.Unanswerable, or has a kind: Denied for whatever else is wrong.
+func (s *Service) Request(ctx context.Context, from access.Actor, octets []byte, token string) ([]byte, error) {
 	a := &asking{from: from}
 	digest := sha256.Sum256(octets)
 	id := its.HashedId8(digest[24:])
@@ -147,6 +147,11 @@ func (s *Service) Request(ctx context.Context, from access.Actor, octets []byte)
 		return nil, err
 	}
 	o := &order{id: id, digest: digest}
+	if code == its.EnrolmentOk && token != "" {
+		if code, err = s.vouched(ctx, a, token); err != nil {
+			return nil, err
+		}
+	}
 	if code == its.EnrolmentOk {
 		code = s.judge(a, o)
 	}
@@ -169,6 +174,19 @@ func (s *Service) Request(ctx context.Context, from access.Actor, octets []byte)
 	}
 	s.nudge()
 	return o.answer, nil
+}
+
+// vouched checks that a token is of the station that signed.
+func (s *Service) vouched(ctx context.Context, a *asking, token string) (its.EnrolmentResponseCode, error) {
+	who, err := s.Tokens.subject(token, s.Now())
+	if err != nil {
+		return its.EnrolmentDeniedRequest, nil
+	}
+	m, _, err := s.EA.ByName(ctx, who)
+	if err != nil || m != nil && m.Device == a.member.Device {
+		return its.EnrolmentOk, err
+	}
+	return its.EnrolmentDeniedRequest, nil
 }
 
 func (s *Service) answered(ctx context.Context, id its.HashedId8, digest [32]byte) (answer []byte, err error) {
@@ -371,7 +389,29 @@ func (s *Service) Download(ctx context.Context, from access.Actor, octets []byte
 	if code != its.EnrolmentOk {
 		return "", nil, s.refuse(ctx, a, "v2x.download", code.String(), code)
 	}
-	id, i, err := cocoon.ParseArchiveName(a.wanted.Filename)
+	return s.give(ctx, a, a.wanted.Filename)
+}
+
+// DownloadByToken is Download for a station that shows an access token instead of a signed message.
+func (s *Service) DownloadByToken(ctx context.Context, from access.Actor, token, filename string) (name string, archive []byte, err error) {
+	a := &asking{from: from}
+	who, err := s.Tokens.subject(token, s.Now())
+	if err != nil {
+		return "", nil, s.refuse(ctx, a, "v2x.download", err.Error(), its.EnrolmentDeniedRequest)
+	}
+	var code its.EnrolmentResponseCode
+	if a.member, code, err = s.EA.ByName(ctx, who); err != nil {
+		return "", nil, err
+	}
+	if code != its.EnrolmentOk {
+		return "", nil, s.refuse(ctx, a, "v2x.download", code.String(), code)
+	}
+	return s.give(ctx, a, filename)
+}
+
+// give returns an archive of the station that was found.
+func (s *Service) give(ctx context.Context, a *asking, filename string) (name string, archive []byte, err error) {
+	id, i, err := cocoon.ParseArchiveName(filename)
 	if err != nil {
 		return "", nil, s.refuse(ctx, a, "v2x.download", "no such name", its.EnrolmentDeniedRequest)
 	}
