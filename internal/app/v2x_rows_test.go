@@ -463,3 +463,54 @@ func TestV2XRecordsDoNotJoin(t *testing.T) {
 		t.Errorf("entries of %d sizes and %d times", len(sizes), len(times))
 	}
 }
+
+// PRV-2: with butterfly keys, too, the enrolment authority, which is the registration authority then, has nothing of a ticket in its files, and the authorization authority nothing of
+// a vehicle: no name, no credential, and none of the keys that the cocoon keys come from.
+func TestV2XButterflyApart(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("MOORING_TEST_DB") != "" {
+		t.Skip("it searches the files of SQLite")
+	}
+	p := startButterfly(t, 2, nil)
+	names := []string{"car-with-a-name", "car-with-another"}
+	cars := []car{p.car(t, names[0]), p.car(t, names[1])}
+	orders := []*agent.Butterfly{cars[0].order(t, butterfly.Original), cars[1].order(t, butterfly.Unified)}
+	type secret struct {
+		name   string
+		octets []byte
+	}
+	var tickets, vehicles []secret
+	for i, c := range cars {
+		for _, ticket := range c.fetch(t, orders[i], orders[i].First).Tickets {
+			id := idOf(t, ticket.Certificate)
+			tickets = append(tickets, secret{"the digest of a ticket", id[:]}, secret{"the key of a ticket", ticket.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X},
+				secret{"a ticket", ticket.Certificate.Octets})
+		}
+		ec := idOf(t, c.ec.Certificate)
+		public := orders[i].Keys.Public()
+		vehicles = append(vehicles, secret{"a name", []byte(names[i])}, secret{"a number", c.device[:]}, secret{"a credential", ec[:]},
+			secret{"the key of a credential", c.ec.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X}, secret{"a caterpillar key", public.SigningKey.Bytes()[1:]})
+	}
+	atEA, atAA := filesBelow(t, p.Config.Path("."), p.made.Dir), filesBelow(t, p.made.Dir, "")
+	has := func(files map[string][]byte, what []byte) (where string) {
+		for file, octets := range files {
+			if bytes.Contains(octets, what) || bytes.Contains(bytes.ToLower(octets), []byte(hex.EncodeToString(what))) {
+				return file
+			}
+		}
+		return ""
+	}
+	for _, s := range tickets {
+		if file := has(atEA, s.octets); file != "" {
+			t.Errorf("%s is in %s of the enrolment authority", s.name, file)
+		}
+	}
+	for _, s := range vehicles {
+		if file := has(atAA, s.octets); file != "" {
+			t.Errorf("%s is in %s of the authorization authority", s.name, file)
+		}
+	}
+	if has(atAA, tickets[0].octets) == "" || has(atEA, vehicles[2].octets) == "" {
+		t.Error("what has to be found is not found")
+	}
+}
