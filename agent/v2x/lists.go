@@ -248,6 +248,9 @@ func (c *Client) listsOf(ctx context.Context, r *believed, dc string) error {
 // successor is the root for which a root vouches, if it is not known yet: its link certificate, and the certificate that comes with the trust list of the new one.
 // Distribution centres of others do not have the former.
 func (c *Client) successor(ctx context.Context, r *believed, known []*believed) *believed {
+	if r.crl == nil || r.crl.Lists(r.id) { // a root that revoked itself vouches for nobody
+		return nil
+	}
 	for _, dc := range r.centres {
 		octets, _, err := c.fetch(ctx, trustlist.Join(dc, "getlink", r.id.String()), octetType, "")
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"mooring/wire/its"
 	"mooring/wire/scr"
 	"mooring/wire/spdu"
+	"mooring/wire/trustlist"
 )
 
 // follow has an authority of the platform followed by another one.
@@ -355,9 +356,9 @@ func TestV2XManager(t *testing.T) {
 	must(t, err)
 	mine, err := client.Ticket(ctx, ec, agent.Order{})
 	must(t, err)
+	theirs := foreign.ticket(t)
 	at := its.TimeAt(p.clock.Now(), its.LeapSeconds)
 	must(t, client.Check(at, mine.Certificate, p.aa))
-	theirs := foreign.ticket(t)
 	must(t, client.Check(at, theirs.Certificate, foreign.aa))
 	abroad, err := agent.New(agent.Config{Manager: tlm.Octets, CPOC: p.Addresses().V2XCPOC, Root: foreign.made.Certificate, Now: p.clock.Now})
 	must(t, err)
@@ -498,4 +499,56 @@ func (p *v2xPlatform) ticket(t *testing.T) *agent.Ticket {
 	ticket, err := client.Ticket(t.Context(), ec, agent.Order{})
 	must(t, err)
 	return ticket
+}
+
+// TestV2XManagersNumbersEnd makes as many lists of a manager as there are numbers: then another one has to follow, and goes on.
+func TestV2XManagersNumbersEnd(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, withCPOC(t))
+	ctx, who := t.Context(), apptest.Operator()
+	tlm, err := p.V2X.Trust.CreateManager(ctx, who, "TLM")
+	must(t, err)
+	must(t, p.V2X.Trust.Publish(ctx))
+	client, err := agent.New(agent.Config{Manager: tlm.Octets, CPOC: p.Addresses().V2XCPOC, Root: p.made.Certificate, Now: p.clock.Now})
+	must(t, err)
+	admit := func() error {
+		_, err := p.V2X.Trust.Admit(ctx, who, trust.Admission{Certificate: p.made.Certificate, URL: p.Addresses().V2XDC})
+		return err
+	}
+	for n := 1; n <= trustlist.LastOfManager; n++ { // the first list has the number 0
+		if n%2 == 1 {
+			must(t, admit())
+		} else {
+			must(t, p.V2X.Trust.Expel(ctx, who, p.made.Root))
+		}
+		if n == 1 {
+			must(t, client.Update(ctx))
+		}
+	}
+	if l := p.V2X.Trust.State().Of(tlm.ID).Lists; l.CtlSequence != trustlist.LastOfManager || len(l.Roots()) != 0 {
+		t.Fatalf("the last list has the number %d and %d roots", l.CtlSequence, len(l.Roots()))
+	}
+	if err := admit(); !errs.Is(err, errs.Conflict) || !strings.Contains(errs.Public(err), "mooring v2x tlm rekey") {
+		t.Errorf("CTL-3: one list too many: %v", err)
+	}
+	must(t, p.V2X.Trust.Move(ctx, who, p.made.AA, p.Addresses().V2XAA+"/authorization?", "")) // the operators of the root are not held up by that
+	next, err := p.V2X.Trust.RekeyManager(ctx, who, "")
+	must(t, err)
+	st := p.V2X.Trust.State()
+	if l := st.Of(next.ID).Lists; l == nil || l.CtlSequence != 0 || len(l.Roots()) != 1 {
+		t.Errorf("CTL-3: the first list of the next manager is %+v", l)
+	}
+	if l := st.Of(tlm.ID).Lists; l.CtlSequence != trustlist.LastOfManager {
+		t.Errorf("DST-3: the last list of the manager before has the number %d", l.CtlSequence)
+	}
+	must(t, client.Update(ctx)) // over many deltas, or none: what counts is where it ends
+	if len(client.Roots()) != 1 {
+		t.Errorf("the vehicle believes %d roots", len(client.Roots()))
+	}
+	if err := p.V2X.Trust.Revoke(ctx, who, next.ID); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a manager is revoked: %v", err)
+	}
+	if err := p.V2X.Trust.Move(ctx, who, next.ID, "http://x.test", ""); !errs.Is(err, errs.NotFound) {
+		t.Errorf("the operators of the root move the manager: %v", err)
+	}
 }

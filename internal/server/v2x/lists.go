@@ -34,21 +34,34 @@ type finder func(ctx context.Context, t *trust.Service, path []string) (document
 
 // lists serves what finders find, by the first segment of the path. Behind a prefix, which may be empty, there is the same.
 func lists(t *trust.Service, prefix string, finders map[string]finder) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-		if prefix != "" && len(path) > 1 && path[0] == prefix {
-			path = path[1:]
+	mux := http.NewServeMux()
+	for name, find := range finders {
+		bases := []string{"/" + name}
+		if prefix != "" {
+			bases = append(bases, "/"+prefix+"/"+name)
 		}
-		find := finders[path[0]]
-		if find == nil {
-			nothing(w, r)
-			return
+		for _, base := range bases {
+			h := serve(t, base, find)
+			mux.HandleFunc(base, h)
+			mux.HandleFunc(base+"/", h)
 		}
+	}
+	mux.HandleFunc("/", nothing)
+	return mux
+}
+
+// serve serves what a finder finds behind a path.
+func serve(t *trust.Service, base string, find finder) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			web.MethodNotAllowed(w, http.MethodGet, http.MethodHead)
 			return
 		}
-		d, err := find(r.Context(), t, path[1:])
+		var path []string
+		if rest := strings.Trim(strings.TrimPrefix(r.URL.Path, base), "/"); rest != "" {
+			path = strings.Split(rest, "/")
+		}
+		d, err := find(r.Context(), t, path)
 		if err == nil && d.octets == nil {
 			err = errs.New(errs.NotFound, "there is no such list")
 		}
@@ -57,7 +70,7 @@ func lists(t *trust.Service, prefix string, finders map[string]finder) http.Hand
 			return
 		}
 		give(w, r, d, t.Now().Unix())
-	})
+	}
 }
 
 // Distribution serves the lists of the roots.

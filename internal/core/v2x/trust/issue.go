@@ -268,7 +268,7 @@ func (s *Service) Issue(ctx context.Context, actor access.Actor, request []byte,
 	if err != nil {
 		return nil, err
 	}
-	return a, s.Publish(ctx)
+	return a, s.publishAll(ctx, Root)
 }
 
 // follow completes a grant by what an authority has already.
@@ -424,6 +424,9 @@ func (s *Service) Revoke(ctx context.Context, actor access.Actor, id its.HashedI
 		if a == nil || a.Revoked != 0 {
 			return errs.New(errs.NotFound, "there is no authority %s, or it is revoked already", id)
 		}
+		if a.Role == Manager {
+			return errs.New(errs.Invalid, "no list says that a trust list manager is revoked: its stations have to be told in another way")
+		}
 		was := map[string]string{detailWas: a.mark()}
 		a.Revoked = s.Now().Unix()
 		if _, err := tx.Exec(ctx, revokeAuthority, id[:], a.Revoked); err != nil {
@@ -434,7 +437,7 @@ func (s *Service) Revoke(ctx context.Context, actor access.Actor, id its.HashedI
 	if err != nil {
 		return err
 	}
-	return s.Publish(ctx)
+	return s.publishAll(ctx, Root)
 }
 
 // signList signs a list with the root's key, whose certificate goes along.
@@ -461,8 +464,14 @@ func (s *Service) Move(ctx context.Context, actor access.Actor, id its.HashedId8
 	}
 	err := s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		a, err := lockAuthority(ctx, tx, id)
-		if err != nil || a == nil || a.URL == url && a.Peer == peer {
+		if err != nil {
 			return err
+		}
+		if a == nil || a.Role != EA && a.Role != AA {
+			return errs.New(errs.NotFound, "there is no authority %s that a trust list names", id)
+		}
+		if a.URL == url && a.Peer == peer {
+			return nil
 		}
 		was := map[string]string{detailWas: a.mark()}
 		a.URL, a.Peer = url, peer
@@ -474,7 +483,7 @@ func (s *Service) Move(ctx context.Context, actor access.Actor, id its.HashedId8
 	if err != nil {
 		return err
 	}
-	return s.Publish(ctx)
+	return s.publishAll(ctx, Root)
 }
 
 // renewAt says whether a list that was made at one time and ends at another is to be renewed.

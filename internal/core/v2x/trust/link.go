@@ -110,7 +110,7 @@ func (s *Service) succeed(ctx context.Context, actor access.Actor, role Role, na
 	if err := s.Load(ctx); err != nil {
 		return nil, err
 	}
-	return a, s.Publish(ctx)
+	return a, s.publishAll(ctx, role)
 }
 
 // numbered is the name of who follows: with a number behind it, or the next one.
@@ -182,7 +182,7 @@ func (s *Service) Follow(ctx context.Context, link, ctl, crl []byte) error {
 		return nil
 	}
 	old := st.publishers[l.Old]
-	if old == nil || old.Role != Root || old.Revoked != 0 {
+	if old == nil || old.Role != Root || old.Revoked != 0 || old.Barred != nil && old.Barred.Lists(old.ID) {
 		return errs.New(errs.Denied, "the link certificate is of a root that is not believed here")
 	}
 	x, err := attached(ctl)

@@ -18,21 +18,32 @@ import (
 
 // Publish makes new lists of the roots and of the trust list manager whose keys are here, if what they say changed, or if they are about to end.
 func (s *Service) Publish(ctx context.Context) error {
+	return s.publishAll(ctx, Root, Manager)
+}
+
+// publishAll is Publish for whom the lists of some roles alone matter: what goes wrong with others is for Run to tell.
+func (s *Service) publishAll(ctx context.Context, roles ...Role) error {
 	var all []error
 	for _, a := range s.publishing() {
 		c, err := s.open(ctx, a)
-		if err != nil {
+		if err == nil {
+			err = s.publishBy(ctx, c)
+		}
+		if slices.Contains(roles, a.Role) {
 			all = append(all, err)
-			continue
 		}
-		for range 3 { // another node may be faster: then its lists are looked at
-			if err = s.publish(ctx, c); !db.IsConflict(err) {
-				break
-			}
-		}
-		all = append(all, err)
 	}
 	return errors.Join(append(all, s.Load(ctx))...)
+}
+
+// publishBy publishes the lists of one root or manager. Another node may be faster: then its lists are looked at.
+func (s *Service) publishBy(ctx context.Context, by *Credential) (err error) {
+	for range 3 {
+		if err = s.publish(ctx, by); !db.IsConflict(err) {
+			break
+		}
+	}
+	return err
 }
 
 // publishing are those whose lists are made here: all roots, since those before the newest have authorities as well until they end, and the newest manager.

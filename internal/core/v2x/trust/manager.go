@@ -83,7 +83,7 @@ func (s *Service) Admit(ctx context.Context, actor access.Actor, adm Admission) 
 	if err != nil {
 		return nil, err
 	}
-	return l, s.Publish(ctx)
+	return l, s.publishAll(ctx, Manager)
 }
 
 // admitted judges a root that is to come on the list.
@@ -168,7 +168,7 @@ func (s *Service) Expel(ctx context.Context, actor access.Actor, id its.HashedId
 	if err != nil {
 		return err
 	}
-	return s.Publish(ctx)
+	return s.publishAll(ctx, Manager)
 }
 
 // managed are the entries of a manager's list: its roots, itself, and where the lists of the roots are.
