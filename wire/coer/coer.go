@@ -56,7 +56,10 @@ type Value interface {
 }
 
 // Marshal writes a value. An error says what of it has no encoding, such as a string that is too long.
-func Marshal(v Value) ([]byte, error) { return Append(nil, v) }
+func Marshal(v Value) ([]byte, error) { return Append(make([]byte, 0, room), v) }
+
+// room is for what is written: a request and its answer have some more, and everything else has less.
+const room = 320
 
 // Append writes a value behind b.
 func Append(b []byte, v Value) ([]byte, error) {
@@ -68,7 +71,7 @@ func Append(b []byte, v Value) ([]byte, error) {
 // Normal writes a value in the form that signatures and digests are computed over: types of which one value may be written in several ways write the one
 // way that their standard calls canonical. Such types ask Coder.Normal.
 func Normal(v Value) ([]byte, error) {
-	c := &Coder{mode: writing, normal: true}
+	c := &Coder{mode: writing, normal: true, out: make([]byte, 0, room)}
 	v.Code(c)
 	return c.written()
 }

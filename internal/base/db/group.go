@@ -36,6 +36,15 @@ type Plan[T any] struct {
 	Apply func(ctx context.Context, tx *Tx, batch []T) (refused []error, err error)
 	// Size says how many octets of memory an item holds, roughly. It may be nil when items are small.
 	Size func(T) int
+	// Linger is how long a batch of less than half of the greatest size waits for requests that are known to be under way; 0 is 2 ms, for a batch of less than 32.
+	Linger time.Duration
+}
+
+func (p *Plan[T]) linger() (wait time.Duration, small int) {
+	if p.Linger > 0 {
+		return p.Linger, groupBatch / 2
+	}
+	return groupLinger, groupSmall
 }
 
 // The bounds of a group.
@@ -212,6 +221,7 @@ func (c *committer[T]) gather() bool {
 // fill takes what is queued, and waits a little for what is known to be under way. A lonely request waits for nobody.
 func (c *committer[T]) fill() {
 	lingering := false
+	wait, small := c.group.plan.linger()
 	for len(c.batch) < groupBatch && c.size < groupBatchSize {
 		select {
 		case p, ok := <-c.queue:
@@ -222,12 +232,12 @@ func (c *committer[T]) fill() {
 			continue
 		default:
 		}
-		if len(c.batch) >= groupSmall || c.group.underway.Load() <= c.group.waiting.Load() {
+		if len(c.batch) >= small || c.group.underway.Load() <= c.group.waiting.Load() {
 			return
 		}
 		if !lingering {
 			lingering = true
-			c.linger.Reset(groupLinger)
+			c.linger.Reset(wait)
 		}
 		select {
 		case p, ok := <-c.queue:

@@ -20,7 +20,7 @@ import (
 const (
 	hostsMost   = 64 // addresses with kept connections
 	atOnce      = 64 // exchanges with one of them at once; others wait
-	keptIdle    = 32
+	keptIdle    = atOnce
 	headerMost  = 16 << 10
 	bufferStart = 4 << 10
 )

@@ -70,9 +70,12 @@ type Service struct {
 // New returns the service over d. It starts nothing.
 func New(d Deps) *Service {
 	s := &Service{Deps: d}
-	s.commit = db.NewGroup(d.DB, db.Plan[*made]{Key: func(m *made) db.Key { return db.Key{ID: [16]byte(m.key[:16])} }, Apply: s.apply})
+	s.commit = db.NewGroup(d.DB, db.Plan[*made]{Key: func(m *made) db.Key { return db.Key{ID: [16]byte(m.key[:16])} }, Apply: s.apply, Linger: linger})
 	return s
 }
+
+// linger is how long tickets wait for others to be recorded with: a commit costs as much as two signatures, whoever shares it.
+const linger = 5 * time.Millisecond
 
 // Commit records tickets, many in one transaction, until ctx ends.
 func (s *Service) Commit(ctx context.Context) error { return s.commit.Run(ctx) }

@@ -83,9 +83,12 @@ type Service struct {
 // New returns the service over d. It starts nothing.
 func New(d Deps) *Service {
 	s := &Service{Deps: d, permissions: Permissions(), kept: map[its.HashedId8]*credential{}}
-	s.commit = db.NewGroup(d.DB, db.Plan[*validating]{Key: func(v *validating) db.Key { return db.Key{ID: v.cred.device} }, Apply: s.apply})
+	s.commit = db.NewGroup(d.DB, db.Plan[*validating]{Key: func(v *validating) db.Key { return db.Key{ID: v.cred.device} }, Apply: s.apply, Linger: linger})
 	return s
 }
+
+// linger is how long tickets wait for others to be counted with: a commit costs as much as two signatures, whoever shares it.
+const linger = 5 * time.Millisecond
 
 // Commit counts tickets, those of many stations in one transaction, until ctx ends.
 func (s *Service) Commit(ctx context.Context) error { return s.commit.Run(ctx) }
