@@ -149,6 +149,12 @@ func (c *cli) bench(run func(print func(bench.Line) error) error) error {
 				l.Case += fmt.Sprintf("p50 %.1f ms, p99 %.1f ms", l.P50, l.P99)
 			}
 		}
+		if l.PerCore > 0 {
+			l.Case += fmt.Sprintf(", %.0f a core", l.PerCore)
+		}
+		if l.Scale > 0 {
+			l.Case += fmt.Sprintf(", 2 workers %.2f of 1", l.Scale)
+		}
 		row(w, l.Case, fmt.Sprint(l.N), fmt.Sprintf("%.0f", l.PerS), fmt.Sprintf("%.1f", l.CPU), figure("%.1f", l.Floor), figure("%.2f", l.Ratio), fmt.Sprintf("%.0f", l.RSS))
 		return w.Flush()
 	})

@@ -33,6 +33,8 @@ type Line struct {
 	P50     float64 `json:"p50_ms,omitempty"`   // wall time of one operation: half are quicker
 	P99     float64 `json:"p99_ms,omitempty"`   // 99 of 100 are quicker
 	Max     float64 `json:"max_ms,omitempty"`   // the slowest
+	PerCore float64 `json:"per_s_and_core,omitempty"`
+	Scale   float64 `json:"scale,omitempty"` // how much faster two workers are than one
 }
 
 // cpuSelf returns the CPU time that this process has used.

@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,6 +32,7 @@ type V2XOptions struct {
 	N       int // tickets in each round
 	Clients int // vehicles at once
 	Rounds  int
+	Profile string // file whose name, with ".issue" behind it, gets a profile of what is measured in this process; "": none
 	// Serve returns a command that serves the data directory and writes its addresses as JSON to the file ready; ServeAA one that runs the authorization
 	// authority of a directory.
 	Serve    func(dir, ready string) *exec.Cmd
@@ -41,9 +44,12 @@ type V2XOptions struct {
 // that were made before, each signed with the ticket's key and with the credential, whose signature is encrypted; answered when both stores are durable. The floor is what the
 // protocol demands of either side in cryptography:
 //
-//	AA   a key unwrapped, a key wrapped, two verifications (proof of possession, the EA's answer), three signatures (question, ticket, answer)
-//	EA   two keys unwrapped, two verifications (the AA's question, the credential's signature), a signature
+//	AA   a key unwrapped, a key wrapped, two verifications (proof of possession, the EA's answer), three signatures (question, ticket, answer), two points decoded
+//	EA   two keys unwrapped, two verifications (the AA's question, the credential's signature), a signature, two points decoded
+//
+// Then it measures the authorization authority by itself (issue), and what is done for butterfly keys (cocoons).
 func V2X(ctx context.Context, o V2XOptions, print func(Line) error) (err error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(200)) // as in serve
 	b := &v2xBench{V2XOptions: o}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.prepare(ctx); err != nil {
@@ -66,14 +72,20 @@ func V2X(ctx context.Context, o V2XOptions, print func(Line) error) (err error) 
 		name    string
 		samples []sample
 		pid     int
-	}{{"ticket, AA side", aa, b.aa.Process.Pid}, {"ticket, EA side", ea, b.in.server.Process.Pid}, {"ticket, EA and AA over HTTP", both, b.aa.Process.Pid}} {
+	}{{"ticket, process of the AA", aa, b.aa.Process.Pid}, {"ticket, process of the EA", ea, b.in.server.Process.Pid}, {"ticket, EA and AA over HTTP", both, b.aa.Process.Pid}} {
 		line := summary(l.samples)
 		line.Bench, line.Case, line.RSS = "v2x", l.name, rssOf(l.pid)
-		if err := print(line); err != nil {
+		if err := print(perCore(line)); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := b.stop(); err != nil {
+		return err
+	}
+	if err := b.issue(ctx, print); err != nil {
+		return err
+	}
+	return b.cocoons(print)
 }
 
 type v2xBench struct {
@@ -82,7 +94,9 @@ type v2xBench struct {
 	in     *installation
 	aa     *exec.Cmd
 	client *agent.Client
-	cars   []*agent.Credential
+	// carried takes requests for tickets in, instead of the network; nil: it does not.
+	carried atomic.Pointer[desk]
+	cars    []*agent.Credential
 }
 
 func (b *v2xBench) say(format string, args ...any) {
@@ -135,11 +149,25 @@ func (b *v2xBench) prepare(ctx context.Context) (err error) {
 	if err := b.startAA(ctx, apart, listen); err != nil {
 		return err
 	}
-	kept := &http.Transport{MaxIdleConnsPerHost: b.Clients} // the cost of connections is not what is measured
+	kept := &carrier{bench: b, network: &http.Transport{MaxIdleConnsPerHost: b.Clients}} // the cost of connections is not what is measured
 	if b.client, err = agent.New(agent.Config{Root: v2x.Certificate, DC: c.V2XDCURL(), Now: time.Now, Transport: kept}); err != nil {
 		return err
 	}
 	return b.enrol(ctx, keys)
+}
+
+// carrier carries requests of vehicles to the authorities, or to the desk.
+type carrier struct {
+	bench   *v2xBench
+	network http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
+	if d := c.bench.carried.Load(); d != nil && r.Method == http.MethodPost {
+		return d.RoundTrip(r)
+	}
+	return c.network.RoundTrip(r)
 }
 
 // register makes the vehicles.
@@ -251,7 +279,9 @@ func floorsV2X() (aa, ea float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	octets := public.Bytes()
 	wrap := func() error { _, err := butterfly.Wrap(rand.Reader, public, [16]byte{1}, nil); return err }
+	decode := func() error { _, err := butterfly.NewPoint(octets); return err } // as points come: of an ephemeral key, of a station's key
 	unwrap := func() error { _, err := butterfly.Unwrap(private, wrapped, nil); return err }
 	sign := func() error { _, err := ecdsa.SignASN1(rand.Reader, key, digest[:]); return err }
 	verify := func() error {
@@ -260,31 +290,29 @@ func floorsV2X() (aa, ea float64, err error) {
 		}
 		return nil
 	}
-	all := func(steps ...func() error) func() error {
-		return func() error {
-			for _, step := range steps {
-				if err := step(); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-	}
-	if aa, err = costOf(500, all(unwrap, wrap, verify, verify, sign, sign, sign)); err != nil {
+	if aa, err = costOf(500, inTurn(decode, unwrap, wrap, decode, verify, verify, sign, sign, sign)); err != nil {
 		return 0, 0, err
 	}
-	ea, err = costOf(500, all(unwrap, unwrap, verify, verify, sign))
+	ea, err = costOf(500, inTurn(decode, unwrap, decode, unwrap, verify, verify, sign))
 	return aa, ea, err
 }
 
-func (b *v2xBench) close() error {
+// stop ends the processes of the authorities.
+func (b *v2xBench) stop() error {
 	var all []error
 	if b.aa != nil && b.aa.Process != nil {
 		all = append(all, b.aa.Process.Signal(syscall.SIGTERM), b.aa.Wait())
+		b.aa = nil
 	}
-	if b.in != nil {
+	if b.in != nil && b.in.server != nil {
 		all = append(all, b.in.stop())
+		b.in.server = nil
 	}
+	return errors.Join(all...)
+}
+
+func (b *v2xBench) close() error {
+	all := []error{b.stop()}
 	if b.parent != "" {
 		all = append(all, os.RemoveAll(b.parent))
 	}
