@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,8 @@ force; and from a root or manager to the one that follows it, by a link certific
 
 --crl names a revocation list of a root. It is verified like any message. What is below a root without a list counts as not revoked; if there is a list and it has
 ended, nobody knows, and the answer is no.
+
+Of a message it is told whether it has the profile of TS 103 097, or why not: one of IEEE 1609.2 alone need not have it, and is believed all the same.
 
 A message that says where it was made must come from within the region of its signer. The borders of countries are not known here: where the region is made of
 countries, --anywhere says that the place does not matter.`
@@ -59,7 +62,9 @@ func (c *cli) v2xVerifyCommand() *cobra.Command {
 
 // verifiedV2X is the result of a verification as the program prints it.
 type verifiedV2X struct {
-	Type   string      `json:"type"`
+	Type string `json:"type"`
+	// Lacks is what a message lacks to be one of TS 103 097; "" if it is one, or no message.
+	Lacks  string      `json:"lacks,omitempty"`
 	Psid   uint64      `json:"psid,omitempty"`
 	Chain  []linkOfV2X `json:"chain"`
 	Result string      `json:"result"`
@@ -96,10 +101,19 @@ func (c *cli) v2xVerify(path string, f v2xTrust) error {
 	if err != nil {
 		return errs.Wrap(errs.Invalid, err, "%s is not to be believed", path)
 	}
+	d, message := v.(*its.Ieee1609Dot2Data)
+	if message {
+		if err := chain.CheckData(d); err != nil {
+			result.Lacks = err.Error()
+		}
+	}
 	return c.show(result, func(w io.Writer) {
 		for i, l := range result.Chain {
 			who := strings.TrimRight(l.HashedId8+" "+l.Name, " ")
 			fact(w, fmt.Sprintf("Certificate %d", i+1), fmt.Sprintf("%s, %s to %s", who, minute(l.NotBefore), minute(l.NotAfter)))
+		}
+		if message {
+			fact(w, "Profile", cmp.Or(result.Lacks, "TS 103 097"))
 		}
 		fact(w, "Result", result.Result)
 	})
