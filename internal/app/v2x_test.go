@@ -52,6 +52,7 @@ func startV2X(t *testing.T, change func(*conf.Config)) *v2xPlatform {
 	if os.Getenv("MOORING_TEST_DB") != "" {
 		c.Database.URL, c.V2X.AADatabase = dbtest.URL(t), dbtest.URL(t)
 	}
+	c.V2X.EATimeout = time.Minute // on a machine that is busy with other tests, too
 	if change != nil {
 		change(c)
 	}

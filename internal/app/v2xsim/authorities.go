@@ -29,7 +29,7 @@ type authorities struct {
 // aaConfig is the configuration of an authorization authority alone.
 const aaConfig = `name: Mooring Simulation
 listen: {v2x_aa: %q}
-v2x: {aa_dir: %q, dc_url: %q}
+v2x: {aa_dir: %q, dc_url: %q, ea_timeout: 20s}
 limits: {connections_per_address: 2048, handshakes_per_address: 100000, handshakes_per_second: 100000, requests_per_second: 100000, request_burst: 1048576}
 `
 

@@ -160,7 +160,7 @@ func (s *Simulation) found(ctx context.Context) (err error) {
 	if s.tap, err = newTap(c.V2XValidationURL()); err != nil {
 		return err
 	}
-	c.V2X.ValidationURL = s.tap.url()
+	c.V2X.ValidationURL, c.V2X.EATimeout = s.tap.url(), 20*time.Second // many vehicles on one machine
 	if s.apart() {
 		c.V2X.AAURL, c.Listen.V2XAA = "http://"+listen, ""
 	}
