@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,16 @@ together publish at a steady rate over kept connections.
 The floor is the reading of the same octets from TLS connections by another process. p50 and p99 are from a message to its acknowledgement.`
 
 const benchCutHelp = `Measures how long a device stays connected that is suspended: from the operator's request to the closed socket, as the device sees it; the same for
-devices that read nothing while the server has much to say to them; and how long it takes until all are gone when the certificate of their CA is revoked.`
+devices that read nothing while the server has much to say to them; and how long it takes until all are gone when the certificate of their CA is revoked. A
+device that reads nothing goes on sending, and is gone when that is refused.
+
+With --nodes that many servers share one PostgreSQL database on this machine, in which a schema is made and dropped, and three NATS servers, which this program
+runs in itself. Devices are connected to all nodes by turns, and the first node is asked to cut them off. CPU time is that of all nodes and of PostgreSQL, not of
+the NATS servers; memory is that of the largest node.`
+
+const benchCutExample = `  mooring bench cut
+  mooring bench cut --devices 1000 --n 50 --json
+  mooring bench cut --nodes 3 --database postgres://postgres@127.0.0.1/postgres`
 
 const benchCoAPHelp = `Measures devices that talk over CoAP and DTLS: a handshake with a message, and a message over a kept association. With --memory also the memory that kept
 associations take, which needs some five minutes more, until garbage has left.
@@ -52,12 +62,21 @@ func (c *cli) benchTalkCommand(name, short, help string, o bench.TalkOptions, me
 		f.BoolVar(&o.Memory, "memory", false, "measure the memory of kept associations, too: some five minutes")
 	}
 	f.StringVar(&profile, "cpu-profile", "", "file for a profile of the server's CPU time")
+	if name == "cut" {
+		cmd.Example = benchCutExample
+		f.IntVar(&o.Nodes, "nodes", 1, "servers that share a database; more than one need PostgreSQL. Each has its number at the end of its --cpu-profile")
+		f.StringVar(&o.Database, "database", "sqlite", "\"sqlite\" or the URL of a PostgreSQL server on this machine")
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch {
 		case o.Devices < 1 || o.Devices > 50_000 || o.N < 1 || o.N > 10_000_000:
 			return usagef("--devices must lie between 1 and 50000, --n between 1 and 10000000")
 		case o.Rounds < 0 || o.Rounds > 1000 || o.Clients < 0 || o.Clients > 1000 || o.Rate < 0 || o.Rate > 1_000_000:
 			return usagef("--rounds and --clients must lie between 1 and 1000, --rate between 1 and 1000000")
+		case name == "cut" && (o.Nodes < 1 || o.Nodes > 9):
+			return usagef("--nodes must lie between 1 and 9")
+		case name == "cut" && o.Database != "sqlite" && !strings.HasPrefix(o.Database, "postgres"):
+			return usagef("--database is \"sqlite\" or a URL such as postgres://postgres@127.0.0.1/postgres")
 		}
 		self, err := os.Executable()
 		if err != nil {
@@ -65,13 +84,25 @@ func (c *cli) benchTalkCommand(name, short, help string, o bench.TalkOptions, me
 		}
 		ctx := cmd.Context()
 		o.Progress = func(text string) { c.advise("%s", text) }
-		o.Serve = func(dir, ready string) *exec.Cmd { return serveProcess(ctx, self, dir, ready, profile) }
+		o.Serve = profiledServers(ctx, self, profile, o.Nodes)
 		o.Bare = func(identity, issuers, ready string) *exec.Cmd {
 			return exec.CommandContext(ctx, self, "bench", "bare-tls", identity, issuers, ready)
 		}
 		return c.bench(func(print func(bench.Line) error) error { return measure(ctx, o, print) })
 	}
 	return cmd
+}
+
+// profiledServers returns what serves directories with profiles of the CPU time; those of several nodes have numbers.
+func profiledServers(ctx context.Context, self, profile string, nodes int) func(dir, ready string) *exec.Cmd {
+	number := 0
+	return func(dir, ready string) *exec.Cmd {
+		path := profile
+		if number++; path != "" && nodes > 1 {
+			path = fmt.Sprintf("%s.%d", profile, number)
+		}
+		return serveProcess(ctx, self, dir, ready, path)
+	}
 }
 
 func (c *cli) benchTalkCommands() []*cobra.Command {

@@ -28,6 +28,11 @@ type TalkOptions struct {
 	Rate int
 	// Memory has CoAP measure the memory of kept associations, for which garbage has to leave: that takes minutes.
 	Memory bool
+	// Nodes is how many servers share a database and three NATS servers, which are started for them. With 0 or 1 there is one server, with a NATS server in it.
+	// Only Cut has its devices at all of them.
+	Nodes int
+	// Database is "sqlite", as "" is, or the URL of a PostgreSQL server on this machine, in which a schema is made and dropped. Several nodes need that.
+	Database string
 	// Serve returns a command that serves the data directory and writes its addresses as JSON to the file ready.
 	Serve func(dir, ready string) *exec.Cmd
 	// Bare returns a command that serves bare TLS with the certificate and key in the PEM file, to clients of the root in the other one, as ServeBareTLS does.
@@ -45,6 +50,7 @@ func (o *TalkOptions) say(format string, args ...any) {
 // fleet is an installation whose devices have certificates and may talk.
 type fleet struct {
 	*installation
+	others  []*installation // further nodes
 	devices []talker
 	remove  func() error
 }
@@ -55,26 +61,45 @@ type talker struct {
 	cert tls.Certificate
 }
 
-// gather makes an installation with devices that have enrolled by EST.
+// gather makes an installation with devices that have enrolled by EST, and starts its nodes.
 func (o *TalkOptions) gather(ctx context.Context, devices int) (f *fleet, err error) {
+	if err := o.shareable(); err != nil {
+		return nil, err
+	}
+	database, urls, end := "sqlite", []string(nil), func() error { return nil }
+	if o.Database != "" {
+		database = o.Database
+	}
+	if o.Nodes > 1 {
+		o.say("starting %d NATS servers", natsServers)
+		if urls, end, err = outside(ctx); err != nil {
+			return nil, err
+		}
+	}
 	setup := EnrolOptions{N: devices, Rounds: 1, Clients: []int{1}, Serve: o.Serve, configure: func(c *conf.Config) error {
 		c.Listen.MQTT, c.Listen.COAPS, c.COAPS.Messages = "127.0.0.1:0", "127.0.0.1:0", true
 		c.Limits.Connections, c.Limits.AddressConns = 1<<16, 1<<16
 		c.Approve.RevokeAbove = -1
+		if urls != nil {
+			c.Messaging.NATS, c.Messaging.Durability, c.Messaging.MaxBytes = urls, "quorum", share
+		}
 		return nil
 	}}
 	o.say("registering %d devices", devices)
-	in, remove, err := setup.install(ctx, "sqlite", devices)
+	in, remove, err := setup.install(ctx, database, devices)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, end())
 	}
-	f = &fleet{installation: in, remove: remove}
+	f = &fleet{installation: in, remove: func() error { return errors.Join(remove(), end()) }}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.close())
 		}
 	}()
 	if err := in.start(ctx, o.Serve); err != nil {
+		return nil, err
+	}
+	if err := f.grow(ctx, o); err != nil {
 		return nil, err
 	}
 	o.say("enrolling %d devices", devices)
@@ -111,8 +136,11 @@ func (o *TalkOptions) gather(ctx context.Context, devices int) (f *fleet, err er
 }
 
 func (f *fleet) close() error {
-	err := f.stop()
-	return errors.Join(err, f.remove())
+	var err error
+	for _, node := range f.others {
+		err = errors.Join(err, node.stop())
+	}
+	return errors.Join(err, f.stop(), f.remove())
 }
 
 // link is a device's connection by MQTT 5.
@@ -223,11 +251,11 @@ func (l *link) farewell() error {
 	return nil
 }
 
-// connectAll connects every device.
+// connectAll connects every device, each to the next node.
 func (f *fleet) connectAll(ctx context.Context, devices []talker) ([]*link, error) {
 	links := make([]*link, len(devices))
 	err := byMany(8, len(devices), func(i int) (err error) {
-		links[i], err = devices[i].connect(ctx, f.installation)
+		links[i], err = devices[i].connect(ctx, f.at(i))
 		return err
 	})
 	return links, err
