@@ -84,8 +84,38 @@ func (c Config) begin() (*lists, error) {
 			return nil, err
 		}
 		l.roots = []*believed{{id: id, cert: x, centres: []string{c.DC}, home: true}}
+		for _, octets := range c.Followed {
+			x, err := anchor(octets, its.EtsiRCA)
+			if err != nil {
+				return nil, fmt.Errorf("the certificate is none of a root that was followed: %w", err)
+			}
+			if id, err = x.HashedId8(); err != nil {
+				return nil, err
+			}
+			l.roots = append(l.roots, &believed{id: id, cert: x, centres: []string{c.DC}, home: true})
+		}
 	}
 	return l, nil
+}
+
+// LedTo are the certificates to which the word of those of the configuration has led: roots besides the one of the configuration, where that begins with a root, and
+// the trust list manager, nil if it does not begin with one. Who stops and begins again goes on with them, since such a word ends.
+func (c *Client) LedTo() (roots [][]byte, manager []byte, err error) {
+	l := c.lists.Load()
+	if l.manager != nil {
+		manager, err = coer.Marshal(l.manager)
+		return nil, manager, err
+	}
+	for _, r := range l.roots {
+		octets, err := coer.Marshal(r.cert)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !bytes.Equal(octets, c.Root) {
+			roots = append(roots, octets)
+		}
+	}
+	return roots, nil, nil
 }
 
 func anchor(octets []byte, role its.EtsiRole) (*its.Certificate, error) {

@@ -345,3 +345,52 @@ func TestAskedForLists(t *testing.T) {
 		{"a full list that was put together here", ask(its.ExtensionFullCtlRequest, &its.EtsiTs102941FullCtlRequest{IssuerId: id}), nil},
 	})
 }
+
+// TestRootsFollowed has a root lead to the next: whoever begins again after the end of the first still believes the second, by what was noted.
+func TestRootsFollowed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second := certify(t, its.ToBeSignedCertificate{Id: its.Name("second"), ValidityPeriod: its.ValidityPeriod{Start: its.Time32(w.at()/1e6) - 500, Duration: its.Duration{Choice: its.Years, Value: 3}},
+		AppPermissions: w.root.cert.ToBeSigned.AppPermissions, CertIssuePermissions: w.root.cert.ToBeSigned.CertIssuePermissions}, nil)
+	aa := w.make(t, its.EtsiAA, &second)
+	first, next := w.root.id(t), second.id(t)
+	digest, err := second.cert.Digest()
+	fatal(t, err)
+	single := w.root.says(t, its.PsidCTL, w.at(), false, its.EtsiTs102941DataContent{Choice: its.SingleSignedLinkCertificateRca,
+		LinkCertificate: &its.ToBeSignedLinkCertificate{ExpiryTime: w.root.cert.ToBeSigned.ValidityPeriod.End(), CertificateHash: its.HashedData{Hash: digest}}})
+	d, err := its.ParseData(single, its.MaxRequest)
+	fatal(t, err)
+	c := &centre{documents: map[string][]byte{
+		"/getctl/" + first.String():  w.list(t, w.root, its.CertificateTrustListRca, true, 0, aaEntry(w.aa), dcEntry("http://dc", first)),
+		"/getcrl/" + first.String():  w.crl(t, w.root),
+		"/getlink/" + first.String(): second.says(t, its.PsidCTL, w.at(), false, its.EtsiTs102941DataContent{Choice: its.DoubleSignedLinkCertificateRca, Data: d}),
+		"/getctl/" + next.String():   w.list(t, second, its.CertificateTrustListRca, true, 0, aaEntry(aa), dcEntry("http://dc", next)),
+		"/getcrl/" + next.String():   w.crl(t, second),
+	}}
+	dir := t.TempDir()
+	s, err := MakeStation(dir, Settings{Root: certificateOf(t, w.root), DC: "http://dc", ID: "car"}, StationOptions{Now: w.clock, Transport: c})
+	fatal(t, err)
+	fatal(t, s.update(t.Context()))
+	if all := s.Roots(); len(all) != 2 || idOfCert(t, all[0]) != next {
+		t.Fatalf("the station believes %d roots", len(all))
+	}
+	s.Close()
+	w.pass(370 * 24 * time.Hour) // the first root is over
+	second2 := w.list(t, second, its.CertificateTrustListRca, true, 1, dcEntry("http://dc", next))
+	c.documents["/getctl/"+next.String()], c.documents["/getcrl/"+next.String()] = second2, w.crl(t, second)
+	delete(c.documents, "/getctl/"+first.String())
+	if s, err = OpenStation(dir, StationOptions{Now: w.clock, Transport: c}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	fatal(t, s.update(t.Context()))
+	if all := s.Roots(); len(all) != 1 || idOfCert(t, all[0]) != next {
+		t.Errorf("after the end of the first root the station believes %d roots", len(all))
+	}
+	// Without the note the word of the first one is over.
+	fresh, err := New(Config{Root: certificateOf(t, w.root), DC: "http://dc", Transport: c, Now: w.clock})
+	fatal(t, err)
+	if err := fresh.Update(t.Context()); err == nil {
+		t.Error("a root that is over leads on")
+	}
+}

@@ -1,6 +1,7 @@
 package v2x
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -18,16 +19,18 @@ import (
 
 // Settings of a station, kept in its folder.
 type Settings struct {
-	Root    []byte        `json:"root,omitempty"` // as in Config: whom the station believes
-	DC      string        `json:"dc,omitempty"`
-	Manager []byte        `json:"manager,omitempty"`
-	CPOC    string        `json:"cpoc,omitempty"`
-	ID      string        `json:"id,omitempty"`         // canonical identifier, for the first enrolment
-	Stock   int           `json:"stock"`                // tickets for each period; 0: DefaultStock
-	Ahead   int           `json:"ahead"`                // periods to have tickets for, besides the present one; less than 0: none
-	Pause   time.Duration `json:"pause,omitempty"`      // between two requests for tickets, on average
-	Open    bool          `json:"no_privacy,omitempty"` // the identity of the station is no secret: it is one at the roadside
-	Order   Order         `json:"-"`                    // what tickets are for; when, the station says itself
+	Root    []byte `json:"root,omitempty"` // as in Config: whom the station believes
+	DC      string `json:"dc,omitempty"`
+	Manager []byte `json:"manager,omitempty"`
+	CPOC    string `json:"cpoc,omitempty"`
+	// Followed are roots to which the one of the settings led. The station notes them itself, and the manager to which its own led.
+	Followed [][]byte      `json:"followed,omitempty"`
+	ID       string        `json:"id,omitempty"`         // canonical identifier, for the first enrolment
+	Stock    int           `json:"stock"`                // tickets for each period; 0: DefaultStock
+	Ahead    int           `json:"ahead"`                // periods to have tickets for, besides the present one; less than 0: none
+	Pause    time.Duration `json:"pause,omitempty"`      // between two requests for tickets, on average
+	Open     bool          `json:"no_privacy,omitempty"` // the identity of the station is no secret: it is one at the roadside
+	Order    Order         `json:"-"`                    // what tickets are for; when, the station says itself
 }
 
 // Defaults of settings, and bounds.
@@ -107,7 +110,31 @@ func MakeStation(dir string, s Settings, o StationOptions) (*Station, error) {
 }
 
 func (s *Settings) config(o StationOptions, t http.RoundTripper) Config {
-	return Config{Root: s.Root, DC: s.DC, Manager: s.Manager, CPOC: s.CPOC, Now: o.Now, Transport: t}
+	return Config{Root: s.Root, DC: s.DC, Manager: s.Manager, CPOC: s.CPOC, Followed: s.Followed, Now: o.Now, Transport: t}
+}
+
+// update brings the lists up to date, and notes whom they lead to.
+func (s *Station) update(ctx context.Context) error {
+	if err := s.Update(ctx); err != nil && !errors.Is(err, ErrPartly) {
+		return err
+	}
+	roots, manager, err := s.LedTo()
+	if err != nil || s.o.Reads {
+		return err
+	}
+	next := s.Settings
+	next.Followed = roots
+	if manager != nil {
+		next.Manager = manager
+	}
+	if bytes.Equal(next.Manager, s.Settings.Manager) && slices.EqualFunc(next.Followed, s.Settings.Followed, bytes.Equal) {
+		return nil
+	}
+	if err := s.f.writeJSON(configFile, next); err != nil {
+		return err
+	}
+	s.Settings.Followed, s.Settings.Manager = next.Followed, next.Manager // others are read at the same time
+	return nil
 }
 
 // OpenStation opens the folder of a station. A ticket that cannot be read is an error: somebody has to look.
@@ -209,7 +236,7 @@ func (s *Station) Enrol(ctx context.Context, canonical crypto.Signer) error {
 	if c := s.Credential(); c != nil && c.Certificate.ToBeSigned.ValidityPeriod.Contains(s.at()) {
 		return nil
 	}
-	if err := s.Update(ctx); err != nil && !errors.Is(err, ErrPartly) {
+	if err := s.update(ctx); err != nil {
 		return err
 	}
 	c, err := s.Client.Enrol(ctx, s.ID, canonical)
@@ -250,7 +277,7 @@ func (s *Station) Keep(ctx context.Context) (got int, err error) {
 	if c == nil {
 		return 0, ErrNotEnrolled
 	}
-	if err := s.Update(ctx); err != nil && !errors.Is(err, ErrPartly) {
+	if err := s.update(ctx); err != nil {
 		return 0, err
 	}
 	if s.at() >= renewAt(c.Certificate) {

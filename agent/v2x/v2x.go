@@ -60,6 +60,8 @@ type Config struct {
 	// them the station belongs to, and DC is not used. CPOC is where the manager's lists are.
 	Manager []byte
 	CPOC    string
+	// Followed are roots to which Root led before (Client.LedTo): its word for them ends with its certificate, and they are believed beyond that.
+	Followed [][]byte
 	// Transport carries requests; nil is one of the package's own, with a connection for each request.
 	Transport http.RoundTripper
 	Now       func() time.Time
