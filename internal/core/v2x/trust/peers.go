@@ -28,7 +28,7 @@ func (p *Peers) Of(id its.HashedId8, x *its.Certificate) (*Peer, error) {
 	p.mu.Lock()
 	have, full := p.kept[id], len(p.kept) >= peersMost
 	p.mu.Unlock()
-	if have != nil && bytes.Equal(have.Signatory.Certificate.Octets, x.Octets) {
+	if have != nil && x.Octets != nil && bytes.Equal(have.Signatory.Certificate.Octets, x.Octets) {
 		return have, nil
 	}
 	signatory, err := its.NewSignatory(x)
