@@ -71,6 +71,10 @@ func TestEveryRouteAsksForItsPermission(t *testing.T) {
 		{access.RoleAuditor, "auditor", true},
 		{access.RoleOperator, "operator", true},
 		{access.RoleAdmin, "operator-admin", true},
+		{access.RoleV2XRoot, "v2x-root", true},
+		{access.RoleV2XEnrolment, "v2x-ea", true},
+		{access.RoleV2XTickets, "v2x-aa", true},
+		{access.RoleV2XTrustLists, "v2x-tlm", true},
 	}
 	for _, caller := range callers {
 		call := p.raw(t, "caller-"+caller.profile, caller.profile)
@@ -112,7 +116,7 @@ func TestEveryRouteAsksForItsPermission(t *testing.T) {
 			switch {
 			case !public && !caller.known:
 				want = http.StatusUnauthorized
-			case !public && caller.role == access.RoleNone:
+			case !public && !actor.May(access.ConfigRead):
 				want = http.StatusForbidden
 			}
 			if status, _, answer := call("GET", path, "", ""); status != want {

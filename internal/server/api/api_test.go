@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/big"
 	"net"
@@ -19,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -86,13 +89,27 @@ func must[T any](t *testing.T) func(T, error) T {
 }
 
 // start builds and runs a platform; change may alter what the API gets.
+// withRoles are the profiles of a new installation, and one for each role that has none of its own, called as the role.
+func withRoles(t *testing.T) fs.FS {
+	t.Helper()
+	all := fstest.MapFS{}
+	files := must[[]string](t)(fs.Glob(ca.DefaultProfiles(), "*.yaml"))
+	for _, name := range files {
+		all[name] = &fstest.MapFile{Data: must[[]byte](t)(fs.ReadFile(ca.DefaultProfiles(), name))}
+	}
+	for _, role := range []access.Role{access.RoleV2XRoot, access.RoleV2XEnrolment, access.RoleV2XTickets, access.RoleV2XTrustLists} {
+		all[string(role)+".yaml"] = &fstest.MapFile{Data: bytes.ReplaceAll(all["auditor.yaml"].Data, []byte("auditor"), []byte(role))}
+	}
+	return all
+}
+
 func start(t *testing.T, change func(*api.Deps)) *platform {
 	t.Helper()
 	p := &platform{logs: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(p.logs, nil))
 	d := dbtest.Open(t, audit.Schema(), key.Schema(), approve.Schema(), job.Schema(), device.Schema(), ca.Schema(), revoke.Schema(), enrol.Schema(), acme.Schema(), maker.Schema(), masa.Schema(), campaign.Schema())
 	keys, _ := keytest.Store(t)
-	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(ca.DefaultProfiles()))
+	profiles := must[*ca.Profiles](t)(ca.LoadProfiles(withRoles(t)))
 	signer, vkey, err := audit.NoteKey("test.example/audit", make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
