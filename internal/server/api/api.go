@@ -6,7 +6,7 @@
 // route with the permission that it needs; the permission is decided, and a refusal recorded, in core. Refusals are problem details
 // (RFC 9457).
 //
-// Beside /v1 stand /healthz and /readyz, for nobody in particular, and /metrics, for whoever has a role. The package deliberately knows no
+// Beside /v1 stand /healthz and /readyz, for nobody in particular, and /metrics, for whoever may read the configuration. The package deliberately knows no
 // passwords, cookies or sessions, is not meant for browsers and refuses their cross-origin requests, and contains no rule of the platform.
 package api
 
