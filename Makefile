@@ -15,18 +15,18 @@ fmt:
 
 vet:
 	$(GO) vet -tags interop,soak ./...
-	CGO_ENABLED=1 $(GO) vet -tags pkcs11 ./internal/provider/... ./cmd/mooring
+	CGO_ENABLED=1 $(GO) vet -tags pkcs11 ./internal/provider/pkcs11
 
 staticcheck:
 	$(GO) run $(STATICCHECK) -tags interop,soak ./...
-	CGO_ENABLED=1 $(GO) run $(STATICCHECK) -tags pkcs11 ./internal/provider/...
+	CGO_ENABLED=1 $(GO) run $(STATICCHECK) -tags pkcs11 ./internal/provider/pkcs11
 
 test:
 	$(GO) test ./...
 
 # Keys in a token, against SoftHSM: needs a C compiler and the package softhsm2.
 test-pkcs11:
-	CGO_ENABLED=1 $(GO) test -tags pkcs11 ./internal/provider/...
+	CGO_ENABLED=1 $(GO) test -tags pkcs11 ./internal/provider/pkcs11
 
 race:
 	$(GO) test -race ./...
