@@ -79,8 +79,8 @@ func ParseArchive(b []byte) (*Archive, error) {
 	if !ok || err != nil {
 		return nil, fmt.Errorf("%w: its first file is %q, not the period with .info", ErrArchive, r.File[0].Name)
 	}
-	a := &Archive{I: uint16(i)}
-	if a.Info, err = content(r.File[0]); err != nil {
+	a, left := &Archive{I: uint16(i)}, len(b)
+	if a.Info, err = content(r.File[0], &left); err != nil {
 		return nil, err
 	}
 	for _, f := range r.File[1:] {
@@ -89,7 +89,7 @@ func ParseArchive(b []byte) (*Archive, error) {
 		if !ok || err != nil || len(a.Files) > 0 && a.Files[len(a.Files)-1].J >= j {
 			return nil, fmt.Errorf("%w: the file %q has another name than the tickets of the period, or is out of order", ErrArchive, f.Name)
 		}
-		octets, err := content(f)
+		octets, err := content(f, &left)
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +98,8 @@ func ParseArchive(b []byte) (*Archive, error) {
 	return a, nil
 }
 
-func content(f *zip.File) ([]byte, error) {
+// content reads a file. left is how many octets there can still be: files that share octets would come to far more than the archive.
+func content(f *zip.File, left *int) ([]byte, error) {
 	if f.Method != zip.Store || f.UncompressedSize64 > MaxFile || f.CompressedSize64 != f.UncompressedSize64 {
 		return nil, fmt.Errorf("%w: the file %q is not stored, or too long", ErrArchive, f.Name)
 	}
@@ -107,6 +108,9 @@ func content(f *zip.File) ([]byte, error) {
 		return nil, fmt.Errorf("%w: the file %q: %w", ErrArchive, f.Name, err)
 	}
 	defer in.Close()
+	if *left -= int(f.UncompressedSize64); *left < 0 {
+		return nil, fmt.Errorf("%w: its files are longer than it is", ErrArchive)
+	}
 	b, err := io.ReadAll(io.LimitReader(in, MaxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("%w: the file %q: %w", ErrArchive, f.Name, err)

@@ -6,8 +6,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"testing"
 
@@ -78,6 +80,42 @@ func TestArchivesThatAreNone(t *testing.T) {
 	}
 	if _, err := ParseArchive(make([]byte, MaxArchive+1)); !errors.Is(err, ErrArchive) {
 		t.Errorf("one of %d octets: %v", MaxArchive+1, err)
+	}
+}
+
+// Files that share their octets come to no more than the archive.
+func TestArchiveOfSharedOctets(t *testing.T) {
+	t.Parallel()
+	content := make([]byte, MaxFile)
+	header := func(tail int, name string) []byte { // what local header and entry of the directory have in common, behind the versions
+		b := make([]byte, 22, 22+tail+len(name))
+		binary.LittleEndian.PutUint32(b[8:], crc32.ChecksumIEEE(content))
+		binary.LittleEndian.PutUint32(b[12:], uint32(len(content)))
+		binary.LittleEndian.PutUint32(b[16:], uint32(len(content)))
+		binary.LittleEndian.PutUint16(b[20:], uint16(len(name)))
+		return append(append(b, make([]byte, tail)...), name...)
+	}
+	archive := append(append([]byte("PK\x03\x04\x0a\x00"), header(2, "1.info")...), content...)
+	start, n := len(archive), 200
+	for j := range n {
+		name := "1.info"
+		if j > 0 {
+			name = "1_" + hex(uint32(j))
+		}
+		archive = append(append(archive, "PK\x01\x02\x0a\x00\x0a\x00"...), header(16, name)...)
+	}
+	end := make([]byte, 22)
+	copy(end, "PK\x05\x06")
+	binary.LittleEndian.PutUint16(end[8:], uint16(n))
+	binary.LittleEndian.PutUint16(end[10:], uint16(n))
+	binary.LittleEndian.PutUint32(end[12:], uint32(len(archive)-start))
+	binary.LittleEndian.PutUint32(end[16:], uint32(start))
+	archive = append(archive, end...)
+	if r, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive))); err != nil || len(r.File) != n {
+		t.Fatalf("the ZIP is none: %v", err)
+	}
+	if _, err := ParseArchive(archive); !errors.Is(err, ErrArchive) || !strings.Contains(err.Error(), "longer than it is") {
+		t.Errorf("an archive of %d octets with %d files of %d: %v", len(archive), n, MaxFile, err)
 	}
 }
 
