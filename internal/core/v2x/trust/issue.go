@@ -314,11 +314,11 @@ func Within(v, of its.ValidityPeriod) its.ValidityPeriod {
 }
 
 // Install takes the certificate that this store applied for, and the root that issued it, which is believed from then on. It needs the
-// permission to manage authorities of the role.
+// permission to manage authorities of the role, and v2x.root where another root is believed than the one that is new.
 func (s *Service) Install(ctx context.Context, actor access.Actor, cert, root []byte) (*Authority, error) {
 	a, r, err := s.received(cert, root)
 	if err == nil {
-		err = s.mayInstall(ctx, actor, a)
+		err = s.mayInstall(ctx, actor, a, r)
 	}
 	if err != nil {
 		return nil, err
@@ -347,13 +347,23 @@ func (s *Service) Install(ctx context.Context, actor access.Actor, cert, root []
 	return a, s.Load(ctx)
 }
 
-// mayInstall says whether an actor may install a certificate, by the role that it has.
-func (s *Service) mayInstall(ctx context.Context, actor access.Actor, a *Authority) error {
+// mayInstall says whether an actor may install a certificate, by the role that it has, and have its root believed. Once a store believes one, another one comes by a
+// link certificate (Follow) or by whoever may run the root: who runs an authority does not choose by whom everybody in the store is judged.
+func (s *Service) mayInstall(ctx context.Context, actor access.Actor, a, root *Authority) error {
 	need := access.V2XEnrolment
 	if a.Certificate.CheckRole(its.EtsiAA, 0) == nil {
 		need = access.V2XTickets
 	}
-	return s.Access.Require(ctx, actor, need, "v2x")
+	if err := s.Access.Require(ctx, actor, need, "v2x"); err != nil {
+		return err
+	}
+	if err := s.Load(ctx); err != nil {
+		return err
+	}
+	if st := s.State(); len(st.Roots) > 0 && st.publishers[root.ID] == nil {
+		return s.Access.Require(ctx, actor, access.V2XRoot, "v2x "+root.ID.String())
+	}
+	return nil
 }
 
 func (s *Service) received(cert, root []byte) (a, r *Authority, err error) {
@@ -385,15 +395,14 @@ func (s *Service) received(cert, root []byte) (a, r *Authority, err error) {
 
 // install stores an authority whose keys are here. Where the root is kept that issued it, the certificate is known already.
 func (s *Service) install(ctx context.Context, tx *db.Tx, actor access.Actor, a, root *Authority, applied string) error {
-	if known, err := lockAuthority(ctx, tx, root.ID); err != nil {
-		return err
-	} else if known == nil {
-		if err := s.insert(ctx, tx, actor, root, "v2x.trust"); err != nil {
-			return err
-		}
+	known, err := lockAuthority(ctx, tx, root.ID)
+	if err == nil && known == nil {
+		err = s.insert(ctx, tx, actor, root, "v2x.trust")
 	}
-	known, err := lockAuthority(ctx, tx, a.ID)
 	if err != nil {
+		return err
+	}
+	if known, err = lockAuthority(ctx, tx, a.ID); err != nil {
 		return err
 	}
 	more := map[string]string{detailPending: applied}
