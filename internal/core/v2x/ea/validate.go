@@ -25,6 +25,7 @@ type validating struct {
 	ea     *trust.Credential
 	opened scr.Opened
 	outer  *its.SignedData
+	aa     *its.Certificate // who asks
 	asked  *its.AuthorizationValidationRequest
 	signed *its.SignedData // by the station
 	hash   []byte          // what the station signed
@@ -111,6 +112,7 @@ func (s *Service) authority(v *validating) its.AuthorizationValidationResponseCo
 	if err != nil {
 		return its.ValidationInvalidAa
 	}
+	v.aa = aa.Signatory.Certificate
 	if v.outer.VerifyBy(aa.Signatory) != nil {
 		return its.ValidationInvalidAaSignature
 	}
@@ -186,17 +188,27 @@ func (s *Service) wanted(v *validating) its.AuthorizationValidationResponseCode 
 			return its.ValidationDeniedPermissions
 		}
 	}
-	now := its.Time32(s.Trust.At() / 1e6)
-	v.period = its.ValidityPeriod{Start: now, Duration: hours(s.Policy.Ticket)}
-	if want, ok := a.ValidityPeriod.Get(); ok {
-		v.period = want
+	want, wants := a.ValidityPeriod.Get()
+	if !wants {
+		v.period = s.usual(v.aa)
+		return its.ValidationOk
 	}
+	v.period = want
+	now := its.Time32(s.Trust.At() / 1e6)
 	switch limit := uint64(s.Policy.Ticket.Microseconds()); {
-	case v.period.Duration.Microseconds() > limit, v.period.Duration.Choice < its.Seconds, v.period.Duration.Value == 0, v.period.End() <= now,
-		v.period.Start > now+its.Time32(s.Policy.Preload/time.Second), v.period.Start+its.Time32(s.Policy.Window/time.Second) < now:
+	case want.Duration.Microseconds() > limit, want.Duration.Choice < its.Seconds, want.Duration.Value == 0, want.End() <= now,
+		want.Start > now+its.Time32(s.Policy.Preload/time.Second), want.Start+its.Time32(s.Policy.Window/time.Second) < now:
 		return its.ValidationDeniedPermissions
 	}
 	return its.ValidationOk
+}
+
+// usual is the time of a ticket that is asked for without one. It begins with the hour, as the record has it: the second of the request, which stands beside the
+// station in this store, would stand in the ticket as well, and everybody who meets the ticket could tell whose it is.
+func (s *Service) usual(aa *its.Certificate) its.ValidityPeriod {
+	unit := int64(max(1, min(time.Hour, s.Policy.Ticket/24)/time.Second))
+	begin := its.Time32(its.TimeAt(time.Unix(s.Now().Unix()/unit*unit, 0), s.Trust.Leap) / 1e6)
+	return its.ValidityPeriod{Start: max(begin, aa.ToBeSigned.ValidityPeriod.Start), Duration: hours(s.Policy.Ticket)}
 }
 
 // confirmed is what the ticket is to say.
@@ -221,13 +233,14 @@ const (
 // interval is when so many tickets are valid.
 type interval struct{ start, ends, tickets int64 }
 
-// count counts the ticket, in the transaction that looks whether there may be one more. One that was counted before is not counted again.
+// count counts the ticket, in the transaction that looks whether there may be one more. One that was counted before is not counted again, if the same authority asks:
+// another one gives out a ticket of its own.
 func (s *Service) count(ctx context.Context, v *validating) (its.AuthorizationValidationResponseCode, error) {
 	sealed, err := coer.Marshal(&v.asked.EcSignature)
 	if err != nil {
 		return 0, err
 	}
-	v.mark = digest(v.asked.SharedAtRequest.Octets, sealed)
+	v.mark = digest(v.outer.Signer.Digest[:], v.asked.SharedAtRequest.Octets, sealed)
 	err = s.commit.Do(ctx, v)
 	var refused codeError
 	if errors.As(err, &refused) {
