@@ -291,8 +291,17 @@ func (s *Service) recordCredential(ctx context.Context, e *enrolling, cert *its.
 			code = its.EnrolmentBadItsStatus
 			return nil
 		}
-		if _, err := tx.Exec(ctx, insertAnswer, e.digest, answer, s.Now().Unix()); err != nil {
+		issued := s.Now().Unix()
+		if _, err := tx.Exec(ctx, insertAnswer, e.digest, answer, issued); err != nil {
 			return err
+		}
+		var today int64
+		if _, err := tx.Get(ctx, []any{&today}, countCredentials, e.who.device.ID[:], issued-24*3600); err != nil {
+			return err
+		}
+		if today >= credentialsADay {
+			code = its.EnrolmentDeniedRequest
+			return errUsed // nothing is kept
 		}
 		n, err := tx.Exec(ctx, insertKey, key, expires)
 		if err != nil {
@@ -303,7 +312,6 @@ func (s *Service) recordCredential(ctx context.Context, e *enrolling, cert *its.
 			return errUsed
 		}
 		dev := e.who.device.ID
-		issued := s.Now().Unix()
 		if _, err := tx.Exec(ctx, insertCredential, id[:], dev[:], octets, issued, expires); err != nil {
 			return err
 		}
@@ -316,4 +324,7 @@ func (s *Service) recordCredential(ctx context.Context, e *enrolling, cert *its.
 	return code, err
 }
 
-var errUsed = errors.New("the key has a credential already")
+var errUsed = errors.New("the key has a credential already, or the station has too many")
+
+// credentialsADay is how many credentials a station gets in 24 hours. Each is kept until long after it ended; one that is in order needs one in years.
+const credentialsADay = 32

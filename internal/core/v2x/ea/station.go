@@ -104,6 +104,7 @@ type credential struct {
 const (
 	insertCredential = `INSERT INTO v2x_credential (cell, id, device, cert, issued, expires) VALUES (0, $1, $2, $3, $4, $5)`
 	selectCredential = `SELECT device, cert, expires FROM v2x_credential WHERE cell = 0 AND id = $1`
+	countCredentials = `SELECT COUNT(*) FROM v2x_credential WHERE cell = 0 AND device = $1 AND issued > $2`
 	insertKey        = `INSERT INTO v2x_credential_key (cell, key, expires) VALUES (0, $1, $2) ON CONFLICT DO NOTHING`
 	insertAnswer     = `INSERT INTO v2x_enrolment (cell, request, answer, at) VALUES (0, $1, $2, $3)`
 	selectAnswer     = `SELECT answer FROM v2x_enrolment WHERE cell = 0 AND request = $1`

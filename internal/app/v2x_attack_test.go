@@ -1,0 +1,137 @@
+package app_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	agent "mooring/agent/v2x"
+	"mooring/internal/app/apptest"
+	"mooring/internal/base/conf"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/access"
+	"mooring/internal/core/v2x/trust"
+	"mooring/wire/its"
+	"mooring/wire/scr"
+	"mooring/wire/spdu"
+)
+
+// Whoever runs one of the authorities brings a certificate by a root of their own. It is not believed, and who may run the root can have it believed.
+func TestV2XForeignRoot(t *testing.T) {
+	t.Parallel()
+	p, other := startV2X(t, nil), startV2X(t, nil)
+	ctx := t.Context()
+	for role, actorRole := range map[trust.Role]access.Role{trust.EA: access.RoleV2XEnrolment, trust.AA: access.RoleV2XTickets} {
+		of := p.V2X.Trust
+		if role == trust.AA {
+			of = p.Tickets().Trust
+		}
+		actor := access.Actor{Kind: access.KindOperator, ID: strings.Repeat("d", 32), Role: actorRole}
+		request, err := of.Apply(ctx, actor, role, "Mine")
+		must(t, err)
+		a, err := other.V2X.Trust.Issue(ctx, apptest.Operator(), request, trust.Grant{Role: role, URL: "http://x", Peer: "http://x"})
+		must(t, err)
+		root := other.V2X.Trust.State().Root.Octets
+		if _, err := of.Install(ctx, actor, a.Octets, root); !errs.Is(err, errs.Denied) {
+			t.Errorf("the operator of the %s has another root believed: %v", role, err)
+		}
+		if st := of.State(); len(st.Roots) != 1 || st.Of(other.made.Root) != nil {
+			t.Errorf("the store of the %s believes %d roots", role, len(st.Roots))
+		}
+		_, err = of.Install(ctx, apptest.Operator(), a.Octets, root)
+		must(t, err)
+		if len(of.State().Roots) != 2 {
+			t.Errorf("the administrator cannot have a root believed")
+		}
+	}
+}
+
+// ask asks the enrolment authority as an authorization authority.
+func (p *v2xPlatform) ask(t *testing.T, r *atRequest, by spdu.Signer) *its.AuthorizationValidationResponse {
+	t.Helper()
+	d, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationRequest, AuthorizationValidationRequest: &its.AuthorizationValidationRequest{
+		SharedAtRequest: r.inner.SharedAtRequest, EcSignature: r.inner.EcSignature}}, p.at(), by)
+	must(t, err)
+	request, session := sealTo(t, d, nil, p.ea)
+	_, body := postV2X(t, p.Config.V2XValidationURL()+"/validation", request)
+	_, c, err := scr.OpenAnswer(body, session, its.ValidationResponse)
+	must(t, err)
+	return c.AuthorizationValidationResponse
+}
+
+// A vehicle sends the same request to two authorization authorities, each of which would give out a ticket for it.
+func TestV2XOneRequestTwoAuthorities(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, func(c *conf.Config) { c.V2X.Tickets = 1 })
+	canonical, _ := p.vehicle(t, "car-1")
+	ec, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
+	must(t, err)
+	first, err := p.Tickets().Trust.Credential(t.Context(), trust.AA)
+	must(t, err)
+	p.clock.Move(time.Minute)
+	p.follow(t, trust.AA)
+	second, err := p.Tickets().Trust.Credential(t.Context(), trust.AA)
+	must(t, err)
+	if first.ID == second.ID {
+		t.Fatal("there is one authorization authority")
+	}
+	r := p.atRequest(t, ec)
+	r.message(t)
+	for i, row := range []struct {
+		by   *trust.Credential
+		want its.AuthorizationValidationResponseCode
+	}{{first, its.ValidationOk}, {first, its.ValidationOk}, {second, its.ValidationDeniedTooManyCerts}} {
+		if got := p.ask(t, r, row.by.Signer).ResponseCode; got != row.want {
+			t.Errorf("question %d: got %v, want %v", i+1, got, row.want)
+		}
+	}
+}
+
+// PRV: the time of a ticket that is asked for without one does not say when it was asked for.
+func TestV2XTicketsTellNoSecond(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	p.clock.Move(3*time.Hour + 17*time.Minute)
+	must(t, p.Tickets().Fetch(t.Context()))
+	var starts []its.Time32
+	for _, name := range []string{"car-1", "car-2"} {
+		canonical, _ := p.vehicle(t, name)
+		ec, err := p.client(t).Enrol(t.Context(), name, canonical)
+		must(t, err)
+		by, err := p.Tickets().Trust.Credential(t.Context(), trust.AA)
+		must(t, err)
+		r := p.atRequest(t, ec)
+		r.message(t)
+		c, ok := p.ask(t, r, by.Signer).ConfirmedSubjectAttributes.Get()
+		if !ok {
+			t.Fatal("nothing was confirmed")
+		}
+		starts = append(starts, c.ValidityPeriod.Value.Start)
+		p.clock.Move(7 * time.Second)
+	}
+	if utc := starts[0].Time(its.LeapSeconds).Unix(); starts[0] != starts[1] || utc%3600 != 0 {
+		t.Errorf("the tickets begin at %d and %d", starts[0], starts[1])
+	}
+}
+
+// A vehicle asks for one enrolment credential after the other, each of which stays for years.
+func TestV2XManyCredentials(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	canonical, _ := p.vehicle(t, "car-1")
+	client := p.client(t)
+	enrol := func(ctx context.Context) error { _, err := client.Enrol(ctx, "car-1", canonical); return err }
+	const most = 32
+	for n := range most {
+		if err := enrol(t.Context()); err != nil {
+			t.Fatalf("credential %d: %v", n+1, err)
+		}
+	}
+	var refused *agent.Refused
+	if err := enrol(t.Context()); !asRefused(err, &refused) || refused.Code != "deniedrequest" {
+		t.Errorf("one more on the same day: %v", err)
+	}
+	p.clock.Move(25 * time.Hour)
+	must(t, enrol(t.Context()))
+}
