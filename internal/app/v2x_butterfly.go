@@ -26,6 +26,9 @@ func (p *Platform) readTokenKey() error {
 	if !b.On || b.TokenKey == "" {
 		return nil
 	}
+	if b.TokenIssuer == "" || b.TokenAudience == "" {
+		return errs.New(errs.Invalid, "v2x.butterfly_token_key needs v2x.butterfly_token_issuer and v2x.butterfly_token_audience beside it: tokens say by whom and for whom they are (RFC 9068, section 4)")
+	}
 	text, err := os.ReadFile(p.Config.Path(b.TokenKey))
 	if err != nil {
 		return errs.Wrap(errs.Invalid, err, "v2x.butterfly_token_key cannot be read")
