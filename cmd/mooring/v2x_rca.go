@@ -152,15 +152,15 @@ func listed(l v1.V2XList) string {
 
 func (c *cli) v2xIssueCommand() *cobra.Command {
 	var i v1.V2XIssue
-	var cert, root string
+	var out, root string
 	cmd := &cobra.Command{Use: "issue FILE", Short: "Issue a certificate to an authority", Long: v2xIssueHelp,
-		Example: "  mooring v2x rca issue aa.request --role aa --url http://aa.example.com/authorization --digest 5d41… --cert aa.oer --root root.oer\n  mooring v2x rca issue rekey.request --cert ea.oer", Args: needs("FILE")}
+		Example: "  mooring v2x rca issue aa.request --role aa --url http://aa.example.com/authorization --digest 5d41… --out aa.oer --root root.oer\n  mooring v2x rca issue rekey.request --out ea.oer", Args: needs("FILE")}
 	flags := cmd.Flags()
 	flags.StringVar(&i.Role, "role", "", "ea or aa")
 	flags.StringVar(&i.URL, "url", "", "where stations reach it")
 	flags.StringVar(&i.Peer, "peer", "", "of an enrolment authority: where authorization authorities reach it")
 	flags.StringVar(&i.Digest, "digest", "", "SHA-256 of the request, as the authority's operators told it")
-	flags.StringVar(&cert, "cert", "", "file to write the certificate to")
+	flags.StringVar(&out, "out", "", "file to write the certificate to")
 	flags.StringVar(&root, "root", "", "file to write the certificate of the root to")
 	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"ea", "aa"}, cobra.ShellCompDirectiveNoFileComp)) // fails only without the flag
 	cmd.RunE = c.online(func(ctx context.Context, s *client.Client, args []string) (err error) {
@@ -171,7 +171,7 @@ func (c *cli) v2xIssueCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := writeOctets(cert, a.Certificate); err != nil {
+		if err := writeOctets(out, a.Certificate); err != nil {
 			return err
 		}
 		if root != "" {

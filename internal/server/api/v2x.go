@@ -232,7 +232,7 @@ func (s *server) getV2XList(ctx context.Context, actor access.Actor, in *v2xList
 	}
 	l, err := listOf(ctx, t, id, in.List, in.Sequence)
 	if err == nil && l.Octets == nil {
-		err = errs.New(errs.NotFound, "there is no such list")
+		err = errs.New(errs.NotFound, "there is no such list: %s has no %s", id, in.List)
 	}
 	return l, err
 }
