@@ -39,11 +39,14 @@ const agentV2XEnrolHelp = `Gets the enrolment credential, and makes the folder f
 The station is known by --name, its canonical identifier, and its canonical key: that in --key, or without --key the key of the certificate that this agent has
 already ("mooring agent enrol"), so that a device that is enrolled needs no second secret.
 
+Once there is a folder, what it says holds: to begin anew as another station, or to believe somebody else, remove the folder "v2x".
+
 Then "mooring agent v2x run" fills the stock.`
 
 const agentV2XRunHelp = `Keeps the stock of tickets filled until it is told to end (SIGTERM or Ctrl-C): fetches the lists, gets the tickets that are missing for this week and
 those ahead, drops those that are over, and renews the enrolment credential after two thirds of its life. Requests that were under way when it
-was killed are sent again, and count once. Without a network it goes on with what there is. With --once it does what is due and ends.
+was killed are sent again, and count once. Without a network it goes on with what there is. With --once it does what is due and ends, which takes a
+minute and more for a new station: it pauses between requests (--pause of "mooring agent v2x enrol").
 
 --before is a command for /bin/sh that is run before each request for a ticket. A vehicle changes its network addresses there, so that requests are not known as
 those of one vehicle by them.`
@@ -142,6 +145,9 @@ func (c *cli) agentV2XEnrol(ctx context.Context, f *agentFlags, v *v2xFlags) (er
 		return err
 	}
 	defer s.Close()
+	if v.settings.ID != "" && v.settings.ID != s.ID {
+		return errs.New(errs.Conflict, "%s is the folder of the station %q already: remove it to begin anew as %q", f.v2xDir(), s.ID, v.settings.ID)
+	}
 	if err := s.Enrol(ctx, key); err != nil {
 		return err
 	}
@@ -226,10 +232,10 @@ func (c *cli) agentV2XStatus(f *agentFlags) error {
 type stationStatus struct {
 	ID         string    `json:"id"`
 	Credential string    `json:"credential,omitempty"`
-	Until      time.Time `json:"until"`
+	Until      time.Time `json:"until,omitzero"`
 	Now        int       `json:"tickets_now"`
 	Later      int       `json:"tickets_later"`
-	Last       time.Time `json:"last_ticket_until"`
+	Last       time.Time `json:"last_ticket_until,omitzero"`
 }
 
 func (c *cli) showStation(s *v2x.Station) error {
@@ -322,15 +328,19 @@ func (c *cli) agentV2XHear(ctx context.Context, f *agentFlags, v *v2xFlags, path
 	if err != nil {
 		return err
 	}
-	shown := map[string]any{"application": heard.Psid, "signer": heard.Signer.String(), "made": heard.Made.Time(its.LeapSeconds), "payload": fmt.Sprintf("%x", heard.Payload)}
+	shown := map[string]any{"application": heard.Psid, "signer": heard.Signer.String(), "permissions": fmt.Sprintf("%x", heard.Ssp),
+		"made": heard.Made.Time(its.LeapSeconds), "payload": fmt.Sprintf("%x", heard.Payload)}
+	var where string
+	if place, ok := heard.Place.Get(); ok {
+		where = fmt.Sprintf("%.7f,%.7f", float64(place.Latitude)/1e7, float64(place.Longitude)/1e7)
+		shown["place"] = where
+	}
 	return c.show(shown, func(w io.Writer) {
 		fact(w, "Application", heard.Psid.String())
 		fact(w, "Signer", heard.Signer.String())
 		fact(w, "Permissions", fmt.Sprintf("%x", heard.Ssp))
 		fact(w, "Made", heard.Made.Time(its.LeapSeconds).Format(time.RFC3339Nano))
-		if place, ok := heard.Place.Get(); ok {
-			fact(w, "Place", fmt.Sprintf("%.7f,%.7f", float64(place.Latitude)/1e7, float64(place.Longitude)/1e7))
-		}
+		fact(w, "Place", where)
 		fact(w, "Payload", fmt.Sprintf("%x", heard.Payload))
 	})
 }

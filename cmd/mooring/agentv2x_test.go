@@ -87,6 +87,9 @@ func TestAgentV2X(t *testing.T) {
 	if !strings.Contains(out, "car-1") || !strings.Contains(out, "0 valid now") {
 		t.Errorf("enrol printed %s", out)
 	}
+	if _, report := d.run(t.Context(), exitFailure, "", "v2x", "enrol", "--root", root, "--dc", dc, "--name", "car-2", "--key", key); !strings.Contains(report, `of the station "car-1" already`) {
+		t.Errorf("another name in the same folder: %s", report)
+	}
 	seen := filepath.Join(t.TempDir(), "seen")
 	out, _ = d.run(t.Context(), exitOK, "", "v2x", "run", "--once", "--json", "--before", "echo x >> "+seen)
 	var status stationStatus
@@ -95,6 +98,15 @@ func TestAgentV2X(t *testing.T) {
 	}
 	if text, err := os.ReadFile(seen); err != nil || strings.Count(string(text), "x") != 4 {
 		t.Errorf("before the requests %q was written: %v", text, err)
+	}
+	if tickets, err := filepath.Glob(filepath.Join(d.dir, "v2x", "tickets", "*.pem")); err != nil || len(tickets) != 4 {
+		t.Errorf("the folder has the tickets %q: %v", tickets, err)
+	} else {
+		var shown, report bytes.Buffer
+		id := strings.TrimSuffix(filepath.Base(tickets[0]), ".pem")
+		if code := run(t.Context(), []string{"v2x", "show", tickets[0]}, strings.NewReader(""), &shown, &report); code != exitOK || !strings.Contains(shown.String(), "HashedId8 "+id) {
+			t.Errorf("v2x show of a ticket of the folder printed %s%s, want %s in it", &shown, &report, id)
+		}
 	}
 	payload, cam, denm := d.file("cam", "hello"), filepath.Join(t.TempDir(), "cam.oer"), filepath.Join(t.TempDir(), "denm.oer")
 	d.run(t.Context(), exitOK, "", "v2x", "sign", payload, "--out", cam)
@@ -109,6 +121,9 @@ func TestAgentV2X(t *testing.T) {
 				t.Errorf("hear printed %s, want %q in it", out, w)
 			}
 		}
+	}
+	if out, _ := d.run(t.Context(), exitOK, "", "v2x", "hear", denm, "--age", "1h", "--json"); !strings.Contains(out, `"place": "48.1372000,11.5756000"`) || !strings.Contains(out, `"permissions": "01`) {
+		t.Errorf("hear --json printed %s, want the place and the permissions in it", out)
 	}
 	forged, err := os.ReadFile(cam)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"strings"
@@ -17,7 +18,8 @@ const v2xHelp = `Looks at the messages and certificates of vehicles (V2X), and v
 That needs no server. Makes and runs the authorities that issue such certificates, and runs a fleet of vehicles through them.`
 
 const v2xShowHelp = `Shows what is in a file: a certificate, a message, a trust list, a revocation list, a request or its answer, with the names of the standards.
-What lies unencrypted in a message is shown in its place. The file has the octets of the structure (COER), or their hexadecimal digits.
+What lies unencrypted in a message is shown in its place. The file has the octets of the structure (COER), their hexadecimal digits,
+or a ticket or credential with its keys, as "mooring agent v2x" keeps it: of that the certificate is shown.
 
 Which structure it is, is found out; --type names it where that does not work. What is not exactly as the rules demand is refused with the
 component and the octet where it goes wrong.
@@ -79,11 +81,17 @@ func (c *cli) v2xShow(path, as string) error {
 	})
 }
 
-// readOctets reads a file of octets, or of their hexadecimal digits.
+// stationCertificate is the PEM block with a certificate in the files of a station.
+const stationCertificate = "ITS CERTIFICATE"
+
+// readOctets reads a file of octets, or of their hexadecimal digits, or the certificate from a file of a station.
 func readOctets(path string) ([]byte, error) {
 	b, err := readFile(path)
 	if err != nil {
 		return nil, err
+	}
+	if block, _ := pem.Decode(b); block != nil && block.Type == stationCertificate {
+		return block.Bytes, nil
 	}
 	digits := strings.Join(strings.Fields(string(b)), "")
 	if octets, err := hex.DecodeString(digits); err == nil && len(octets) > 0 {

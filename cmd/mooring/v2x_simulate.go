@@ -78,6 +78,7 @@ func (c *cli) v2xSimulate(ctx context.Context, o v2xsim.Options) (err error) {
 	if err := o.Check(); err != nil {
 		return usagef("--%s", strings.TrimPrefix(err.Error(), "--"))
 	}
+	kept := o.Dir
 	if o.Dir == "" {
 		var remove func() error
 		if o.Dir, remove, err = demo.TempDir(); err != nil {
@@ -98,6 +99,7 @@ func (c *cli) v2xSimulate(ctx context.Context, o v2xsim.Options) (err error) {
 	if err != nil {
 		return err
 	}
+	r.Dir = kept // one that is removed is nobody's business
 	return c.showSimulation(r)
 }
 

@@ -78,7 +78,7 @@ type Result struct {
 	Links            []Link  `json:"links"`      // what each component and each pair could link
 	Seconds          float64 `json:"seconds"`
 	Root             string  `json:"root"`
-	Dir              string  `json:"dir"`
+	Dir              string  `json:"dir,omitempty"`
 }
 
 // Simulation is a fleet and its authorities.
