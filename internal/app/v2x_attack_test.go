@@ -11,6 +11,7 @@ import (
 	"mooring/internal/base/conf"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
+	"mooring/internal/core/device"
 	"mooring/internal/core/v2x/trust"
 	"mooring/wire/its"
 	"mooring/wire/scr"
@@ -134,4 +135,51 @@ func TestV2XManyCredentials(t *testing.T) {
 	}
 	p.clock.Move(25 * time.Hour)
 	must(t, enrol(t.Context()))
+}
+
+// A car asks for what is for ambulances, and who may have that for more than it may have. What a station may have is looked at with each request.
+func TestV2XSpecialPermissions(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	ctx := t.Context()
+	by, err := p.Tickets().Trust.Credential(ctx, trust.AA)
+	must(t, err)
+	credential := func(name string) (*agent.Credential, device.ID) {
+		canonical, d := p.vehicle(t, name)
+		ec, err := p.client(t).Enrol(ctx, name, canonical)
+		must(t, err)
+		return ec, d.ID
+	}
+	car, _ := credential("car-1")
+	ambulance, id := credential("ambulance-1")
+	wrong, wrongID := credential("car-2")
+	grant := func(id device.ID, tags map[string]string) {
+		_, err := p.Devices.Change(ctx, apptest.Operator(), id, device.Change{Tags: &tags})
+		must(t, err)
+	}
+	grant(id, map[string]string{"v2x": "vehicle", "v2x-cam": "010100", "v2x-denm": "01000003"})
+	grant(wrongID, map[string]string{"v2x": "vehicle", "v2x-cam": "all", "v2x-denm": "02000003"})
+	for _, row := range []struct {
+		name string
+		ec   *agent.Credential
+		want its.AuthorizationValidationResponseCode
+		cam  its.PsidSsp
+		denm its.PsidSsp
+	}{
+		{"a car, with nothing special", car, its.ValidationOk, its.Bitmap(its.PsidCAM, 1, 0, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 0)},
+		{"a car as an ambulance", car, its.ValidationDeniedPermissions, its.Bitmap(its.PsidCAM, 1, 1, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 0)},
+		{"a car that warns as an ambulance", car, its.ValidationDeniedPermissions, its.Bitmap(its.PsidCAM, 1, 0, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 2)},
+		{"an ambulance", ambulance, its.ValidationOk, its.Bitmap(its.PsidCAM, 1, 1, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 3)},
+		{"an ambulance as something else", ambulance, its.ValidationDeniedPermissions, its.Bitmap(its.PsidCAM, 1, 3, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 3)},
+		{"tags that are none", wrong, its.ValidationDeniedPermissions, its.Bitmap(its.PsidCAM, 1, 1, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 0)},
+		{"a tag of another version", wrong, its.ValidationDeniedPermissions, its.Bitmap(its.PsidCAM, 1, 0, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 1)},
+		{"nothing special, with tags that are none", wrong, its.ValidationOk, its.Bitmap(its.PsidCAM, 1, 0, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 0)},
+	} {
+		r := p.atRequest(t, row.ec)
+		r.inner.SharedAtRequest.RequestedSubjectAttributes.AppPermissions = []its.PsidSsp{row.cam, row.denm}
+		r.message(t)
+		if got := p.ask(t, r, by.Signer).ResponseCode; got != row.want {
+			t.Errorf("%s: got %v, want %v", row.name, got, row.want)
+		}
+	}
 }

@@ -115,6 +115,9 @@ func TestV2XButterflyRefusals(t *testing.T) {
 		{"application", "deniedpermissions", 403, func(r *butterflyRequest) {
 			r.inner.TbsCert.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0xc0)}
 		}, nil, nil},
+		{"the permissions of an ambulance", "deniedpermissions", 403, func(r *butterflyRequest) {
+			r.inner.TbsCert.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidCAM, 1, 0, 0), its.Bitmap(its.PsidDENM, 1, 0, 0, 1)}
+		}, nil, nil},
 		{"longer than a ticket", "deniedpermissions", 403, func(r *butterflyRequest) { r.inner.TbsCert.ValidityPeriod.Duration.Value = 169 }, nil, nil},
 		{"over", "deniedpermissions", 403, func(r *butterflyRequest) { r.inner.TbsCert.ValidityPeriod.Start -= 169 * 3600 }, nil, nil},
 		{"beyond the preload", "deniedpermissions", 403, func(r *butterflyRequest) { r.inner.TbsCert.ValidityPeriod.Start += 93 * 86400 }, nil, nil},

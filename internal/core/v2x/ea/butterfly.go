@@ -175,9 +175,9 @@ type Reservation struct {
 	Tickets     int64
 }
 
-// ReserveTx counts tickets, as Validate does one, in the same table and under the same lock of the station: all of the reservations, or none if one of them would
-// make it too many tickets at once. The policy's other bounds are looked at too.
-func (s *Service) ReserveTx(ctx context.Context, tx *db.Tx, id device.ID, list []Reservation) (its.AuthorizationValidationResponseCode, error) {
+// ReserveTx counts tickets with these permissions, as Validate does one, in the same table and under the same lock of the station: all of the reservations, or none if one of
+// them would make it too many tickets at once. What the station may have and the policy's other bounds are looked at too.
+func (s *Service) ReserveTx(ctx context.Context, tx *db.Tx, id device.ID, permissions []its.PsidSsp, list []Reservation) (its.AuthorizationValidationResponseCode, error) {
 	if _, err := tx.Exec(ctx, lockStation, id[:]); err != nil {
 		return 0, err
 	}
@@ -187,6 +187,9 @@ func (s *Service) ReserveTx(ctx context.Context, tx *db.Tx, id device.ID, list [
 	}
 	if !d.State.Active() || !d.Tagged(TagStation) {
 		return its.ValidationDeniedRequest, nil
+	}
+	if !granted(&d, permissions) {
+		return its.ValidationDeniedPermissions, nil
 	}
 	latest := its.Time32(s.Trust.At()/1e6) + its.Time32(s.Policy.Preload/time.Second)
 	for i, r := range list {

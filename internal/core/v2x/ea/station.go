@@ -18,7 +18,36 @@ import (
 const (
 	TagStation = "v2x"     // the device is a station; the value is for people
 	TagKey     = "v2x-key" // its canonical key
+
+	// What its tickets may permit within CAM and DENM at the most: the octets of the bitmap, in hexadecimal digits. Without such a tag, and with one that is none, they
+	// permit nothing special: a car is no ambulance.
+	TagCAM  = "v2x-cam"
+	TagDENM = "v2x-denm"
 )
+
+// granted says whether a station may have tickets with these permissions, each of which this authority may grant to some.
+func granted(d *device.Device, permissions []its.PsidSsp) bool {
+	for _, p := range permissions {
+		tag := TagCAM
+		if p.Psid == its.PsidDENM {
+			tag = TagDENM
+		}
+		want := p.Ssp.Value.Value
+		if len(want) == 0 {
+			return false
+		}
+		have, err := hex.DecodeString(d.Tags[tag])
+		if err != nil || len(have) != len(want) || have[0] != want[0] {
+			have = make([]byte, len(want))
+		}
+		for i := 1; i < len(want); i++ { // the first octet is the version
+			if want[i]&^have[i] != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // station is a device that may take part.
 type station struct {

@@ -345,6 +345,8 @@ func (s *Service) may(v *validating, seen *seen) its.AuthorizationValidationResp
 		return its.ValidationUnknownIts
 	case !d.State.Active():
 		return its.ValidationDeniedRequest
+	case !granted(&d, v.asked.SharedAtRequest.RequestedSubjectAttributes.AppPermissions):
+		return its.ValidationDeniedPermissions
 	case most(v.beside(seen.there[v.cred.device]), int64(v.period.Start))+1 > int64(s.Policy.Tickets):
 		return its.ValidationDeniedTooManyCerts
 	}

@@ -98,7 +98,12 @@ func (s *Service) planTx(ctx context.Context, tx *db.Tx, o *order) (its.Authoriz
 	if len(list) == 0 {
 		return its.ValidationOk, nil
 	}
-	if code, err := s.EA.ReserveTx(ctx, tx, o.device, list); err != nil || code != its.ValidationOk {
+	if o.permissions == nil { // it comes from the store
+		if err := o.read(); err != nil {
+			return 0, err
+		}
+	}
+	if code, err := s.EA.ReserveTx(ctx, tx, o.device, o.permissions, list); err != nil || code != its.ValidationOk {
 		return code, err
 	}
 	var stmts []*db.Stmt

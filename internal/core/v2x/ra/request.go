@@ -339,6 +339,8 @@ func (s *Service) record(ctx context.Context, a *asking, o *order) (code its.Enr
 			return err
 		case refused == its.ValidationDeniedRequest:
 			code = its.EnrolmentBadItsStatus
+		case refused == its.ValidationDeniedPermissions:
+			code = its.EnrolmentDeniedPermissions
 		case refused != its.ValidationOk:
 			code = its.EnrolmentDeniedRequest
 		case o.next == o.first: // the credential ends before any period begins
