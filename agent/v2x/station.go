@@ -44,6 +44,10 @@ const (
 	Period = 7 * 24 * time.Hour
 	period = its.Time32(Period / time.Second)
 
+	// startUnit is of what, in seconds, the beginning of tickets for the present period is a multiple. All tickets that a station gets together begin together: if that were the
+	// minute when it asked, whoever meets two of them could tell that they are of one vehicle.
+	startUnit = 3600
+
 	// resend is how long a request may be sent again. Authorities take it for as long as its time is fresh, which is five minutes by default.
 	resend = 4 * time.Minute
 )
@@ -372,11 +376,19 @@ func (s *Station) fill(ctx context.Context, by *Credential) (got int, err error)
 		for missing := s.Stock - s.count(span.End()); missing > 0; missing-- {
 			o := s.Settings.Order
 			o.Start, o.Life, o.Open = span.Start, span.Duration, s.Open
-			if err := s.order(ctx, by, o); err != nil {
-				var refused *Refused
-				if errors.As(err, &refused) && refused.Code == its.DeniedTooManyCerts.String() {
-					break
-				}
+			err := s.order(ctx, by, o)
+			var refused *Refused
+			switch {
+			case err == nil:
+			case !errors.As(err, &refused):
+				return got, err
+			case refused.Code == its.DeniedTooManyCerts.String():
+				missing = 0
+				continue
+			case refused.Code == its.DeniedPermissions.String() && s.late(&span): // authorities of others may want tickets to begin now
+				missing++
+				continue
+			default:
 				return got, err
 			}
 			got++
@@ -396,7 +408,7 @@ func (s *Station) spans() (list []its.ValidityPeriod, err error) {
 	}
 	above := aa.ToBeSigned.ValidityPeriod
 	now := its.Time32(s.at() / 1e6)
-	begin := max(now/60*60, above.Start) // the present minute: the second would tell more than is needed
+	begin := max(now/startUnit*startUnit, above.Start)
 	end := now/period*period + period
 	for range 1 + max(s.Ahead, 0) {
 		// An hour more than is left would be in the next period, so the length is in minutes.
@@ -406,6 +418,20 @@ func (s *Station) spans() (list []its.ValidityPeriod, err error) {
 		begin, end = end, end+period
 	}
 	return list, nil
+}
+
+// late has a span begin with the present minute, and says whether it began before that.
+func (s *Station) late(span *its.ValidityPeriod) bool {
+	minute := its.Time32(s.at()/60e6) * 60
+	if span.Start >= minute {
+		return false
+	}
+	passed := (minute - span.Start + 59) / 60
+	if its.Time32(span.Duration.Value) <= passed {
+		return false
+	}
+	span.Start, span.Duration.Value = minute, span.Duration.Value-uint16(passed)
+	return true
 }
 
 // count is how many tickets there are for the period in which one that ends then would be valid.

@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -181,5 +182,29 @@ func TestV2XSpecialPermissions(t *testing.T) {
 		if got := p.ask(t, r, by.Signer).ResponseCode; got != row.want {
 			t.Errorf("%s: got %v, want %v", row.name, got, row.want)
 		}
+	}
+}
+
+// PRV: the tickets that a vehicle gets for the present week begin when those of others do, not when it asked.
+func TestV2XStocksBeginTogether(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	p.clock.Move(3*time.Hour + time.Duration(3600-p.at()/1e6%3600+600)*time.Second) // ten minutes after an hour began
+	starts := map[its.Time32]int{}
+	for _, name := range []string{"car-1", "car-2"} {
+		canonical, _ := p.vehicle(t, name)
+		s, err := agent.MakeStation(filepath.Join(t.TempDir(), name), agent.Settings{Root: p.made.Certificate, DC: p.Addresses().V2XDC, ID: name, Stock: 2, Ahead: -1}, agent.StationOptions{Now: p.clock.Now})
+		must(t, err)
+		defer s.Close()
+		must(t, s.Enrol(t.Context(), canonical))
+		_, err = s.Keep(t.Context())
+		must(t, err)
+		for _, ticket := range s.Tickets() {
+			starts[ticket.Certificate.ToBeSigned.ValidityPeriod.Start]++
+		}
+		p.clock.Move(17 * time.Minute)
+	}
+	if len(starts) != 1 || starts[its.Time32(p.at()/1e6)/3600*3600] != 4 {
+		t.Errorf("the tickets of two vehicles begin at %v", starts)
 	}
 }

@@ -197,16 +197,19 @@ func (s *Service) wanted(v *validating) its.AuthorizationValidationResponseCode 
 	now := its.Time32(s.Trust.At() / 1e6)
 	switch limit := uint64(s.Policy.Ticket.Microseconds()); {
 	case want.Duration.Microseconds() > limit, want.Duration.Choice < its.Seconds, want.Duration.Value == 0, want.End() <= now,
-		want.Start > now+its.Time32(s.Policy.Preload/time.Second), want.Start+its.Time32(s.Policy.Window/time.Second) < now:
+		want.Start > now+its.Time32(s.Policy.Preload/time.Second), want.Start+its.Time32(max(s.Policy.Window, sameStart)/time.Second) < now:
 		return its.ValidationDeniedPermissions
 	}
 	return its.ValidationOk
 }
 
+// sameStart is how long ago a ticket may have begun when it is asked for: those of all stations that ask within an hour can begin at the same moment.
+const sameStart = time.Hour
+
 // usual is the time of a ticket that is asked for without one. It begins with the hour, as the record has it: the second of the request, which stands beside the
 // station in this store, would stand in the ticket as well, and everybody who meets the ticket could tell whose it is.
 func (s *Service) usual(aa *its.Certificate) its.ValidityPeriod {
-	unit := int64(max(1, min(time.Hour, s.Policy.Ticket/24)/time.Second))
+	unit := int64(max(1, min(sameStart, s.Policy.Ticket/24)/time.Second))
 	begin := its.Time32(its.TimeAt(time.Unix(s.Now().Unix()/unit*unit, 0), s.Trust.Leap) / 1e6)
 	return its.ValidityPeriod{Start: max(begin, aa.ToBeSigned.ValidityPeriod.Start), Duration: hours(s.Policy.Ticket)}
 }
