@@ -2,7 +2,9 @@ package app_test
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"mooring/wire/its"
 	"mooring/wire/scr"
 	"mooring/wire/spdu"
+	"mooring/wire/trustlist"
 )
 
 // Whoever runs one of the authorities brings a certificate by a root of their own. It is not believed, and who may run the root can have it believed.
@@ -206,5 +209,23 @@ func TestV2XStocksBeginTogether(t *testing.T) {
 	}
 	if len(starts) != 1 || starts[its.Time32(p.at()/1e6)/3600*3600] != 4 {
 		t.Errorf("the tickets of two vehicles begin at %v", starts)
+	}
+}
+
+// Another root that is believed lists the enrolment authority of the first one as its authorization authority. That it was judged as the one thing does not make it the other.
+func TestV2XListedAsSomethingElse(t *testing.T) {
+	t.Parallel()
+	p, other := startV2X(t, nil), startV2X(t, nil)
+	st, foreign := *p.V2X.Trust.State(), *other.V2X.Trust.State().Roots[0]
+	foreign.Lists = &trustlist.CTL{CtlFormat: &its.CtlFormat{NextUpdate: foreign.Lists.NextUpdate, IsFullCtl: true, CtlCommands: []its.CtlCommand{
+		{Add: its.CtlEntry{Choice: its.CtlAa, Aa: &its.AaEntry{AaCertificate: *p.ea, AccessPoint: "http://x"}}}}}}
+	st.Roots = append(slices.Clone(st.Roots), &foreign)
+	for range 2 {
+		if _, err := st.Find(p.made.EA, trust.EA, p.at()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Find(p.made.EA, trust.AA, p.at()); !errors.Is(err, trust.ErrBarred) {
+			t.Errorf("the enrolment authority passes for an authorization authority: %v", err)
+		}
 	}
 }

@@ -34,7 +34,13 @@ type State struct {
 	links      []*Link
 	listed     []*Listed
 	own        map[Role][]*Authority // whose keys are here and which are not revoked, the newest first
-	believed   *sync.Map             // HashedId8 of authorities whose chain was judged, so that their signatures are verified once
+	believed   *sync.Map             // of authorities whose chain was judged (judged), so that their signatures are verified once
+}
+
+// judged is as what an authority was judged, and below which root: another root may list it as something else.
+type judged struct {
+	id, root its.HashedId8
+	role     Role
 }
 
 // Of returns a root or manager of this store, with its lists; nil: it is not known.
@@ -169,13 +175,14 @@ func (st *State) Find(id its.HashedId8, role Role, at its.Time64) (*its.CtlEntry
 
 func (st *State) judge(root *Publisher, e *its.CtlEntry, id its.HashedId8, role Role, at its.Time64) error {
 	cert := trustlist.Certificate(e)
-	if _, ok := st.believed.Load(id); ok && cert.ToBeSigned.ValidityPeriod.Contains(at) && root.Certificate.ToBeSigned.ValidityPeriod.Contains(at) && root.Barred.Current(at) {
+	as := judged{id, root.ID, role}
+	if _, ok := st.believed.Load(as); ok && cert.ToBeSigned.ValidityPeriod.Contains(at) && root.Certificate.ToBeSigned.ValidityPeriod.Contains(at) && root.Barred.Current(at) {
 		return nil // nothing but the time can have changed
 	}
 	if err := errors.Join(cert.CheckRole(role.profile(), 0), st.Check([]*its.Certificate{cert, root.Certificate}, at)); err != nil {
 		return errors.Join(ErrBarred, err)
 	}
-	st.believed.Store(id, true)
+	st.believed.Store(as, true)
 	return nil
 }
 
