@@ -294,7 +294,9 @@ func (c *cli) agentV2XSign(f *agentFlags, v *v2xFlags, path string) error {
 	if err := os.WriteFile(v.out, signed, 0o644); err != nil {
 		return errs.Wrap(errs.Unavailable, err, "the signed message cannot be written to %s", v.out)
 	}
-	return nil
+	return c.show(map[string]any{"file": v.out, "octets": len(signed)}, func(w io.Writer) {
+		fact(w, "Written", fmt.Sprintf("%s, %d octets", v.out, len(signed)))
+	})
 }
 
 // noElevation is that the elevation is not known (IEEE 1609.2, 6.3.12).

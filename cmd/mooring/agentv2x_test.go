@@ -109,7 +109,9 @@ func TestAgentV2X(t *testing.T) {
 		}
 	}
 	payload, cam, denm := d.file("cam", "hello"), filepath.Join(t.TempDir(), "cam.oer"), filepath.Join(t.TempDir(), "denm.oer")
-	d.run(t.Context(), exitOK, "", "v2x", "sign", payload, "--out", cam)
+	if out, _ := d.run(t.Context(), exitOK, "", "v2x", "sign", payload, "--out", cam, "--json"); !strings.Contains(out, `"octets": `) {
+		t.Errorf("sign --json printed %q", out)
+	}
 	d.run(t.Context(), exitOK, "", "v2x", "sign", payload, "--out", denm, "--at", "48.1372,11.5756")
 	if _, report := d.run(t.Context(), exitUsage, "", "v2x", "sign", payload, "--out", denm, "--at", "north"); !strings.Contains(report, "48.1372,11.5756") {
 		t.Errorf("a place that is none: %s", report)

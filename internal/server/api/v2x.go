@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
@@ -232,7 +233,11 @@ func (s *server) getV2XList(ctx context.Context, actor access.Actor, in *v2xList
 	}
 	l, err := listOf(ctx, t, id, in.List, in.Sequence)
 	if err == nil && l.Octets == nil {
-		err = errs.New(errs.NotFound, "there is no such list: %s has no %s", id, in.List)
+		which := in.List
+		if in.Sequence >= 0 {
+			which = fmt.Sprintf("%s %d", in.List, in.Sequence)
+		}
+		err = errs.New(errs.NotFound, "there is no such list: %s has no %s", id, which)
 	}
 	return l, err
 }

@@ -132,8 +132,9 @@ func checkOne(path []*its.Certificate, i int, o Options) error {
 	if err := checkRevocation(x, i == len(path)-1, o); err != nil {
 		return err
 	}
-	if !x.ToBeSigned.ValidityPeriod.Contains(o.At) {
-		return ErrTime
+	if v := x.ToBeSigned.ValidityPeriod; !v.Contains(o.At) {
+		const minute = "2006-01-02 15:04 UTC"
+		return fmt.Errorf("%w: from %s to %s it is", ErrTime, v.Start.Time(its.LeapSeconds).UTC().Format(minute), v.End().Time(its.LeapSeconds).UTC().Format(minute))
 	}
 	if i == len(path)-1 {
 		return x.Verify(nil)
