@@ -170,7 +170,7 @@ func (a *Authority) recordCrosses(ctx context.Context, actor access.Actor, made 
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.crossed = append(slices.Clone(a.crossed), made...)
+	a.crossed = joined(a.crossed, made, rawCross)
 	return nil
 }
 
@@ -222,8 +222,22 @@ func (a *Authority) loadCrosses(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.crossed = all
+	a.crossed = joined(all, a.crossed, rawCross)
 	return nil
+}
+
+func rawCross(c *Cross) []byte { return c.Cert.Raw }
+
+// joined returns list with what of more is not in it, told apart by certificates. Nothing is ever taken away from those that are recorded, and what is recorded
+// may be read from the database at the same time, just before or just after.
+func joined[E any](list, more []E, raw func(E) []byte) []E {
+	list = slices.Clip(list)
+	for _, m := range more {
+		if !slices.ContainsFunc(list, func(e E) bool { return bytes.Equal(raw(e), raw(m)) }) {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 // crosses returns all cross certificates. The slice never changes.

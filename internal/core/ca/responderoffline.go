@@ -271,7 +271,7 @@ func (a *Authority) recordResponder(ctx context.Context, actor access.Actor, r *
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.responders = append(slices.Clone(a.responders), r)
+	a.responders = joined(a.responders, []*Responder{r}, rawResponder)
 	return nil
 }
 
@@ -328,9 +328,11 @@ func (a *Authority) loadResponders(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.responders = all
+	a.responders = joined(all, a.responders, rawResponder)
 	return nil
 }
+
+func rawResponder(r *Responder) []byte { return r.Cert.Raw }
 
 // Responders returns the responders whose certificates have not ended, the oldest first.
 func (a *Authority) Responders() []*Responder {
