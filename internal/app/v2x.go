@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -195,6 +198,9 @@ func (t *TicketAuthority) open(ctx context.Context) (err error) {
 		return err
 	}
 	origin := c.AuditOrigin() + "-aa"
+	if err := sameOrigin(filepath.Join(c.Path(c.V2X.AADir), "origin"), origin); err != nil {
+		return err
+	}
 	signer, vkey, err := audit.NoteKey(origin, seed)
 	if err != nil {
 		return err
@@ -206,6 +212,22 @@ func (t *TicketAuthority) open(ctx context.Context) (err error) {
 	t.Audit = audit.New(t.DB, audit.Options{Origin: origin, Signer: signer, Verifier: verifier, BatchKey: batches, Now: t.now, Log: t.log})
 	t.Trust = trust.New(trust.Deps{DB: t.DB, Audit: t.Audit, Access: access.NewDecider(t.Audit), Keys: t.Keys, StatusKeys: t.Keys, Secrets: t.Keys, Now: t.now, Leap: c.V2X.LeapSeconds})
 	t.AA = aa.New(aa.Deps{DB: t.DB, Audit: t.Audit, Trust: t.Trust, Enrolment: t.client, Window: c.V2X.Window, Timeout: c.V2X.EATimeout, Proof: c.V2X.Proof, Random: rand.Reader, Now: t.now})
+	return nil
+}
+
+// sameOrigin refuses to go on with a record that was begun under another name, as one is that moved to a machine with another configuration: its checkpoints
+// could not be verified. The file says the name.
+func sameOrigin(file, origin string) error {
+	begun, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.WriteFile(file, []byte(origin+"\n"), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("reading under which name the record of the authorization authority was begun: %w", err)
+	}
+	if was := strings.TrimSpace(string(begun)); was != origin {
+		return errs.New(errs.Invalid, "the record of the authorization authority was begun as %q and would go on as %q: give mooring.yaml the name that the platform has (name, or audit.origin)", was, origin)
+	}
 	return nil
 }
 

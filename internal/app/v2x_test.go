@@ -21,6 +21,7 @@ import (
 	"mooring/internal/app/v2xsim"
 	"mooring/internal/base/conf"
 	"mooring/internal/base/db/dbtest"
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/device"
@@ -98,6 +99,25 @@ func startV2X(t *testing.T, change func(*conf.Config)) *v2xPlatform {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// TestV2XMovedUnderAnotherName: an authority that runs elsewhere under another name does not go on with its record, which nobody could verify then.
+func TestV2XMovedUnderAnotherName(t *testing.T) {
+	c, err := app.LoopbackV2X("V2X Test")
+	must(t, err)
+	made, err := app.Init(t.Context(), app.InitOptions{Dir: filepath.Join(t.TempDir(), "data"), Config: c})
+	must(t, err)
+	_, err = app.MakeV2X(t.Context(), app.Options{Config: c, Keys: made.Keys}, "Test")
+	must(t, err)
+	name := c.Name
+	c.Name = "Somebody Else"
+	if a, err := app.OpenTicketAuthority(t.Context(), app.Options{Config: c}); !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "somebody-else") {
+		t.Errorf("OpenTicketAuthority = %v, %v; want it refused for the name", a, err)
+	}
+	c.Name = name
+	a, err := app.OpenTicketAuthority(t.Context(), app.Options{Config: c})
+	must(t, err)
+	must(t, a.Close())
 }
 
 // verify recomputes the records of both stores.
