@@ -62,14 +62,26 @@ func (l *link) calm(ctx context.Context) (queues, error) {
 // queues are what waits in a connection: octets that the device has not read, and those that the server has written and the device has no room for.
 type queues struct{ unread, unsent int64 }
 
-// queuesOf asks the system, which knows both ends: they are on this machine.
+// queuesOf asks the system, which knows both ends: they are on this machine. Its list is made while it is read, and leaves connections out that are there when
+// others come and go meanwhile, so one that is missing is looked for again.
 func queuesOf(l *link) (q queues, err error) {
+	for range 20 {
+		var found int
+		if q, found, err = lookUpQueues(l); err != nil || found == 2 {
+			return q, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return q, fmt.Errorf("the connection from %v to %v is not there any more", l.LocalAddr(), l.RemoteAddr())
+}
+
+// lookUpQueues also reports how many of the two ends are in the list.
+func lookUpQueues(l *link) (q queues, found int, err error) {
 	text, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
-		return q, fmt.Errorf("reading what waits in connections: %w", err)
+		return q, 0, fmt.Errorf("reading what waits in connections: %w", err)
 	}
 	ours, theirs := hexPort(l.LocalAddr()), hexPort(l.RemoteAddr())
-	found := 0
 	for line := range bytes.Lines(text) {
 		// sl local_address rem_address st tx_queue:rx_queue …
 		fields := bytes.Fields(line)
@@ -89,13 +101,10 @@ func queuesOf(l *link) (q queues, err error) {
 			continue
 		}
 		if found++; err != nil {
-			return q, fmt.Errorf("/proc/net/tcp has an unknown form: %w", err)
+			return q, found, fmt.Errorf("/proc/net/tcp has an unknown form: %w", err)
 		}
 	}
-	if found != 2 {
-		return q, fmt.Errorf("the connection from %v to %v is not there any more", l.LocalAddr(), l.RemoteAddr())
-	}
-	return q, nil
+	return q, found, nil
 }
 
 // hexPort is how an address ends in /proc/net/tcp.
