@@ -143,15 +143,17 @@ func ledgerPlan() db.Plan[int64] {
 // stormPlan has every trouble in it, and enough peace for progress.
 var stormPlan = []trouble{pass, swallow, pass, cutBefore, delay, pass, halfOpen, pass, swallow, cutBefore, pass, swallow, cutAnywhere, pass}
 
-// troubled opens the database at rawURL through a proxy.
+// troubled opens the database at rawURL through a proxy, whose troubles begin then: who cannot reach the server at the start is told so at once.
 func troubled(t *testing.T, rawURL string) (*proxy, *db.DB) {
 	t.Helper()
 	p, through := throughProxy(t, rawURL, stormPlan...)
+	p.healed.Store(true)
 	d, err := db.Open(t.Context(), db.Options{URL: through, Now: time.Now, Node: "troubled"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.Hurry(250*time.Millisecond, 2*time.Second)
+	p.healed.Store(false)
 	return p, d
 }
 
