@@ -44,9 +44,8 @@ const (
 	Period = 7 * 24 * time.Hour
 	period = its.Time32(Period / time.Second)
 
-	// startUnit is of what, in seconds, the beginning of tickets for the present period is a multiple. All tickets that a station gets together begin together: if that were the
-	// minute when it asked, whoever meets two of them could tell that they are of one vehicle.
-	startUnit = 3600
+	// firstPeriod is when period 0 began: Tuesday, 6 January 2015, 09:00 UTC, as deployed systems have it, and as tickets of butterfly keys have it by default.
+	firstPeriod its.Time32 = 347619603
 
 	// resend is how long a request may be sent again. Authorities take it for as long as its time is fresh, which is five minutes by default.
 	resend = 4 * time.Minute
@@ -373,7 +372,7 @@ func (s *Station) fill(ctx context.Context, by *Credential) (got int, err error)
 		return 0, err
 	}
 	for _, span := range spans {
-		for missing := s.Stock - s.count(span.End()); missing > 0; missing-- {
+		for missing := s.Stock - s.count(span); missing > 0; missing-- {
 			o := s.Settings.Order
 			o.Start, o.Life, o.Open = span.Start, span.Duration, s.Open
 			err := s.order(ctx, by, o)
@@ -400,46 +399,47 @@ func (s *Station) fill(ctx context.Context, by *Credential) (got int, err error)
 	return got, nil
 }
 
-// spans are the validities of tickets to have: for the rest of the present period, and for those ahead; within that of who issues them.
+// spans are the validities of tickets to have: for the present period, and for those ahead; within that of who issues them. Tickets for the present period begin with it, though
+// that is over: if they began when the station asked for them, whoever meets two of them could tell that they are of one vehicle.
 func (s *Station) spans() (list []its.ValidityPeriod, err error) {
 	_, aa, err := s.Authorities()
 	if err != nil {
 		return nil, err
 	}
-	above := aa.ToBeSigned.ValidityPeriod
 	now := its.Time32(s.at() / 1e6)
-	begin := max(now/startUnit*startUnit, above.Start)
-	end := now/period*period + period
+	begin := now - (now-firstPeriod)%period
 	for range 1 + max(s.Ahead, 0) {
-		// An hour more than is left would be in the next period, so the length is in minutes.
-		if left := (min(end, above.End()) - begin) / 60; begin < min(end, above.End()) && left > 0 {
-			list = append(list, its.ValidityPeriod{Start: begin, Duration: its.Duration{Choice: its.Minutes, Value: uint16(left)}})
+		v := its.ValidityPeriod{Start: begin, Duration: its.Duration{Choice: its.Hours, Value: uint16(Period / time.Hour)}}.Within(aa.ToBeSigned.ValidityPeriod)
+		if v.End() > max(now, v.Start) {
+			list = append(list, v)
 		}
-		begin, end = end, end+period
+		begin += period
 	}
 	return list, nil
 }
 
-// late has a span begin with the present minute, and says whether it began before that.
+// late has a span begin later, for authorities that give no tickets that began before they were asked for: with the present hour and, if that is too early as well, with the present
+// minute. It returns false where nothing later is left.
 func (s *Station) late(span *its.ValidityPeriod) bool {
-	minute := its.Time32(s.at()/60e6) * 60
-	if span.Start >= minute {
-		return false
+	now, end := its.Time32(s.at()/1e6), span.End()
+	for _, unit := range []its.Time32{3600, 60} {
+		begin := now / unit * unit
+		if span.Start >= begin || begin+60 > end {
+			continue
+		}
+		*span = its.ValidityPeriod{Start: begin, Duration: its.Duration{Choice: its.Minutes, Value: uint16((end - begin) / 60)}}
+		return true
 	}
-	passed := (minute - span.Start + 59) / 60
-	if its.Time32(span.Duration.Value) <= passed {
-		return false
-	}
-	span.Start, span.Duration.Value = minute, span.Duration.Value-uint16(passed)
-	return true
+	return false
 }
 
-// count is how many tickets there are for the period in which one that ends then would be valid.
-func (s *Station) count(end its.Time32) (n int) {
+// count is how many tickets there are that are valid until a span ends, but for a minute, which the length of one that began late may have lost.
+func (s *Station) count(span its.ValidityPeriod) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	last := its.Time64(max(span.Start, span.End()-61)) * 1e6
 	for _, t := range s.stock {
-		if (t.Certificate.ToBeSigned.ValidityPeriod.End()-1)/period == (end-1)/period {
+		if t.Certificate.ToBeSigned.ValidityPeriod.Contains(last) {
 			n++
 		}
 	}

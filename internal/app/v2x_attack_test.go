@@ -188,27 +188,33 @@ func TestV2XSpecialPermissions(t *testing.T) {
 	}
 }
 
-// PRV: the tickets that a vehicle gets for the present week begin when those of others do, not when it asked.
+// PRV: the tickets that a vehicle gets for the present week have the time of everybody's, whenever it asked.
 func TestV2XStocksBeginTogether(t *testing.T) {
 	t.Parallel()
 	p := startV2X(t, nil)
-	p.clock.Move(3*time.Hour + time.Duration(3600-p.at()/1e6%3600+600)*time.Second) // ten minutes after an hour began
-	starts := map[its.Time32]int{}
+	const first, week = its.Time32(347619603), its.Time32(7 * 24 * 3600)
+	p.clock.Move(agent.Period - time.Duration((its.Time32(p.at()/1e6)-first)%week)*time.Second + 17*time.Minute) // a week began, with authorities that there were before
+	must(t, p.V2X.Trust.Publish(t.Context()))
+	p.fetch(t)
+	begin := its.Time32(p.at()/1e6) - (its.Time32(p.at()/1e6)-first)%week
 	for _, name := range []string{"car-1", "car-2"} {
 		canonical, _ := p.vehicle(t, name)
-		s, err := agent.MakeStation(filepath.Join(t.TempDir(), name), agent.Settings{Root: p.made.Certificate, DC: p.Addresses().V2XDC, ID: name, Stock: 2, Ahead: -1}, agent.StationOptions{Now: p.clock.Now})
+		s, err := agent.MakeStation(filepath.Join(t.TempDir(), name), agent.Settings{Root: p.made.Certificate, DC: p.Addresses().V2XDC, ID: name, Stock: 2, Ahead: 1}, agent.StationOptions{Now: p.clock.Now})
 		must(t, err)
 		defer s.Close()
 		must(t, s.Enrol(t.Context(), canonical))
-		_, err = s.Keep(t.Context())
-		must(t, err)
-		for _, ticket := range s.Tickets() {
-			starts[ticket.Certificate.ToBeSigned.ValidityPeriod.Start]++
+		if got, err := s.Keep(t.Context()); got != 4 || err != nil {
+			t.Errorf("%s got %d tickets: %v", name, got, err)
 		}
-		p.clock.Move(17 * time.Minute)
-	}
-	if len(starts) != 1 || starts[its.Time32(p.at()/1e6)/3600*3600] != 4 {
-		t.Errorf("the tickets of two vehicles begin at %v", starts)
+		for i, ticket := range s.Tickets() {
+			want := its.ValidityPeriod{Start: begin + its.Time32(i/2)*week, Duration: its.Duration{Choice: its.Hours, Value: 168}}
+			if got := ticket.Certificate.ToBeSigned.ValidityPeriod; got != want {
+				t.Errorf("ticket %d of %s is valid for %+v, want %+v", i, name, got, want)
+			}
+		}
+		p.clock.Move(26*time.Hour + 13*time.Minute)
+		must(t, p.V2X.Trust.Publish(t.Context()))
+		p.fetch(t)
 	}
 }
 

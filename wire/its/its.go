@@ -176,6 +176,28 @@ func (v ValidityPeriod) End() Time32 {
 	return Time32(min(uint64(v.Start)+v.Duration.Microseconds()/1e6, 1<<32-1))
 }
 
+// Within cuts a period down to what lies in another one. Its unit becomes one that can say so.
+func (v ValidityPeriod) Within(of ValidityPeriod) ValidityPeriod {
+	end := min(v.End(), of.End())
+	if end == v.End() && v.Start >= of.Start {
+		return v
+	}
+	v.Start = max(v.Start, of.Start)
+	left := uint32(0)
+	if end > v.Start {
+		left = uint32(end - v.Start)
+	}
+	switch {
+	case left < 1<<16:
+		v.Duration = Duration{Choice: Seconds, Value: uint16(left)}
+	case left/60 < 1<<16:
+		v.Duration = Duration{Choice: Minutes, Value: uint16(left / 60)}
+	default:
+		v.Duration = Duration{Choice: Hours, Value: uint16(min(left/3600, 1<<16-1))}
+	}
+	return v
+}
+
 // Code implements coer.Value.
 func (v *ValidityPeriod) Code(c *coer.Coder) {
 	s := c.Sequence()

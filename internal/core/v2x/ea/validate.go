@@ -197,13 +197,13 @@ func (s *Service) wanted(v *validating) its.AuthorizationValidationResponseCode 
 	now := its.Time32(s.Trust.At() / 1e6)
 	switch limit := uint64(s.Policy.Ticket.Microseconds()); {
 	case want.Duration.Microseconds() > limit, want.Duration.Choice < its.Seconds, want.Duration.Value == 0, want.End() <= now,
-		want.Start > now+its.Time32(s.Policy.Preload/time.Second), want.Start+its.Time32(max(s.Policy.Window, sameStart)/time.Second) < now:
+		want.Start > now+its.Time32(s.Policy.Preload/time.Second), want.Start < v.aa.ToBeSigned.ValidityPeriod.Start: // it may have begun: all tickets of a week can begin with it, whoever asks when
 		return its.ValidationDeniedPermissions
 	}
 	return its.ValidationOk
 }
 
-// sameStart is how long ago a ticket may have begun when it is asked for: those of all stations that ask within an hour can begin at the same moment.
+// sameStart is for how long tickets that are asked for without a time begin at the same moment.
 const sameStart = time.Hour
 
 // usual is the time of a ticket that is asked for without one. It begins with the hour, as the record has it: the second of the request, which stands beside the

@@ -239,7 +239,7 @@ func (s *Service) Issue(ctx context.Context, actor access.Actor, request []byte,
 	name := r.RequestedSubjectAttributes.Id.Value.Name
 	x := s.certificate(g.Role, name, r.PublicKeys.VerificationKey, its.Duration{Choice: its.Years, Value: authorityYears})
 	x.ToBeSigned.EncryptionKey = r.PublicKeys.EncryptionKey
-	x.ToBeSigned.ValidityPeriod = Within(x.ToBeSigned.ValidityPeriod, root.Certificate.ToBeSigned.ValidityPeriod)
+	x.ToBeSigned.ValidityPeriod = x.ToBeSigned.ValidityPeriod.Within(root.Certificate.ToBeSigned.ValidityPeriod)
 	if err := s.sign(ctx, x, root.Certificate, key.ID(root.own)); err != nil {
 		return nil, err
 	}
@@ -291,27 +291,8 @@ func (g *Grant) follow(before *Authority) error {
 	return nil
 }
 
-// Within cuts a period down to what lies in another one. Its unit becomes one that can say so.
-func Within(v, of its.ValidityPeriod) its.ValidityPeriod {
-	end := min(v.End(), of.End())
-	if end == v.End() && v.Start >= of.Start {
-		return v
-	}
-	v.Start = max(v.Start, of.Start)
-	left := uint32(0)
-	if end > v.Start {
-		left = uint32(end - v.Start)
-	}
-	switch {
-	case left < 1<<16:
-		v.Duration = its.Duration{Choice: its.Seconds, Value: uint16(left)}
-	case left/60 < 1<<16:
-		v.Duration = its.Duration{Choice: its.Minutes, Value: uint16(left / 60)}
-	default:
-		v.Duration = its.Duration{Choice: its.Hours, Value: uint16(min(left/3600, 1<<16-1))}
-	}
-	return v
-}
+// Within cuts a period down to what lies in another one.
+func Within(v, of its.ValidityPeriod) its.ValidityPeriod { return v.Within(of) }
 
 // Install takes the certificate that this store applied for, and the root that issued it, which is believed from then on. It needs the
 // permission to manage authorities of the role, and v2x.root where another root is believed than the one that is new.
