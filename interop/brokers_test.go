@@ -90,7 +90,7 @@ func within(t *testing.T, what string, met func() bool) {
 // configure writes the files of the page into dir, with its folders in place of those of the page. Certificates and the list are there already.
 func configure(t *testing.T, dir, host string) (address string) {
 	t.Helper()
-	port := freePort(t, host)
+	port := freePort(t)
 	plugin := ""
 	for _, pattern := range []string{"/usr/lib/*/mosquitto_dynamic_security.so", "/usr/lib*/mosquitto_dynamic_security.so"} {
 		if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
@@ -115,20 +115,6 @@ func configure(t *testing.T, dir, host string) (address string) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return net.JoinHostPort(host, port)
-}
-
-func freePort(t *testing.T, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // startMosquitto runs mosquitto with the files that configure wrote.

@@ -188,7 +188,7 @@ func (s *site) talk(t *testing.T, server, version, name string, i int, d dialogu
 func (s *site) mosquittoLike(t *testing.T) (host, port string) {
 	t.Helper()
 	host, dir := s.env["HOST"], filepath.Join(s.dir, "mosquitto")
-	port = freePort(t, host)
+	port = freePort(t)
 	s.enrol(t, "mq", "server", p256, "--dns", "localhost")
 	s.sh(t, `mkdir mosquitto
 curl -sSf "$STATUS/ca/devices.pem" | cat root.pem - > mosquitto/cas.pem

@@ -117,7 +117,7 @@ func (s *site) startNATS(t *testing.T) (url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, port := filepath.Join(s.dir, "nats"), freePort(t, "127.0.0.1")
+	dir, port := filepath.Join(s.dir, "nats"), freePort(t)
 	url = "tls://localhost:" + port
 	s.sh(t, `mkdir nats d/brokers
 curl -sSf "$STATUS/ca/devices.pem" | cat root.pem - > nats/cas.pem

@@ -11,12 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"mooring/internal/base/db/dbtest"
+	"mooring/internal/base/port"
 )
 
 func TestMain(m *testing.M) {
@@ -183,6 +185,16 @@ func freeHost(t *testing.T) string {
 func isFree(host, port string) bool {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	return err == nil && l.Close() == nil
+}
+
+// freePort is a port for a program besides.
+func freePort(t *testing.T) string {
+	t.Helper()
+	free, err := port.Free(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(int(free[0].Port()))
 }
 
 func (s *site) write(t *testing.T, name, text string) {

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	agentacme "mooring/agent/acme"
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
+	"mooring/internal/base/port"
 	"mooring/internal/core/device"
 	"mooring/wire/acme"
 	"mooring/wire/der"
@@ -177,12 +177,11 @@ func TestFiveProtocols(t *testing.T) {
 // freeAddress is an address that nobody listens at.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := port.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return ports[0].String()
 }
 
 // asFiles writes a credential as files.

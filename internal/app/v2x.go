@@ -19,6 +19,7 @@ import (
 	"mooring/internal/base/conf"
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
+	"mooring/internal/base/port"
 	"mooring/internal/base/web"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
@@ -410,11 +411,11 @@ func LoopbackV2X(organisation string) (*conf.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	free, err := freeAddresses(4)
+	free, err := port.Free(4)
 	if err != nil {
 		return nil, err
 	}
 	c.Names = []string{"127.0.0.1", "localhost"}
-	c.Listen.V2XEA, c.Listen.V2XValidation, c.Listen.V2XAA, c.Listen.V2XDC = free[0], free[1], free[2], free[3]
+	c.Listen.V2XEA, c.Listen.V2XValidation, c.Listen.V2XAA, c.Listen.V2XDC = free[0].String(), free[1].String(), free[2].String(), free[3].String()
 	return c, nil
 }

@@ -326,10 +326,6 @@ func TestV2XAuthoritiesGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	garbage := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", scr.ResponseType)
 		io.WriteString(w, "garbage")
@@ -340,10 +336,9 @@ func TestV2XAuthoritiesGone(t *testing.T) {
 	}
 	go garbage.Serve(talks)
 	t.Cleanup(func() { garbage.Close() })
-	closed.Close()
 	url, peer := p.Config.V2XEAURL()+"/enrolment", p.Config.V2XValidationURL()+"/validation"
 	for _, row := range []struct{ name, peer, want string }{
-		{"AUT-18 refused connection", "http://" + closed.Addr().String(), "aa-ea-cantreachea"},
+		{"AUT-18 refused connection", "http://" + freeAddress(t), "aa-ea-cantreachea"},
 		{"AUT-18 garbage", "http://" + talks.Addr().String(), "aa-ea-cantreachea"},
 		{"there again", peer, ""},
 	} {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"mooring/internal/base/port"
 )
 
 // postgres is a PostgreSQL server of this test's own, in a folder of its own on a free loopback port.
@@ -105,10 +107,12 @@ func newServer(bin string) (*postgres, error) {
 			err = fmt.Errorf("initdb: %w: %s", initErr, out)
 		}
 	}
+	var free []netip.AddrPort
 	if err == nil {
-		p.port, err = freePort()
+		free, err = port.Free(1)
 	}
 	if err == nil {
+		p.port = int(free[0].Port())
 		err = p.start()
 	}
 	if err != nil {
@@ -133,14 +137,6 @@ func serverUser() *syscall.Credential {
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
 	return nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
 func (p *postgres) command(name string, args ...string) *exec.Cmd {

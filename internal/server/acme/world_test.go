@@ -22,6 +22,7 @@ import (
 	agent "mooring/agent/acme"
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
+	"mooring/internal/base/port"
 	"mooring/internal/core/device"
 	"mooring/internal/provider/reach/reachtest"
 	"mooring/wire/acme"
@@ -77,12 +78,11 @@ func (w *world) client(p *apptest.Platform) *http.Client {
 // free is an address that nobody listens at.
 func free(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := port.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return ports[0].String()
 }
 
 // header is a protected header that can be bent: fields of a map.

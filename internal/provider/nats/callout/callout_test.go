@@ -18,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +28,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"mooring/internal/base/errs"
+	"mooring/internal/base/port"
 	"mooring/internal/provider/nats/callout"
 	"mooring/internal/provider/nats/natstest"
 )
@@ -162,9 +162,12 @@ func open(t *testing.T, n int, change ...func(*server.Options)) *site {
 		o.TLSConfig = mutual
 		o.AuthTimeout = 5
 		if n == 1 {
-			port := natstest.FreePort(t)
-			s.mqtt = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-			o.MQTT = server.MQTTOpts{Host: "127.0.0.1", Port: port, TLSConfig: mutual, AuthTimeout: 5}
+			free, err := port.Free(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.mqtt = free[0].String()
+			o.MQTT = server.MQTTOpts{Host: "127.0.0.1", Port: int(free[0].Port()), TLSConfig: mutual, AuthTimeout: 5}
 		}
 	}}, change...)...)
 	if n == 1 {

@@ -7,13 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"mooring/internal/base/port"
 )
 
 // Cluster is a number of servers that know each other.
@@ -25,19 +26,19 @@ type Cluster struct {
 // Start starts n servers, one alone or a cluster, which store in folders of dir until Stop. change may alter each one's options before that.
 func Start(ctx context.Context, dir string, n int, change ...func(*server.Options)) (*Cluster, error) {
 	c := &Cluster{servers: make([]*server.Server, n)}
-	ports, err := freePorts(2 * n)
+	ports, err := port.Free(2 * n)
 	if err != nil {
 		return nil, err
 	}
 	var routes []*url.URL
 	for i := range n {
-		routes = append(routes, &url.URL{Scheme: "nats", Host: address(ports[n+i])})
+		routes = append(routes, &url.URL{Scheme: "nats", Host: ports[n+i].String()})
 	}
 	for i := range n {
-		o := &server.Options{ServerName: fmt.Sprintf("node%d", i+1), Host: "127.0.0.1", Port: ports[i], NoSigs: true, NoLog: true,
+		o := &server.Options{ServerName: fmt.Sprintf("node%d", i+1), Host: "127.0.0.1", Port: int(ports[i].Port()), NoSigs: true, NoLog: true,
 			JetStream: true, StoreDir: filepath.Join(dir, strconv.Itoa(i)), JetStreamMaxStore: 8 << 30, JetStreamMaxMemory: 64 << 20}
 		if n > 1 {
-			o.Cluster = server.ClusterOpts{Name: "loopback", Host: "127.0.0.1", Port: ports[n+i]}
+			o.Cluster = server.ClusterOpts{Name: "loopback", Host: "127.0.0.1", Port: int(ports[n+i].Port())}
 			o.Routes = routes
 		}
 		for _, f := range change {
@@ -58,30 +59,6 @@ func Start(ctx context.Context, dir string, n int, change ...func(*server.Option
 		return nil, err
 	}
 	return c, nil
-}
-
-func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-
-// FreePort is a port on loopback that nobody has.
-func FreePort() (int, error) {
-	ports, err := freePorts(1)
-	if err != nil {
-		return 0, err
-	}
-	return ports[0], nil
-}
-
-// freePorts asks the system for ports that nobody has. Another process may take one before the server does; then the server says so.
-func freePorts(n int) (ports []int, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("looking for a free port: %w", err)
-		}
-		defer func() { _ = l.Close() }() // nothing was sent
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 func (c *Cluster) begin(i int) error {
@@ -142,7 +119,7 @@ func (c *Cluster) URLs() []string {
 }
 
 // URL is that of server i.
-func (c *Cluster) URL(i int) string { return "nats://" + address(c.options[i].Port) }
+func (c *Cluster) URL(i int) string { return fmt.Sprintf("nats://127.0.0.1:%d", c.options[i].Port) }
 
 // Server is server i, nil while it is lost.
 func (c *Cluster) Server(i int) *server.Server { return c.servers[i] }

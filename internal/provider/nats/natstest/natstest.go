@@ -26,16 +26,6 @@ func Start(t testing.TB, n int, change ...func(*server.Options)) *Cluster {
 	return &Cluster{c, t}
 }
 
-// FreePort is a port on loopback that nobody has.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	port, err := loopback.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
 // Return starts a server that was lost.
 func (c *Cluster) Return(i int) {
 	c.t.Helper()
