@@ -67,7 +67,8 @@ func actions() []string {
 		"cert.release", "cert.revoke", "crl.delta", "crl.import", "crl.publish", "device.add", "device.change", "device.import", "device.rescue", "device.state", "device.token", "enrol.approve",
 		"enrol.deny", "enrol.refuse", "enrol.request", "job.create", "job.fill", "job.forget", "job.move", "job.step", "key.exhausted", "key.limit", "key.use", "maker.add", "maker.change", "maker.remove",
 		"masa.refuse", "masa.register", "masa.remove", "masa.voucher", "message.connect", "message.cut", "message.end", "message.flap", "message.policy", "message.publish", "message.subscribe", "message.tap", "profile.load",
-		"registrar.enrolled", "registrar.refuse", "registrar.status", "registrar.voucher", "sink.drop", "sink.read", "sink.retry"}
+		"registrar.enrolled", "registrar.refuse", "registrar.status", "registrar.voucher", "sink.drop", "sink.read", "sink.retry",
+		"v2x.accept", "v2x.admit", "v2x.apply", "v2x.archive", "v2x.butterfly", "v2x.download", "v2x.enrol", "v2x.expel", "v2x.install", "v2x.issue", "v2x.issued", "v2x.link", "v2x.mix", "v2x.move", "v2x.plan", "v2x.publish", "v2x.revoke", "v2x.revoke-credential", "v2x.root", "v2x.ticket", "v2x.tlm", "v2x.trust", "v2x.validate"}
 }
 
 func checkAction(name string) error {
