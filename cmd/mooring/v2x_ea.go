@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,8 +15,18 @@ import (
 	"mooring/internal/server/api/v1"
 )
 
-const v2xEAHelp = `Sees to the enrolment authority: its certificate, the request for the next one. It works on a running server, which serves the authority itself where
-listen.v2x_ea is set: it knows the stations by the registry. What changes something needs the permission v2x.ea, which the role v2x-ea has.`
+const v2xEAHelp = `Sees to the enrolment authority: its certificate, the request for the next one, and the credentials that stations have from it. It works on a running server,
+which serves the authority itself where listen.v2x_ea is set: it knows the stations by the registry. What changes something, or shows a station, needs the permission
+v2x.ea, which the role v2x-ea has.`
+
+const v2xStationHelp = `Shows what the enrolment authority knows of a station: its enrolment credentials, and how many tickets it has: now, and by the week in which they begin, which
+is from Monday, 0:00 UTC, until the next. DEVICE is its name in the registry, or its id. Weeks whose tickets are all over are not kept. Which tickets it has nobody knows here.`
+
+const v2xRevokeCredentialHelp = `Revokes one enrolment credential for good. From then on, within a second and on all nodes, no request that it signs gets a ticket, an archive or another
+credential (baditsstatus). Tickets that there are live until they end. CREDENTIAL is its HashedId8, as "mooring v2x ea station" shows it.
+
+The station itself is not stopped: other credentials that it has go on, those too that it got by this one, and with its canonical key it gets another one. Look at what
+there is with "mooring v2x ea station"; to stop the station whatever it has: "mooring device suspend".`
 
 const v2xAAHelp = `Runs the authorization authority, and sees to its certificate and its record. Its store is its own: the commands ask the running server, if the authority
 runs in its process; with --alone, or where no server runs, they open the store in v2x.aa_dir, whose authority must be stopped unless it uses PostgreSQL. On the server what
@@ -63,7 +75,58 @@ func (c *cli) v2xEACommand() *cobra.Command {
 		return c.v2xRekey(ctx, keysOfEA(s), s, out)
 	})
 	return group(&cobra.Command{Use: "ea", Short: "See to the enrolment authority for vehicles", Long: v2xEAHelp, Example: "  mooring v2x ea list\n  mooring v2x ea rekey"},
-		c.v2xListCommand("ea", "List the enrolment authorities that the root knows", "ea"), c.v2xShowAuthorityCommand("ea"), request, install, rekey)
+		c.v2xListCommand("ea", "List the enrolment authorities that the root knows", "ea"), c.v2xShowAuthorityCommand("ea"), request, install, rekey, c.v2xStationCommand(), c.v2xRevokeCredentialCommand())
+}
+
+func (c *cli) v2xStationCommand() *cobra.Command {
+	return &cobra.Command{Use: "station DEVICE", Short: "Show a station's credentials and how many tickets it has", Long: v2xStationHelp,
+		Example: "  mooring v2x ea station car-7\n  mooring v2x ea station car-7 --json", Args: needs("DEVICE"),
+		RunE: c.online(func(ctx context.Context, s *client.Client, args []string) error {
+			st, err := s.V2XStation(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.show(st, func(w io.Writer) { stationShown(w, &st) })
+		})}
+}
+
+func stationShown(w io.Writer, st *v1.V2XStation) {
+	fact(w, "Device", st.Device)
+	state := st.State
+	if !st.Station {
+		state += ", without the tag v2x"
+	}
+	fact(w, "State", state)
+	fact(w, "Tickets", fmt.Sprintf("%d valid now, of %d at the most", st.Tickets.Valid, st.Tickets.Limit))
+	for _, week := range st.Tickets.Weeks {
+		fact(w, "From "+week.From.Format(time.DateOnly), fmt.Sprint(week.Tickets))
+	}
+	fmt.Fprintln(w)
+	row(w, "CREDENTIAL", "ISSUED", "UNTIL", "STATE")
+	for _, i := range st.Credentials {
+		state := i.State
+		if i.Revoked != nil {
+			state += " " + minute(*i.Revoked)
+		}
+		row(w, i.ID, minute(i.Issued), minute(i.NotAfter), state)
+	}
+}
+
+func (c *cli) v2xRevokeCredentialCommand() *cobra.Command {
+	return &cobra.Command{Use: "revoke CREDENTIAL", Short: "Revoke one enrolment credential of a station", Long: v2xRevokeCredentialHelp,
+		Example: "  mooring v2x ea revoke 5A1C3C2D1E0F9A8B", Args: needs("CREDENTIAL"),
+		RunE: c.withID(func(ctx context.Context, s *client.Client, id string) error {
+			i, err := s.RevokeV2XCredential(ctx, id)
+			if err != nil {
+				return err
+			}
+			return c.show(i, func(w io.Writer) {
+				fact(w, "Credential", i.ID)
+				fact(w, "Device", i.Device)
+				fact(w, "State", i.State)
+				fact(w, "Revoked", minute(*i.Revoked))
+			})
+		})}
 }
 
 type requestFlags struct{ name, out string }

@@ -635,5 +635,5 @@ func (p *Platform) Close() error {
 // Checkers returns what the slices compare with the record in a verification.
 func (p *Platform) Checkers() []audit.Checker {
 	return []audit.Checker{p.Custody.Checker(), p.Approve.Checker(), p.Jobs.Checker(), p.Devices.Checker(), p.CA.Checker(), p.Revoke.Checker(), p.Enrol.Checker(), p.Campaigns.Checker(), p.ACME.Checker(), p.Makers.Checker(), p.MASA.Checker(), p.Message.Checker(),
-		p.V2X.Trust.Checker(), p.V2X.EA.Checker(), p.V2X.RA.Checker()}
+		p.V2X.Trust.Checker(), p.V2X.EA.Checker(), p.V2X.EA.RevokedChecker(), p.V2X.RA.Checker()}
 }

@@ -76,7 +76,7 @@ func (t *TicketAuthority) follows(ctx context.Context, root its.HashedId8) error
 
 // manageV2X is what the API needs of it.
 func (p *Platform) manageV2X() api.V2X {
-	return api.V2X{Trust: p.V2X.Trust, Tickets: func() *trust.Service {
+	return api.V2X{Trust: p.V2X.Trust, EA: p.V2X.EA, Tickets: func() *trust.Service {
 		if p.tickets == nil {
 			return nil
 		}

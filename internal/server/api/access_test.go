@@ -55,7 +55,7 @@ var samples = map[string]string{
 }
 
 func filled(path string) string {
-	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{sink}", "absent", "{ca}", "absent", "{anchor}", "absent", "{what}", "devices", "{job}", strings.Repeat("0", 32), "{approval}", strings.Repeat("0", 32), "{profile}", "absent", "{campaign}", "absent", "{index}", "99999", "{account}", strings.Repeat("0", 32), "{authority}", "0123456789ABCDEF", "{root}", "0123456789ABCDEF", "{list}", "ctl").Replace(path)
+	return strings.NewReplacer("{device}", "absent", "{serial}", "4165a1b2c3d4e5f60718293a4b5c6d7e", "{sink}", "absent", "{ca}", "absent", "{anchor}", "absent", "{what}", "devices", "{job}", strings.Repeat("0", 32), "{approval}", strings.Repeat("0", 32), "{profile}", "absent", "{campaign}", "absent", "{index}", "99999", "{account}", strings.Repeat("0", 32), "{authority}", "0123456789ABCDEF", "{root}", "0123456789ABCDEF", "{credential}", "0123456789ABCDEF", "{list}", "ctl").Replace(path)
 }
 
 // TestEveryRouteAsksForItsPermission calls each route as nobody, as a device and as each role, and compares the outcome with the table.

@@ -8,6 +8,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
+	"mooring/internal/core/v2x/ea"
 	"mooring/internal/core/v2x/trust"
 	"mooring/internal/server/api/v1"
 	"mooring/wire/its"
@@ -17,6 +18,7 @@ import (
 // V2X is what the API needs of the authorities for vehicles.
 type V2X struct {
 	Trust *trust.Service // of the root, the enrolment authority and the trust list manager; nil where there is none
+	EA    *ea.Service    // with it
 	// Tickets returns what the authorization authority's own store trusts, nil when it does not run in this process; VerifyTickets recomputes its record.
 	Tickets       func() *trust.Service
 	VerifyTickets func(ctx context.Context) (audit.Report, error)
@@ -34,6 +36,10 @@ type v2xListInput struct {
 
 type v2xRootInput struct {
 	Root string `path:"root" maxLength:"16" doc:"HashedId8 of its certificate" example:"EB038C02072DD13C"`
+}
+
+type v2xCredentialInput struct {
+	Credential string `path:"credential" maxLength:"16" doc:"HashedId8 of its certificate" example:"5A1C3C2D1E0F9A8B"`
 }
 
 type v2xIssueInput struct{ Body v1.V2XIssue }
@@ -375,6 +381,44 @@ func (s *server) installAA(ctx context.Context, actor access.Actor, in *v2xInsta
 		return v1.V2XAuthority{}, err
 	}
 	return made(ctx, t)(t.Install(ctx, actor, in.Body.Certificate, in.Body.Root))
+}
+
+func (s *server) getStation(ctx context.Context, actor access.Actor, in *oneDevice) (v1.V2XStation, error) {
+	if _, err := s.v2x(ctx, actor, access.V2XEnrolment); err != nil {
+		return v1.V2XStation{}, err
+	}
+	st, err := s.V2X.EA.Station(ctx, actor, in.Device)
+	if err != nil {
+		return v1.V2XStation{}, err
+	}
+	return v1.V2XStation{Device: st.Device.Name, State: st.Device.State.String(), Station: st.Tagged, Credentials: each(st.Credentials, s.shownCredential),
+		Tickets: v1.V2XTickets{Valid: st.Valid, Limit: s.V2X.EA.Policy.Tickets, Weeks: each(st.Weeks, func(w ea.Week) v1.V2XWeek { return v1.V2XWeek{From: w.From, Tickets: w.Tickets} })}}, nil
+}
+
+func (s *server) shownCredential(i *ea.Issued) v1.V2XCredential {
+	out := v1.V2XCredential{ID: i.ID.String(), Device: i.Device.Name, Issued: i.Issued, NotAfter: i.Expires, State: "valid"}
+	switch {
+	case !i.Revoked.IsZero():
+		out.State, out.Revoked = "revoked", &i.Revoked
+	case !s.Now().Before(i.Expires):
+		out.State = "over"
+	}
+	return out
+}
+
+func (s *server) revokeCredential(ctx context.Context, actor access.Actor, in *v2xCredentialInput) (v1.V2XCredential, error) {
+	if _, err := s.v2x(ctx, actor, access.V2XEnrolment); err != nil {
+		return v1.V2XCredential{}, err
+	}
+	id, err := hashedID(in.Credential)
+	if err != nil {
+		return v1.V2XCredential{}, err
+	}
+	i, err := s.V2X.EA.RevokeCredential(ctx, actor, id)
+	if err != nil {
+		return v1.V2XCredential{}, err
+	}
+	return s.shownCredential(i), nil
 }
 
 // verifyAA recomputes the authorization authority's own record.

@@ -37,7 +37,7 @@ func (s *Service) SignedBy(ctx context.Context, d *its.SignedData) (*Member, its
 	switch {
 	case d.Verify(c.cert, nil) != nil:
 		return nil, its.EnrolmentInvalidSignature, nil
-	case !c.cert.ToBeSigned.ValidityPeriod.Contains(s.Trust.At()):
+	case c.revoked || !c.cert.ToBeSigned.ValidityPeriod.Contains(s.Trust.At()):
 		return m, its.EnrolmentBadItsStatus, nil
 	case !s.fresh(d):
 		return m, its.EnrolmentDeniedRequest, nil
@@ -176,8 +176,9 @@ type Reservation struct {
 }
 
 // ReserveTx counts tickets with these permissions, as Validate does one, in the same table and under the same lock of the station: all of the reservations, or none if one of
-// them would make it too many tickets at once. What the station may have and the policy's other bounds are looked at too.
-func (s *Service) ReserveTx(ctx context.Context, tx *db.Tx, id device.ID, permissions []its.PsidSsp, list []Reservation) (its.AuthorizationValidationResponseCode, error) {
+// them would make it too many tickets at once. What the station may have and the policy's other bounds are looked at too, and whether the credential
+// that asked was revoked.
+func (s *Service) ReserveTx(ctx context.Context, tx *db.Tx, id device.ID, by its.HashedId8, permissions []its.PsidSsp, list []Reservation) (its.AuthorizationValidationResponseCode, error) {
 	if _, err := tx.Exec(ctx, lockStation, id[:]); err != nil {
 		return 0, err
 	}
@@ -185,7 +186,11 @@ func (s *Service) ReserveTx(ctx context.Context, tx *db.Tx, id device.ID, permis
 	if err != nil {
 		return 0, err
 	}
-	if !d.State.Active() || !d.Tagged(TagStation) {
+	revoked, err := s.RevokedTx(ctx, tx, by)
+	if err != nil {
+		return 0, err
+	}
+	if !d.State.Active() || !d.Tagged(TagStation) || revoked[by] {
 		return its.ValidationDeniedRequest, nil
 	}
 	if !granted(&d, permissions) {

@@ -24,9 +24,19 @@ type mark [sha256.Size]byte
 
 // credentialMark is the digest of a row of v2x_credential.
 func credentialMark(id, dev, cert []byte, issued, expires int64) mark {
+	return markOf(id, dev, cert, issued, expires)
+}
+
+// markOf is the digest of the columns of a row: octets and numbers.
+func markOf(columns ...any) mark {
 	h := sha256.New()
-	for _, text := range []string{string(id), string(dev), string(cert), strconv.FormatInt(issued, 10), strconv.FormatInt(expires, 10)} {
-		h.Write([]byte(strconv.Quote(text)))
+	for _, c := range columns {
+		switch c := c.(type) {
+		case []byte:
+			h.Write([]byte(strconv.Quote(string(c))))
+		default:
+			h.Write([]byte(strconv.Quote(fmt.Sprint(c))))
+		}
 	}
 	return mark(h.Sum(nil))
 }
@@ -117,7 +127,7 @@ func (c *checker) compareCredentials(ctx context.Context, tx *db.Tx) error {
 		c.keys[mark(key)] = max(c.keys[mark(key)], expires) // one that is over frees the key for another
 		return nil
 	}, `SELECT cell, id, device, cert, issued, expires FROM v2x_credential ORDER BY cell, id`)
-	for _, id := range c.ids() {
+	for _, id := range sorted(c.known) {
 		if !met[id] {
 			c.find("table v2x_credential: the row of %s is missing", id)
 		}
@@ -169,13 +179,9 @@ func (c *checker) compareStations(ctx context.Context, tx *db.Tx) error {
 	return nil
 }
 
-func (c *checker) ids() []its.HashedId8 {
-	return slices.SortedFunc(maps.Keys(c.known), func(a, b its.HashedId8) int { return cmp.Compare(string(a[:]), string(b[:])) })
-}
-
 func (c *checker) save(_ context.Context, _ *db.Tx, w *audit.StateWriter) error {
 	w.Uint(uint64(len(c.known)))
-	for _, id := range c.ids() {
+	for _, id := range sorted(c.known) {
 		row := c.known[id]
 		w.Fixed(id[:])
 		w.Fixed(row[:])

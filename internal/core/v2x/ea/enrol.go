@@ -161,7 +161,7 @@ func usable(e *enrolling) its.EnrolmentResponseCode {
 }
 
 func (s *Service) active(e *enrolling) its.EnrolmentResponseCode {
-	if !e.who.device.State.Active() || e.old != nil && !e.old.cert.ToBeSigned.ValidityPeriod.Contains(s.Trust.At()) {
+	if !e.who.device.State.Active() || e.old != nil && (e.old.revoked || !e.old.cert.ToBeSigned.ValidityPeriod.Contains(s.Trust.At())) {
 		return its.EnrolmentBadItsStatus
 	}
 	return its.EnrolmentOk
@@ -266,7 +266,7 @@ func hours(d time.Duration) its.Duration {
 	return its.Duration{Choice: its.Hours, Value: uint16(min(d/time.Hour, 1<<16-1))}
 }
 
-// recordCredential stores the credential with everything that comes of it, unless the station was stopped or the key was used in the meantime.
+// recordCredential stores the credential with everything that comes of it, unless the station was stopped, its credential revoked or the key used in the meantime.
 func (s *Service) recordCredential(ctx context.Context, e *enrolling, cert *its.Certificate, answer []byte) (code its.EnrolmentResponseCode, err error) {
 	octets, err := coer.Marshal(cert)
 	if err != nil {
@@ -290,6 +290,14 @@ func (s *Service) recordCredential(ctx context.Context, e *enrolling, cert *its.
 		if !d.State.Active() || !d.Tagged(TagStation) || d.Policy != e.who.device.Policy {
 			code = its.EnrolmentBadItsStatus
 			return nil
+		}
+		if e.old != nil {
+			if revoked, err := s.RevokedTx(ctx, tx, e.old.id); err != nil {
+				return err
+			} else if revoked[e.old.id] {
+				code = its.EnrolmentBadItsStatus
+				return nil
+			}
 		}
 		issued := s.Now().Unix()
 		if _, err := tx.Exec(ctx, insertAnswer, e.digest, answer, issued); err != nil {

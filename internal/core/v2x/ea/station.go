@@ -128,11 +128,12 @@ type credential struct {
 	signatory *its.Signatory // the same
 	device    device.ID
 	expires   int64
+	revoked   bool // when it was read
 }
 
 const (
 	insertCredential = `INSERT INTO v2x_credential (cell, id, device, cert, issued, expires) VALUES (0, $1, $2, $3, $4, $5)`
-	selectCredential = `SELECT device, cert, expires FROM v2x_credential WHERE cell = 0 AND id = $1`
+	selectCredential = `SELECT c.device, c.cert, c.expires, COALESCE(r.at, 0) FROM v2x_credential AS c LEFT JOIN v2x_credential_revoked AS r ON r.cell = c.cell AND r.id = c.id WHERE c.cell = 0 AND c.id = $1`
 	countCredentials = `SELECT COUNT(*) FROM v2x_credential WHERE cell = 0 AND device = $1 AND issued > $2`
 	insertKey        = `INSERT INTO v2x_credential_key (cell, key, expires) VALUES (0, $1, $2) ON CONFLICT DO NOTHING`
 	insertAnswer     = `INSERT INTO v2x_enrolment (cell, request, answer, at) VALUES (0, $1, $2, $3)`
@@ -142,10 +143,10 @@ const (
 // credential finds an enrolment credential by its digest: nil if there is none.
 func (s *Service) credential(ctx context.Context, id its.HashedId8) (c *credential, err error) {
 	var dev, cert []byte
-	var expires int64
+	var expires, revoked int64
 	var found bool
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
-		found, err = tx.Get(ctx, []any{&dev, &cert, &expires}, selectCredential, id[:])
+		found, err = tx.Get(ctx, []any{&dev, &cert, &expires, &revoked}, selectCredential, id[:])
 		return err
 	})
 	if err != nil || !found {
@@ -159,13 +160,14 @@ func (s *Service) credential(ctx context.Context, id its.HashedId8) (c *credenti
 	if err != nil {
 		return nil, errs.Wrap(errs.Internal, err, "table v2x_credential: the row of %s is damaged", id)
 	}
-	return &credential{id, x, signatory, device.ID(dev), expires}, nil
+	return &credential{id, x, signatory, device.ID(dev), expires, revoked != 0}, nil
 }
 
 // keptMost is how many credentials are kept at hand, of about one KiB each.
 const keptMost = 1 << 14
 
-// recent is credential, of which those that were asked for before are kept: a station gets many tickets in a row.
+// recent is credential, of which those that were asked for before are kept: a station gets many tickets in a row. Whether it was revoked since is looked at where the
+// ticket is counted.
 func (s *Service) recent(ctx context.Context, id its.HashedId8) (*credential, error) {
 	s.mu.Lock()
 	c := s.kept[id]

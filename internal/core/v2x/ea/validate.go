@@ -291,25 +291,27 @@ type seen struct {
 	before  map[string]interval      // by the marks of requests that were counted before
 	there   map[device.ID][]interval // tickets that are valid at a time with the one that is asked for
 	devices map[device.ID]device.Device
+	revoked map[its.HashedId8]bool // credentials
 }
 
 // look locks the stations of a batch and reads what is known of it.
 func (s *Service) look(ctx context.Context, tx *db.Tx, batch []*validating) (*seen, error) {
-	n := &seen{before: map[string]interval{}, there: make(map[device.ID][]interval, len(batch))}
+	n := &seen{before: map[string]interval{}, there: make(map[device.ID][]interval, len(batch)), revoked: map[its.HashedId8]bool{}}
 	var locks, looks []*db.Stmt
 	ids := make([]device.ID, len(batch))
 	err := db.Chunks(len(batch), func(from, to int) error {
-		var stations, marks, devices []any
+		var stations, marks, devices, credentials []any
 		first, last := batch[from].period.Start, batch[from].period.End()
 		for i, v := range batch[from:to] {
 			ids[from+i] = v.cred.device
 			stations = append(stations, v.cred.device[:], int64(1))
-			marks, devices = append(marks, v.mark), append(devices, v.cred.device[:])
+			marks, devices, credentials = append(marks, v.mark), append(devices, v.cred.device[:]), append(credentials, v.cred.id[:])
 			first, last = min(first, v.period.Start), max(last, v.period.End())
 		}
 		locks = append(locks, &db.Stmt{SQL: lockStations + db.Values("0, ", 2, to-from) + nextTurn, Args: stations})
 		looks = append(looks, &db.Stmt{SQL: lookValidations + db.List(1, to-from), Args: marks, Each: n.countedBefore},
-			&db.Stmt{SQL: lookIntervals + db.List(3, to-from), Args: append([]any{int64(first), int64(last)}, devices...), Each: n.overlapping})
+			&db.Stmt{SQL: lookIntervals + db.List(3, to-from), Args: append([]any{int64(first), int64(last)}, devices...), Each: n.overlapping},
+			&db.Stmt{SQL: lookRevoked + db.List(1, to-from), Args: credentials, Each: readRevoked(n.revoked)})
 		return nil
 	})
 	if err = errors.Join(err, tx.Send(ctx, append(locks, looks...)...)); err != nil {
@@ -346,7 +348,7 @@ func (s *Service) may(v *validating, seen *seen) its.AuthorizationValidationResp
 	switch {
 	case !found || !d.Tagged(TagStation):
 		return its.ValidationUnknownIts
-	case !d.State.Active():
+	case !d.State.Active() || seen.revoked[v.cred.id]:
 		return its.ValidationDeniedRequest
 	case !granted(&d, v.asked.SharedAtRequest.RequestedSubjectAttributes.AppPermissions):
 		return its.ValidationDeniedPermissions

@@ -36,6 +36,7 @@ type waiting struct {
 	place
 	since  int64
 	device device.ID
+	signer its.HashedId8
 	of     *expanded
 }
 
@@ -88,7 +89,7 @@ func count(list []*waiting) (stations int, oldest int64) {
 	return len(seen), oldest
 }
 
-// gather returns what waits, but for stations that are stopped, and what was refused a short while ago. There may be more if it is full.
+// gather returns what waits, but for stations that are stopped, what a revoked credential asked for, and what was refused a short while ago. There may be more if it is full.
 func (s *Service) gather(ctx context.Context) (list []*waiting, full bool, err error) {
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
 		for skip := 0; ; skip += mixMost {
@@ -100,8 +101,14 @@ func (s *Service) gather(ctx context.Context) (list []*waiting, full bool, err e
 			if err != nil {
 				return err
 			}
+			revoked, err := s.EA.RevokedTx(ctx, tx, signersOf(list)...)
+			if err != nil {
+				return err
+			}
 			now := s.Now()
-			if list = slices.DeleteFunc(list, func(w *waiting) bool { return !standing[w.device] || s.refusedUntil(w.place).After(now) }); len(list) > 0 || !full {
+			if list = slices.DeleteFunc(list, func(w *waiting) bool {
+				return !standing[w.device] || revoked[w.signer] || s.refusedUntil(w.place).After(now)
+			}); len(list) > 0 || !full {
 				return nil
 			}
 		}
@@ -119,15 +126,25 @@ func stationsOf(list []*waiting) (ids []device.ID) {
 	return ids
 }
 
+func signersOf(list []*waiting) (ids []its.HashedId8) {
+	seen := map[its.HashedId8]bool{}
+	for _, w := range list {
+		if !seen[w.signer] {
+			ids, seen[w.signer] = append(ids, w.signer), true
+		}
+	}
+	return ids
+}
+
 // page reads some of what waits.
 func (s *Service) page(ctx context.Context, tx *db.Tx, skip int) (list []*waiting, err error) {
 	err = tx.Each(ctx, func(row db.Row) error {
-		var id, dev []byte
+		var id, dev, signer []byte
 		w := &waiting{}
-		if err := row.Scan(&id, &w.i, &w.j, &w.since, &dev); err != nil || len(id) != len(w.id) || len(dev) != len(w.device) {
+		if err := row.Scan(&id, &w.i, &w.j, &w.since, &dev, &signer); err != nil || len(id) != len(w.id) || len(dev) != len(w.device) || len(signer) != len(w.signer) {
 			return errors.Join(errors.New("reading table v2x_waiting"), err)
 		}
-		w.id, w.device = its.HashedId8(id), device.ID(dev)
+		w.id, w.device, w.signer = its.HashedId8(id), device.ID(dev), its.HashedId8(signer)
 		list = append(list, w)
 		return nil
 	}, selectWaiting, []byte{}, mixMost, skip)

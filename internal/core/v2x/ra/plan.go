@@ -103,7 +103,7 @@ func (s *Service) planTx(ctx context.Context, tx *db.Tx, o *order) (its.Authoriz
 			return 0, err
 		}
 	}
-	if code, err := s.EA.ReserveTx(ctx, tx, o.device, o.permissions, list); err != nil || code != its.ValidationOk {
+	if code, err := s.EA.ReserveTx(ctx, tx, o.device, o.signer, o.permissions, list); err != nil || code != its.ValidationOk {
 		return code, err
 	}
 	var stmts []*db.Stmt

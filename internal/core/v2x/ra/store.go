@@ -47,7 +47,7 @@ const (
 	insertCaterpillar = `INSERT INTO v2x_caterpillar (cell, key, id, until) VALUES (0, $1, $2, $3) ON CONFLICT DO NOTHING`
 
 	insertWaiting = `INSERT INTO v2x_waiting (cell, id, i, j, since, answer) VALUES (0, $1, $2, $3, $4, $5)`
-	selectWaiting = `SELECT w.id, w.i, w.j, w.since, o.device FROM v2x_waiting AS w JOIN v2x_order AS o ON o.cell = w.cell AND o.id = w.id
+	selectWaiting = `SELECT w.id, w.i, w.j, w.since, o.device, o.signer FROM v2x_waiting AS w JOIN v2x_order AS o ON o.cell = w.cell AND o.id = w.id
 		WHERE w.cell = 0 AND w.answer = $1 ORDER BY w.since, w.id, w.i, w.j LIMIT $2 OFFSET $3`
 	answerWaiting = `UPDATE v2x_waiting SET answer = $4 WHERE cell = 0 AND id = $1 AND i = $2 AND j = $3`
 	selectWhole   = `SELECT id, i FROM v2x_waiting WHERE cell = 0 GROUP BY id, i HAVING MIN(LENGTH(answer)) > 0 OR MAX(since) < $1 ORDER BY id, i LIMIT $2`
@@ -156,6 +156,9 @@ func (s *Service) archive(ctx context.Context, of device.ID, id its.HashedId8, i
 		}
 		if o == nil || o.device != of {
 			return nil
+		}
+		if revoked, err := s.EA.RevokedTx(ctx, tx, o.signer); err != nil || revoked[o.signer] {
+			return err
 		}
 		for n := o.next - 1; n >= o.first && n > o.next-1-1<<16; n-- {
 			if uint16(n) == i {

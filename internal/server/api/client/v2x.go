@@ -86,6 +86,16 @@ func (c *Client) InstallV2XEA(ctx context.Context, i v1.V2XInstall) (v1.V2XAutho
 	return call[v1.V2XAuthority](ctx, c, http.MethodPost, "/v1/v2x/ea/install", i)
 }
 
+// V2XStation returns what the enrolment authority knows of a station.
+func (c *Client) V2XStation(ctx context.Context, device string) (v1.V2XStation, error) {
+	return get[v1.V2XStation](ctx, c, "/v1/v2x/ea/stations/"+segment(device), nil)
+}
+
+// RevokeV2XCredential revokes one enrolment credential for good.
+func (c *Client) RevokeV2XCredential(ctx context.Context, id string) (v1.V2XCredential, error) {
+	return call[v1.V2XCredential](ctx, c, http.MethodPost, "/v1/v2x/ea/credentials/"+segment(id)+"/revoke", nil)
+}
+
 // AskV2XAA has the authorization authority of the server's process ask for its certificate.
 func (c *Client) AskV2XAA(ctx context.Context, a v1.V2XAsk) (v1.V2XRequest, error) {
 	return call[v1.V2XRequest](ctx, c, http.MethodPost, "/v1/v2x/aa/request", a)

@@ -91,3 +91,35 @@ type V2XAdmit struct {
 	URL         string `json:"url" minLength:"1" maxLength:"1024" doc:"Where its lists are" example:"http://dc.example.com"`
 	Link        []byte `json:"link,omitempty" maxLength:"90000" doc:"The link certificate of the root on the list that it follows, base64; not needed for roots of this installation"`
 }
+
+// V2XCredential is an enrolment credential of a station.
+type V2XCredential struct {
+	ID       string     `json:"id" doc:"HashedId8 of its certificate" example:"5A1C3C2D1E0F9A8B"`
+	Device   string     `json:"device" doc:"Name of the station in the registry" example:"car-7"`
+	Issued   time.Time  `json:"issued" doc:"When it was issued"`
+	NotAfter time.Time  `json:"not_after" doc:"When it ends"`
+	State    string     `json:"state" enum:"valid,over,revoked" doc:"A credential that is valid serves only while its device is active"`
+	Revoked  *time.Time `json:"revoked,omitempty" doc:"When it was revoked"`
+}
+
+// V2XStation is what the enrolment authority knows of a station. Nothing of it says which tickets the station has.
+type V2XStation struct {
+	Device      string          `json:"device" doc:"Its name in the registry" example:"car-7"`
+	State       string          `json:"state" doc:"That of the device in the registry: only an active one gets anything" example:"active"`
+	Station     bool            `json:"station" doc:"Whether it has the tag v2x, without which it gets nothing"`
+	Credentials []V2XCredential `json:"credentials" doc:"The newest first, a thousand at the most"`
+	Tickets     V2XTickets      `json:"tickets" doc:"Those that were granted and are not over"`
+}
+
+// V2XTickets is how many tickets a station has.
+type V2XTickets struct {
+	Valid int64     `json:"valid" doc:"How many are valid now"`
+	Limit int       `json:"limit" doc:"How many may be valid at the same time"`
+	Weeks []V2XWeek `json:"weeks" doc:"By the week in which they begin"`
+}
+
+// V2XWeek is how many tickets begin in a week.
+type V2XWeek struct {
+	From    time.Time `json:"from" doc:"Monday, 0:00 UTC"`
+	Tickets int64     `json:"tickets" doc:"How many"`
+}
