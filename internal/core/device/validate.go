@@ -1,6 +1,10 @@
 package device
 
 import (
+	"crypto/elliptic"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"net/url"
@@ -81,7 +85,36 @@ func checkTags(tags map[string]string) error {
 			return errs.New(errs.Invalid, "tags: value of %q: must be at most %d octets of printable text without a semicolon", k, maxTagValue)
 		}
 	}
+	if v, has := tags[TagV2XKey]; has {
+		if what := wrongPoint(v); what != "" {
+			return errs.New(errs.Invalid, "tags: %s: must be a point of P-256, compressed, in 66 hexadecimal digits: %s", TagV2XKey, what)
+		}
+	}
 	return nil
+}
+
+// TagV2XKey is the tag with the canonical key of a station of V2X. One that is no key would be found out by the vehicle, which nobody believes then.
+const TagV2XKey = "v2x-key"
+
+// wrongPoint says why a text is no compressed point of P-256; "" if it is one.
+func wrongPoint(text string) string {
+	b, err := hex.DecodeString(text)
+	switch {
+	case errors.Is(err, hex.ErrLength):
+		return "it has an odd number of digits"
+	case err != nil:
+		return "it has a character that is no such digit"
+	case len(b) > 0 && b[0] == 4:
+		return "it is not compressed"
+	case len(b) != 33:
+		return fmt.Sprintf("it has %d digits", len(text))
+	case b[0] != 2 && b[0] != 3:
+		return "it does not begin with 02 or 03"
+	}
+	if x, _ := elliptic.UnmarshalCompressed(elliptic.P256(), b); x == nil {
+		return "it is not on the curve"
+	}
+	return ""
 }
 
 // joinTags is the stored form of tags: sorted, one "key=value" a line.

@@ -16,8 +16,8 @@ import (
 
 // Tags of devices in the registry.
 const (
-	TagStation = "v2x"     // the device is a station; the value is for people
-	TagKey     = "v2x-key" // its canonical key
+	TagStation = "v2x"            // the device is a station; the value is for people
+	TagKey     = device.TagV2XKey // its canonical key
 
 	// What its tickets may permit within CAM and DENM at the most: the octets of the bitmap, in hexadecimal digits. Without such a tag, and with one that is none, they
 	// permit nothing special: a car is no ambulance.
