@@ -1,9 +1,12 @@
 package v2x
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -25,15 +28,19 @@ var (
 	ErrFar           = errors.New("the message comes from too far away to matter")
 )
 
-// Bounds of what strangers can have a station remember, and how long it does.
+// Bounds of what strangers can have a station remember, and how long it does. Where there is no room, what is in use stays: whoever sends much, or by many tickets, pushes
+// out nobody else.
 const (
-	maxKnown   = 4096            // tickets of others
-	maxIssuers = 64              // authorities that others told of
-	maxWanted  = 8               // certificates that are asked for, and that are to be told
-	maxHeard   = 1 << 16         // messages, against replays
-	wantFor    = 4 * time.Second // how long one is asked for
-	attach     = time.Second     // how often a CAM has the whole ticket
-	recheck    = time.Minute     // how long a ticket is believed without a look at the lists
+	maxKnown    = 4096             // tickets of others
+	maxIssuers  = 64               // authorities that others told of
+	maxWanted   = 8                // tickets that are asked for, authorities that are, and those that are to be told
+	maxAsked    = 2                // authorities that one ticket has this station tell
+	maxInline   = 8                // certificates that one message may ask for
+	wantFor     = 4 * time.Second  // how long one is asked for
+	wantAtLeast = time.Second      // and how long before something else may take its place
+	quiet       = 10 * time.Second // how long a ticket was not used that may make room for another
+	attach      = time.Second      // how often a CAM has the whole ticket
+	recheck     = time.Minute      // how long a ticket is believed without a look at the lists
 )
 
 // TalkOptions say by whom and to whom.
@@ -67,10 +74,22 @@ type Talk struct {
 	attached its.Time64                         // guarded by mu; when a CAM had it last; 0: the next one has
 	known    map[its.HashedId8]*other           // guarded by mu
 	issuers  map[its.HashedId8]*its.Certificate // guarded by mu; authorities that others told of
-	wanted   map[its.HashedId3]its.Time64       // guarded by mu; until when
-	answers  []*its.Certificate                 // guarded by mu; certificates of authorities that others asked for
-	heard    map[[16]byte]its.Time64            // guarded by mu; until when a message counts as a replay
-	swept    its.Time64                         // guarded by mu
+	wanted   map[its.HashedId3]*want            // guarded by mu
+	answers  []answer                           // guarded by mu; certificates of authorities that others asked for
+	heard    past                               // guarded by mu
+}
+
+// want is a certificate that is asked for.
+type want struct {
+	issuer bool
+	until  its.Time64
+	asked  its.Time64 // since when; 0: not yet
+}
+
+// answer is a certificate of an authority that somebody asked for.
+type answer struct {
+	cert *its.Certificate
+	by   its.HashedId8 // ticket of who asked
 }
 
 // other is the ticket of somebody else.
@@ -91,7 +110,7 @@ func NewTalk(o TalkOptions) *Talk {
 	if o.Metres == 0 {
 		o.Metres = 10_000
 	}
-	return &Talk{o: o, known: map[its.HashedId8]*other{}, issuers: map[its.HashedId8]*its.Certificate{}, wanted: map[its.HashedId3]its.Time64{}, heard: map[[16]byte]its.Time64{}}
+	return &Talk{o: o, known: map[its.HashedId8]*other{}, issuers: map[its.HashedId8]*its.Certificate{}, wanted: map[its.HashedId3]*want{}, heard: past{of: map[stream]*told{}}}
 }
 
 func short(id its.HashedId8) its.HashedId3 { return its.HashedId3(id[5:]) }
@@ -109,11 +128,12 @@ func (t *Talk) CAM(payload []byte) ([]byte, error) {
 	if by.Attach = id != t.mine || t.attached == 0 || at >= t.attached+its.Time64(attach.Microseconds()); by.Attach {
 		t.mine, t.attached = id, at
 	} else if len(t.answers) > 0 { // not in one message with the ticket, which would be long
-		h.RequestedCertificate, t.answers = t.answers[0], t.answers[1:]
+		h.RequestedCertificate, t.answers = t.answers[0].cert, t.answers[1:]
 	}
-	for w, until := range t.wanted {
-		if until > at {
-			h.InlineP2pcdRequest = append(h.InlineP2pcdRequest, w)
+	for id, w := range t.wanted {
+		if w.until > at {
+			h.InlineP2pcdRequest = append(h.InlineP2pcdRequest, id)
+			w.asked = cmp.Or(w.asked, at)
 		}
 	}
 	t.mu.Unlock()
@@ -249,7 +269,7 @@ func (t *Talk) Hear(octets []byte) (*Heard, error) {
 		return nil, err
 	}
 	h := &s.TbsData.HeaderInfo
-	t.answer(h)
+	t.answer(h, id)
 	return &Heard{Psid: h.Psid, Payload: s.TbsData.Payload.Data.Content.Opaque, Signer: id, Ssp: ssp, Made: h.GenerationTime.Value, Place: h.GenerationLocation}, nil
 }
 
@@ -312,7 +332,7 @@ func (t *Talk) signer(s *its.SignedData, at its.Time64) (path []*its.Certificate
 		if o := t.known[s.Signer.Digest]; o != nil {
 			return o.path, s.Signer.Digest, nil
 		}
-		t.want(short(s.Signer.Digest), at)
+		t.want(short(s.Signer.Digest), false, at)
 		t.attached = 0 // who is new here does not know this station either
 		return nil, id, ErrUnknownSigner
 	}
@@ -331,7 +351,7 @@ func (t *Talk) signer(s *its.SignedData, at its.Time64) (path []*its.Certificate
 	t.attached = 0
 	issuer := t.issuer(x.Issuer.Digest)
 	if issuer == nil {
-		t.want(short(x.Issuer.Digest), at)
+		t.want(short(x.Issuer.Digest), true, at)
 		return nil, id, ErrUnknownIssuer
 	}
 	return []*its.Certificate{x, issuer}, id, nil
@@ -364,15 +384,31 @@ func (c *Client) issuer(id its.HashedId8) *its.Certificate {
 	return nil
 }
 
-func (t *Talk) want(id its.HashedId3, at its.Time64) {
-	for w, until := range t.wanted {
-		if until <= at {
-			delete(t.wanted, w)
+// want asks for a certificate. Nobody knows who names one, so that somebody may name many: a new one takes the place of one that was asked for, or waits.
+func (t *Talk) want(id its.HashedId3, issuer bool, at its.Time64) {
+	until := at + its.Time64(wantFor.Microseconds())
+	if w := t.wanted[id]; w != nil && w.until > at {
+		w.until = until
+		return
+	}
+	same, idle := 0, its.HashedId3{}
+	for other, w := range t.wanted {
+		switch {
+		case w.until <= at:
+			delete(t.wanted, other)
+		case w.issuer == issuer:
+			if same++; w.asked != 0 && w.asked+its.Time64(wantAtLeast.Microseconds()) <= at {
+				idle = other
+			}
 		}
 	}
-	if _, there := t.wanted[id]; there || len(t.wanted) < maxWanted {
-		t.wanted[id] = at + its.Time64(wantFor.Microseconds())
+	if same >= maxWanted {
+		if t.wanted[idle] == nil {
+			return
+		}
+		delete(t.wanted, idle)
 	}
+	t.wanted[id] = &want{issuer: issuer, until: until}
 }
 
 // believe verifies a message, and remembers the ticket of who signed.
@@ -398,12 +434,36 @@ func (t *Talk) believe(s *its.SignedData, path []*its.Certificate, id its.Hashed
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.wanted, short(id))
-	o.last = at
-	if _, there := t.known[id]; !there && len(t.known) >= maxKnown {
-		delete(t.known, t.quietest())
+	return t.remember(id, o, at)
+}
+
+// remember keeps the ticket of who signed, if there is room: one that is still in use does not leave for another. Without room a ticket is verified anew with each message
+// that has it.
+func (t *Talk) remember(id its.HashedId8, o *other, at its.Time64) error {
+	if old := t.known[id]; old != nil {
+		o.path = old.path
+	} else {
+		if len(t.known) >= maxKnown {
+			who := t.quietest()
+			if t.known[who].last+its.Time64(quiet.Microseconds()) > at {
+				return nil
+			}
+			delete(t.known, who)
+		}
+		ticket, err := alone(o.path[0])
+		if err != nil {
+			return err
+		}
+		o.path = []*its.Certificate{ticket, o.path[1]}
 	}
+	o.last = at
 	t.known[id] = o
 	return nil
+}
+
+// alone is a certificate for itself, without the message that it came in, which is its caller's and may be long.
+func alone(x *its.Certificate) (*its.Certificate, error) {
+	return its.ParseCertificate(bytes.Clone(x.Octets))
 }
 
 func (t *Talk) forget(id its.HashedId8) {
@@ -430,26 +490,10 @@ func (t *Talk) fresh(s *its.SignedData, id its.HashedId8, at its.Time64) error {
 		return err
 	}
 	sum := sha256.Sum256(append(id[:], b...))
-	key := [16]byte(sum[:16])
+	h := &s.TbsData.HeaderInfo
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.heard[key] != 0 {
-		return ErrReplay
-	}
-	if at > t.swept+1e6 || len(t.heard) >= maxHeard {
-		t.swept = at
-		for k, until := range t.heard {
-			if until < at {
-				delete(t.heard, k)
-			}
-		}
-	}
-	if len(t.heard) >= maxHeard {
-		return fmt.Errorf("more than %d messages in the time in which they could be replayed: %w", maxHeard, ErrReplay)
-	}
-	h := &s.TbsData.HeaderInfo
-	t.heard[key] = h.GenerationTime.Value + its.Time64(t.age(h.Psid).Microseconds())
-	return nil
+	return t.heard.add(stream{id, h.Psid}, [16]byte(sum[:16]), h.GenerationTime.Value, at, t.age)
 }
 
 // learn takes the certificate of an authority that a message brings, if it was asked for here, by this station or another one. The certificate speaks for itself, so whose the
@@ -464,8 +508,8 @@ func (t *Talk) learn(h *its.HeaderInfo, at its.Time64) {
 		return
 	}
 	t.mu.Lock()
-	wanted := t.wanted[short(id)] != 0
-	others := slices.ContainsFunc(t.answers, func(a *its.Certificate) bool { return same(a, id) })
+	wanted := t.wanted[short(id)] != nil
+	others := slices.ContainsFunc(t.answers, func(a answer) bool { return same(a.cert, id) })
 	t.mu.Unlock()
 	if !wanted && !others || x.CheckRole(its.EtsiAA, 0) != nil || t.o.Client.Check(at, x) != nil {
 		return
@@ -473,8 +517,14 @@ func (t *Talk) learn(h *its.HeaderInfo, at its.Time64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.wanted, short(id))
-	t.answers = slices.DeleteFunc(t.answers, func(a *its.Certificate) bool { return same(a, id) }) // somebody was faster
-	if len(t.issuers) < maxIssuers && t.issuer(id) == nil {
+	t.answers = slices.DeleteFunc(t.answers, func(a answer) bool { return same(a.cert, id) }) // somebody was faster
+	if t.issuer(id) != nil {
+		return
+	}
+	if len(t.issuers) >= maxIssuers {
+		maps.DeleteFunc(t.issuers, func(_ its.HashedId8, x *its.Certificate) bool { return !x.ToBeSigned.ValidityPeriod.Contains(at) })
+	}
+	if x, err := alone(x); err == nil && len(t.issuers) < maxIssuers {
 		t.issuers[id] = x
 	}
 }
@@ -485,16 +535,30 @@ func same(x *its.Certificate, id its.HashedId8) bool {
 }
 
 // answer sees to what a message asks for. Its signature was verified.
-func (t *Talk) answer(h *its.HeaderInfo) {
+func (t *Talk) answer(h *its.HeaderInfo, by its.HashedId8) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, w := range h.InlineP2pcdRequest {
+	for _, w := range h.InlineP2pcdRequest[:min(len(h.InlineP2pcdRequest), maxInline)] {
 		if w == short(t.mine) {
 			t.attached = 0
-		} else if x := t.asked(w); x != nil && len(t.answers) < maxWanted && !slices.Contains(t.answers, x) {
-			t.answers = append(t.answers, x)
+		} else if x := t.asked(w); x != nil && t.mayAsk(x, by) {
+			t.answers = append(t.answers, answer{x, by})
 		}
 	}
+}
+
+// mayAsk says whether a certificate is to be told because of one more question by somebody.
+func (t *Talk) mayAsk(x *its.Certificate, by its.HashedId8) bool {
+	asked := 0
+	for _, a := range t.answers {
+		if a.cert == x {
+			return false
+		}
+		if a.by == by {
+			asked++
+		}
+	}
+	return asked < maxAsked && len(t.answers) < maxWanted
 }
 
 // asked is the certificate of an authority by the end of its digest.
@@ -505,7 +569,7 @@ func (t *Talk) asked(w its.HashedId3) *its.Certificate {
 		}
 	}
 	for _, o := range t.known {
-		if id, err := o.path[1].HashedId8(); err == nil && short(id) == w {
+		if short(o.path[0].Issuer.Digest) == w {
 			return o.path[1]
 		}
 	}

@@ -141,7 +141,7 @@ func TestTalkIssuer(t *testing.T) {
 	if _, err := a.Hear(cam(t, fake, "hello")); !errors.Is(err, ErrUnknownIssuer) {
 		t.Fatal(err)
 	}
-	fake.answers = append(fake.answers, forged.far.cert)
+	fake.answers = append(fake.answers, toldOf(forged.far.cert))
 	if _, err := a.Hear(cam(t, fake, "my own issuer")); !errors.Is(err, ErrUnknownSigner) {
 		t.Fatal(err)
 	}
@@ -395,18 +395,234 @@ func TestTalkBounds(t *testing.T) {
 	if got := len(signed(t, cam(t, k, "?")).TbsData.HeaderInfo.InlineP2pcdRequest); got != 0 {
 		t.Errorf("after their time it asks for %d", got)
 	}
-	at := w.at()
-	for i := range maxKnown + 10 {
-		k.known[its.HashedId8{byte(i), byte(i >> 8), 1}] = &other{last: at - its.Time64(i)}
-		if len(k.known) > maxKnown {
-			delete(k.known, k.quietest())
-		}
-	}
-	if len(k.known) != maxKnown || k.known[its.HashedId8{byte(maxKnown & 0xff), byte(maxKnown >> 8), 1}] != nil {
-		t.Errorf("%d tickets are known", len(k.known))
-	}
 	if _, err := New(Config{Root: []byte("no certificate"), Now: w.clock}); err == nil || !strings.Contains(err.Error(), "root") {
 		t.Errorf("a root that is none: %v", err)
+	}
+}
+
+// Tickets that are in use do not leave for others, however many come; those that were not heard for a while do.
+func TestTalkKnown(t *testing.T) {
+	w := newWorld(t)
+	k, a := w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil)), w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil))
+	if _, err := k.Hear(cam(t, a, "first of all")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxKnown - 1 {
+		k.known[its.HashedId8{byte(i), byte(i >> 8), 1}] = &other{path: []*its.Certificate{w.aa.cert, w.aa.cert}, last: w.at()}
+	}
+	late := w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil))
+	if _, err := k.Hear(cam(t, late, "with ticket")); err != nil {
+		t.Errorf("without room: %v", err)
+	}
+	if _, err := k.Hear(cam(t, late, "by digest")); !errors.Is(err, ErrUnknownSigner) {
+		t.Errorf("one more than there is room for, by digest: %v", err)
+	}
+	w.pass(900 * time.Millisecond)
+	if _, err := k.Hear(cam(t, a, "by digest")); err != nil {
+		t.Errorf("one that is in use was pushed out: %v", err)
+	}
+	w.pass(quiet)
+	if _, err := k.Hear(cam(t, late, "with ticket again")); err != nil || len(k.known) != maxKnown {
+		t.Errorf("%d tickets are known: %v", len(k.known), err)
+	}
+	if _, err := k.Hear(cam(t, late, "by digest")); err != nil {
+		t.Errorf("when others were quiet: %v", err)
+	}
+}
+
+// Who names many certificates that there are not keeps others' from being asked for no longer than until they were asked for; and not those of the other kind.
+func TestTalkWanted(t *testing.T) {
+	w := newWorld(t)
+	k := w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil))
+	by := w.ticket(t, w.aa, nil).Signer()
+	name := func(n byte) {
+		t.Helper()
+		b, err := sign([]byte("x"), its.HeaderInfo{Psid: its.PsidCAM, GenerationTime: coer.Some(w.at())}, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := bytes.Index(b, octets(t, &signed(t, b).Signer)) + 1
+		b[digest+7] = n
+		if _, err := k.Hear(b); !errors.Is(err, ErrUnknownSigner) {
+			t.Fatal(err)
+		}
+	}
+	asks := func() (n int, far, late bool) {
+		id, err := w.far.cert.HashedId8()
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := signed(t, cam(t, k, "?")).TbsData.HeaderInfo.InlineP2pcdRequest
+		for _, w := range list {
+			far, late = far || w == short(id), late || w[2] == 200
+		}
+		return len(list), far, late
+	}
+	for n := range byte(100) {
+		name(n)
+	}
+	far := w.speaker(t, TalkOptions{}, w.ticket(t, w.far, nil))
+	if _, err := k.Hear(cam(t, far, "of another authority")); !errors.Is(err, ErrUnknownIssuer) {
+		t.Fatal(err)
+	}
+	if n, far, _ := asks(); n != maxWanted+1 || !far {
+		t.Errorf("it asks for %d certificates, for that of the authority: %v", n, far)
+	}
+	w.pass(wantAtLeast)
+	for n := range byte(100) {
+		name(n) // who goes on naming
+	}
+	name(200)
+	w.pass(wantAtLeast)
+	asks()
+	w.pass(wantAtLeast)
+	name(200)
+	if n, _, late := asks(); n > maxWanted+1 || !late {
+		t.Errorf("it asks for %d certificates, for the late one: %v", n, late)
+	}
+}
+
+// One that sends without end is forgotten of by itself: it takes no room of others, and none of its messages, nor of theirs, is heard twice.
+func TestTalkFlood(t *testing.T) {
+	w := newWorld(t)
+	k, honest, flood := w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil)), w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil)), w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil))
+	warn := func(by *Talk, text string) []byte {
+		t.Helper()
+		w.pass(time.Millisecond)
+		e := by.Event()
+		defer e.End()
+		b, err := e.DENM([]byte(text), somewhere)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Hear(b); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		return b
+	}
+	ice := warn(honest, "ice")
+	var all [][]byte
+	for i := range maxHeardEach + 100 {
+		all = append(all, warn(flood, strings.Repeat("x", i%7)))
+	}
+	if k.heard.count != maxHeardEach+1 {
+		t.Errorf("%d messages are remembered, want %d of one and one of the other", k.heard.count, maxHeardEach)
+	}
+	warn(honest, "still ice")
+	for _, b := range append(all, ice) {
+		if _, err := k.Hear(b); !errors.Is(err, ErrReplay) {
+			t.Fatalf("once more: %v", err)
+		}
+	}
+	w.pass(11 * time.Minute)
+	if _, err := k.Hear(cam(t, honest, "later")); err != nil || k.heard.count != 1 || len(k.heard.of) != 1 {
+		t.Errorf("after their time %d messages of %d are remembered: %v", k.heard.count, len(k.heard.of), err)
+	}
+}
+
+// Of all together so much is remembered and no more. Who has most gives way.
+func TestPast(t *testing.T) {
+	p := past{of: map[stream]*told{}}
+	age := func(its.Psid) time.Duration { return time.Hour }
+	const at = its.Time64(1e15)
+	digest := func(who, n int) (d [16]byte) { return [16]byte{byte(who), byte(who >> 8), byte(n), byte(n >> 8)} }
+	from := func(who int) stream {
+		return stream{its.HashedId8{byte(who), byte(who >> 8), byte(who >> 16)}, its.PsidDENM}
+	}
+	add := func(who, n int) error { return p.add(from(who), digest(who, n), at+its.Time64(n), at, age) }
+	const honest, hostile = 100, maxHeard / maxHeardEach
+	for who := range honest {
+		for n := range 10 {
+			if err := add(who, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for n := range maxHeardEach {
+		for who := range hostile {
+			if err := add(1000+who, n); err != nil {
+				t.Fatalf("message %d of %d: %v", n, who, err)
+			}
+		}
+	}
+	if p.count != maxHeard {
+		t.Errorf("%d messages are remembered, want %d", p.count, maxHeard)
+	}
+	for who := range honest {
+		if len(p.of[from(who)].messages) != 10 {
+			t.Fatalf("of an honest one %d messages are remembered", len(p.of[from(who)].messages))
+		}
+		if err := add(who, 10); err != nil {
+			t.Fatalf("one more of an honest one: %v", err)
+		}
+	}
+	for who := range honest + hostile {
+		if who >= honest {
+			who += 1000 - honest
+		}
+		for n := range 10 {
+			if err := add(who, n); !errors.Is(err, ErrReplay) {
+				t.Fatalf("message %d of %d once more: %v", n, who, err)
+			}
+		}
+	}
+	crowd := past{of: map[stream]*told{}} // each with a ticket of its own
+	for n := range maxHeard {
+		if err := crowd.add(from(n), digest(n, 0), at, at, age); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := crowd.add(from(1<<16), digest(1<<16, 1), at, at, age); !errors.Is(err, ErrReplay) || crowd.count != maxHeard || len(crowd.of) != maxHeard {
+		t.Errorf("one more: %v; %d remembered of %d", err, crowd.count, len(crowd.of))
+	}
+}
+
+// One ticket has a station tell two authorities at the most; others are told theirs.
+func TestTalkAnswers(t *testing.T) {
+	w := newWorld(t)
+	k := w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil))
+	var asked []its.HashedId3
+	for range 5 {
+		x := w.make(t, its.EtsiAA, &w.root).cert
+		id, err := x.HashedId8()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.issuers[id] = x
+		asked = append(asked, short(id))
+	}
+	ask := func(list ...its.HashedId3) {
+		t.Helper()
+		b, err := sign([]byte("?"), its.HeaderInfo{Psid: its.PsidCAM, GenerationTime: coer.Some(w.at()), InlineP2pcdRequest: list}, with(w.ticket(t, w.aa, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Hear(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(asked...)
+	if len(k.answers) != maxAsked {
+		t.Errorf("because of one ticket it tells %d", len(k.answers))
+	}
+	ask(asked[4])
+	if len(k.answers) != maxAsked+1 {
+		t.Errorf("because of two tickets it tells %d", len(k.answers))
+	}
+}
+
+// What is remembered of a message is not the caller's: the buffer may have the next message.
+func TestTalkBuffer(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil)), w.speaker(t, TalkOptions{}, w.ticket(t, w.aa, nil))
+	buffer := cam(t, a, "one")
+	if _, err := b.Hear(buffer); err != nil {
+		t.Fatal(err)
+	}
+	clear(buffer)
+	w.pass(100 * time.Millisecond)
+	if _, err := b.Hear(cam(t, a, "two")); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -435,3 +651,5 @@ func FuzzHear(f *testing.F) {
 		t.Errorf("%q is believed, which nobody signed", heard.Payload)
 	})
 }
+
+func toldOf(x *its.Certificate) answer { return answer{cert: x} }
