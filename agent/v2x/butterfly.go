@@ -30,12 +30,16 @@ type ButterflyOrder struct {
 	Start        its.Time32   // the first tickets are those of the period that this lies in; 0: now
 	Life         its.Duration // at most so long; of value 0: an hour
 	Applications []its.PsidSsp
+	// Plain takes tickets whose keys whoever expands knows as well, since the authority that issued them added no random point: TS 102 941 has it so, and then the enrolment
+	// authority recognises the station by each of its tickets.
+	Plain bool
 }
 
 // Butterfly is a request for many tickets: the keys that are expanded, which the station has to keep, and what has to be sent.
 type Butterfly struct {
 	Keys         butterfly.CaterpillarKeys
 	Applications []its.PsidSsp
+	Plain        bool          // as in ButterflyOrder
 	Request      []byte        // encrypted; it may be sent again, and gets the same answer
 	ID           its.HashedId8 // the name of the request
 	// From the answer, see OrderButterfly: the first period, and when its tickets are there at the latest.
@@ -107,7 +111,7 @@ func (c *Client) PrepareButterfly(by ButterflyCredential, o ButterflyOrder) (*Bu
 	if err != nil {
 		return nil, err
 	}
-	b := &Butterfly{Keys: butterfly.CaterpillarKeys{Variant: o.Variant}, Applications: o.Applications}
+	b := &Butterfly{Keys: butterfly.CaterpillarKeys{Variant: o.Variant}, Applications: o.Applications, Plain: o.Plain}
 	if b.Applications == nil {
 		b.Applications = Applications()
 	}
@@ -178,7 +182,7 @@ func (c *Client) OrderButterfly(ctx context.Context, b *Butterfly) error {
 	if err != nil {
 		return err
 	}
-	info, err := readInfo(answer, b.ID, &e.Ea.EaCertificate)
+	info, err := c.readInfo(answer, b.ID, e.Ea)
 	if err != nil {
 		return err
 	}
@@ -187,7 +191,7 @@ func (c *Client) OrderButterfly(ctx context.Context, b *Butterfly) error {
 }
 
 // readInfo reads and verifies the message by which the enrolment authority says when there is something to fetch.
-func readInfo(octets []byte, id its.HashedId8, ea *its.Certificate) (*its.RaEeCertInfo, error) {
+func (c *Client) readInfo(octets []byte, id its.HashedId8, asked *its.EaEntry) (*its.RaEeCertInfo, error) {
 	d, err := its.ParseData(octets, its.MaxRequest)
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
@@ -196,7 +200,7 @@ func readInfo(octets []byte, id its.HashedId8, ea *its.Certificate) (*its.RaEeCe
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
-	if err := by.Verify(ea, nil); err != nil {
+	if err := by.Verify(c.answers(by, asked), nil); err != nil {
 		return nil, fmt.Errorf("verifying the answer: %w", err)
 	}
 	content, err := scr.Content(payload, its.ButterflyAuthorizationResponse)
@@ -207,6 +211,23 @@ func readInfo(octets []byte, id its.HashedId8, ea *its.Certificate) (*its.RaEeCe
 		return nil, errOther
 	}
 	return content.ButterflyAuthorizationResponse, nil
+}
+
+// answers is the certificate under which an enrolment authority answers: the one that is asked, or one that this followed at the same address, to which the request was encrypted.
+func (c *Client) answers(by *its.SignedData, asked *its.EaEntry) *its.Certificate {
+	for _, r := range c.lists.Load().roots {
+		if !r.home || r.ctl.CTL == nil || c.at() >= its.Time64(r.ctl.NextUpdate)*1e6 {
+			continue
+		}
+		e := r.ctl.Find(by.Signer.Digest)
+		if e == nil || e.Choice != its.CtlEa || e.Ea.ItsAccessPoint != asked.ItsAccessPoint {
+			continue
+		}
+		if x := &e.Ea.EaCertificate; x.CheckRole(its.EtsiEA, 0) == nil && c.Check(c.at(), x) == nil {
+			return x
+		}
+	}
+	return &asked.EaCertificate
 }
 
 // Batch is the tickets of a period.
@@ -236,7 +257,7 @@ func (c *Client) OpenButterfly(b *Butterfly, archive []byte) (*Batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := readInfo(a.Info, b.ID, &e.Ea.EaCertificate)
+	info, err := c.readInfo(a.Info, b.ID, e.Ea)
 	if err != nil {
 		return nil, err
 	}
@@ -280,12 +301,19 @@ func (c *Client) openTicket(b *Butterfly, i uint16, f cocoon.File) (*Ticket, err
 	if err != nil {
 		return nil, err
 	}
-	if info, ok := said.PrivateKeyInfo.Get(); ok {
+	if b.Keys.Variant == butterfly.CompactUnified && aa.ToBeSigned.Flags.Value&its.UsesCubk == 0 {
+		return nil, errors.New("the message is not signed, and the authority that issued the ticket has no permission for that")
+	}
+	info, random := said.PrivateKeyInfo.Get()
+	switch {
+	case random:
 		r, err := butterfly.NewScalar(info[:])
 		if err != nil {
 			return nil, err
 		}
 		signing = signing.Add(r)
+	case !b.Plain:
+		return nil, ErrPlain
 	}
 	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), signing.Bytes())
 	if err != nil {
@@ -298,7 +326,13 @@ func (c *Client) openTicket(b *Butterfly, i uint16, f cocoon.File) (*Ticket, err
 	if err := permits(x, b.Applications); err != nil {
 		return nil, err
 	}
-	return &Ticket{Certificate: x, Key: key}, c.mine(x, &public, its.EtsiAT, aa, max(c.at(), its.Time64(x.ToBeSigned.ValidityPeriod.Start)*1e6))
+	// One that is for later, or over, has to be right for its own time.
+	v := x.ToBeSigned.ValidityPeriod
+	at := max(c.at(), its.Time64(v.Start)*1e6)
+	if at >= its.Time64(v.End())*1e6 {
+		at = its.Time64(v.Start) * 1e6
+	}
+	return &Ticket{Certificate: x, Key: key}, c.mine(x, &public, its.EtsiAT, aa, at)
 }
 
 // signedTicket verifies the outer signature of a message, whose certificate goes along, and returns what was signed and the name of the certificate. Whether that
@@ -359,6 +393,9 @@ func permits(x *its.Certificate, want []its.PsidSsp) error {
 	return nil
 }
 
+// ErrPlain is that the authority that expands the keys knows those of the tickets too.
+var ErrPlain = errors.New("the enrolment authority knows the key of the ticket, and would recognise the station by it")
+
 // listed finds an authorization authority of the trust lists by its name.
 func (c *Client) listed(id its.HashedId8) (*its.Certificate, error) {
 	for _, r := range c.lists.Load().roots {
@@ -404,13 +441,16 @@ type downloading struct {
 	have         []byte
 }
 
+// authorizationHeader has the message that asks for an archive, in Base64 (IEEE 1609.2.1, 6.3.5.3).
+const authorizationHeader = "Ieee-1609.2.1-Authorization"
+
 // more fetches what is missing.
 func (d *downloading) more(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
 	if err != nil {
 		return err
 	}
-	r.Header.Set("Ieee-1609.2.1-Authorization", d.message)
+	r.Header.Set(authorizationHeader, d.message)
 	if len(d.have) > 0 {
 		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", len(d.have)))
 		r.Header.Set("If-Range", d.tag)

@@ -44,7 +44,7 @@ type V2X struct {
 func (p *Platform) buildV2X() {
 	c := p.Config
 	p.V2X.Trust = trust.New(trust.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Secrets: p.Keys, Now: p.now,
-		Leap: c.V2X.LeapSeconds, DC: c.V2XDCURL(), CPOC: c.V2XCPOCURL(), CTL: c.V2X.CTLLife, CRL: c.V2X.CRLLife})
+		Leap: c.V2X.LeapSeconds, DC: c.V2XDCURL(), CPOC: c.V2XCPOCURL(), Compact: c.V2X.Butterfly.Compact, CTL: c.V2X.CTLLife, CRL: c.V2X.CRLLife})
 	p.V2X.EA = ea.New(ea.Deps{DB: p.DB, Audit: p.Audit, Trust: p.V2X.Trust, Devices: p.Devices, CA: p.CA, Revoke: p.Revoke, Random: rand.Reader, Now: p.now,
 		Policy: ea.Policy{Credential: c.V2X.CredentialLife, Ticket: c.V2X.TicketLife, Preload: c.V2X.Preload, Tickets: c.V2X.Tickets, Window: c.V2X.Window}})
 	p.buildButterfly()

@@ -388,12 +388,17 @@ func TestV2XButterflyStrict(t *testing.T) {
 	t.Parallel()
 	p := startButterfly(t, 1, func(c *conf.Config) { c.V2X.Butterfly.Strict = true })
 	c := p.car(t, "car-1")
+	c.plain = true
 	b := c.order(t, butterfly.Unified)
 	public := b.Keys.Public()
 	for j, ticket := range c.fetch(t, b, b.First).Tickets {
 		if signing, _ := public.Cocoon(uint32(b.First), uint32(j)); !bytes.Equal(signing.Bytes()[1:], ticket.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X) {
 			t.Errorf("ticket %d has another key than the cocoon key", j)
 		}
+	}
+	b.Plain = false
+	if batch, err := c.client.FetchButterfly(t.Context(), c.ec, b, b.First); !errors.Is(err, agent.ErrPlain) {
+		t.Errorf("who did not ask for such tickets takes them: %v, %v", batch, err)
 	}
 	if !strings.Contains(p.log.String(), "v2x.butterfly_strict is set") {
 		t.Error("nobody is warned")

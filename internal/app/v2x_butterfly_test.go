@@ -32,6 +32,7 @@ type car struct {
 	client *agent.Client
 	ec     *agent.Credential
 	device device.ID
+	plain  bool // as in agent.ButterflyOrder
 }
 
 func (p *v2xPlatform) car(t *testing.T, name string) car {
@@ -47,7 +48,7 @@ func (p *v2xPlatform) car(t *testing.T, name string) car {
 // order sends a request for tickets by butterfly keys.
 func (c car) order(t *testing.T, v butterfly.Variant) *agent.Butterfly {
 	t.Helper()
-	b, err := c.client.PrepareButterfly(c.ec, agent.ButterflyOrder{Variant: v})
+	b, err := c.client.PrepareButterfly(c.ec, agent.ButterflyOrder{Variant: v, Plain: c.plain})
 	must(t, err)
 	must(t, c.client.OrderButterfly(t.Context(), b))
 	return b

@@ -160,6 +160,7 @@ func (c *Config) table() []entry {
 		{"v2x.butterfly_ahead", "4", "Periods that are made in advance, the present one among them; v2x.preload bounds them too.", "12", whole(&c.V2X.Butterfly.Ahead, 1, 1000)},
 		{"v2x.butterfly_stations", "100", "Of how many stations tickets are asked for together at least, in random order. Those that are missing after butterfly_wait are made up.", "1000", whole(&c.V2X.Butterfly.Stations, 1, 10000)},
 		{"v2x.butterfly_wait", "1d", "How long tickets wait at most for those of other stations.", "12h", duration(&c.V2X.Butterfly.Wait, 0, 84*time.Hour)},
+		{"v2x.butterfly_compact", "false", "Whether the root gives authorization authorities the flag usesCubk (IEEE 1609.2) from now on, with which they answer compact unified requests too; mooring v2x aa rekey gives it to one that there is.", "true", truth(&c.V2X.Butterfly.Compact)},
 		{"v2x.butterfly_strict", "false", "Whether these tickets get the keys that the enrolment authority computed, as TS 102 941 has it: it can then recognise all tickets of a station.", "true", truth(&c.V2X.Butterfly.Strict)},
 		{"v2x.butterfly_token_key", "", "The public key (PEM, P-256) of an OAuth server whose access tokens (RFC 9068) stations may show for these tickets; if absent, there is none.", "oauth.pem", text(&c.V2X.Butterfly.TokenKey)},
 		{"v2x.butterfly_token_issuer", "", "Its name, as the tokens have it.", "https://login.example.com", text(&c.V2X.Butterfly.TokenIssuer)},

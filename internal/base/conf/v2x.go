@@ -33,6 +33,7 @@ type Butterfly struct {
 	Stations int
 	Wait     time.Duration
 	Strict   bool
+	Compact  bool // certificates that the root issues to authorization authorities say that these answer compact unified requests
 	// The OAuth server whose access tokens are taken; TokenKey is "" if there is none. Resolve it with Config.Path.
 	TokenKey, TokenIssuer, TokenAudience string
 }

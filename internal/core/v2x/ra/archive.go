@@ -51,7 +51,8 @@ func (s *Service) finish(ctx context.Context) error {
 		for _, w := range list {
 			// The next period is planned when it comes within reach, and is there at the latest when it has waited as long as it may.
 			v := s.valid(w.i + 1)
-			next, now := v.Start.Time(s.Trust.Leap).Add(s.Policy.Wait-time.Duration(s.Policy.Ahead-1)*s.Policy.Period), s.Now()
+			reach := min(time.Duration(s.Policy.Ahead-1)*s.Policy.Period, s.EA.Policy.Preload)
+			next, now := v.Start.Time(s.Trust.Leap).Add(s.Policy.Wait-reach), s.Now()
 			if next.Before(now) {
 				next = now
 			}

@@ -339,10 +339,19 @@ func setOf(requests []its.RaAcaCertRequest) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// issuer is the authorization authority of the trust list that is asked: the one at our address, or the first that is believed.
+// settled is how long a certificate is on the trust list before it is used, if there is another: its authority has to install it.
+const settled = 2 * 60 // seconds
+
+// issuer is the authorization authority of the trust list that is asked: of those that are believed, one at our address before others, and then the one whose certificate is the newest.
 func (s *Service) issuer() (*its.AaEntry, error) {
 	st, at := s.Trust.State(), s.Trust.At()
-	var first *its.AaEntry
+	var best *its.AaEntry
+	before := func(a, b *its.AaEntry) bool {
+		if x, y := hasPrefix(a.AccessPoint, s.URL), hasPrefix(b.AccessPoint, s.URL); x != y {
+			return x
+		}
+		return s.rank(a) > s.rank(b)
+	}
 	for _, root := range st.Roots {
 		if root.Lists == nil {
 			continue
@@ -356,21 +365,23 @@ func (s *Service) issuer() (*its.AaEntry, error) {
 			if err != nil {
 				continue
 			}
-			if _, err := st.Find(id, trust.AA, at); err != nil {
-				continue
-			}
-			if hasPrefix(e.Aa.AccessPoint, s.URL) {
-				return e.Aa, nil
-			}
-			if first == nil {
-				first = e.Aa
+			if _, err := st.Find(id, trust.AA, at); err == nil && (best == nil || before(e.Aa, best)) {
+				best = e.Aa
 			}
 		}
 	}
-	if first == nil {
+	if best == nil {
 		return nil, errs.New(errs.Unavailable, "the trust list has no authorization authority that is valid")
 	}
-	return first, nil
+	return best, nil
+}
+
+// rank is when a certificate began, 0 if that is a short while ago.
+func (s *Service) rank(e *its.AaEntry) its.Time32 {
+	if start := e.AaCertificate.ToBeSigned.ValidityPeriod.Start; start+settled <= s.seconds() {
+		return start
+	}
+	return 0
 }
 
 // hasPrefix says whether an address lies below another one.

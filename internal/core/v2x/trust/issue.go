@@ -239,6 +239,9 @@ func (s *Service) Issue(ctx context.Context, actor access.Actor, request []byte,
 	name := r.RequestedSubjectAttributes.Id.Value.Name
 	x := s.certificate(g.Role, name, r.PublicKeys.VerificationKey, its.Duration{Choice: its.Years, Value: authorityYears})
 	x.ToBeSigned.EncryptionKey = r.PublicKeys.EncryptionKey
+	if g.Role == AA && s.Compact {
+		x.ToBeSigned.Flags = coer.Some(its.UsesCubk)
+	}
 	x.ToBeSigned.ValidityPeriod = x.ToBeSigned.ValidityPeriod.Within(root.Certificate.ToBeSigned.ValidityPeriod)
 	if err := s.sign(ctx, x, root.Certificate, key.ID(root.own)); err != nil {
 		return nil, err

@@ -140,6 +140,8 @@ type Deps struct {
 	DC string
 	// CPOC is where the lists of the trust list manager are to be had, likewise.
 	CPOC string
+	// Compact has the root give authorization authorities the flag by which they answer compact unified butterfly requests (usesCubk, IEEE 1609.2, 6.4.8).
+	Compact bool
 	// CTL and CRL are how long lists live. They are renewed when a quarter of that is left.
 	CTL, CRL time.Duration
 }
