@@ -14,12 +14,16 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"mooring/agent/durable"
 	"mooring/agent/keyfile"
 	"mooring/wire/butterfly"
+	"mooring/wire/cocoon"
+	"mooring/wire/coer"
 	"mooring/wire/its"
 	"mooring/wire/scr"
 	"mooring/wire/spdu"
@@ -30,6 +34,8 @@ const (
 	configFile     = "station.json"
 	credentialFile = "credential.pem"
 	useFile        = "use.json"
+	orderFile      = "butterfly.pem"
+	offerFile      = "offer.json"
 	ticketFolder   = "tickets"
 	pendingFolder  = "pending"
 	listFolder     = "lists"
@@ -43,6 +49,8 @@ const (
 	blockEncryption  = "ITS ENCRYPTION KEY"
 	blockRequest     = "ITS REQUEST"
 	blockSession     = "ITS SESSION KEY"
+	blockCaterpillar = "ITS CATERPILLAR KEYS" // the scalar and the expansion key of signing, and if they are others, those of encryption
+	blockPermissions = "ITS PERMISSIONS"
 )
 
 // maxFile bounds what is read as one of these files.
@@ -292,6 +300,85 @@ func (f folder) readPending(name string) (p *Pending, made int64, err error) {
 	return p, made, nil
 }
 
+// writeOrder writes the request for tickets by butterfly keys, with the keys that are expanded.
+func (f folder) writeOrder(o *ordered) error {
+	permissions, err := coer.Marshal(&permissionList{o.Applications})
+	if err != nil {
+		return err
+	}
+	k := &o.Keys
+	keys := slices.Concat(k.SigningKey.Bytes(), k.SigningExpansion[:])
+	if k.Variant == butterfly.Original {
+		keys = slices.Concat(keys, k.EncryptionKey.Bytes(), k.EncryptionExpansion[:])
+	}
+	headers := map[string]string{"Variant": string(variantNames[k.Variant])}
+	for name, n := range map[string]int64{"Made": o.made, "Until": o.until, "First": int64(o.First), "Next": o.Next.Unix(), "Low": int64(o.low), "Begun": int64(o.begun), "Ends": int64(o.ends), "Length": int64(o.length), "Refused": o.refused} {
+		headers[name] = strconv.FormatInt(n, 10)
+	}
+	for name, yes := range map[string]bool{"Taken": o.taken, "Accept-Plain": o.Plain, "Plain": o.plain} {
+		headers[name] = strconv.FormatBool(yes)
+	}
+	return f.write([]*pem.Block{{Type: blockRequest, Headers: headers, Bytes: o.Request}, {Type: blockPermissions, Bytes: permissions}, {Type: blockCaterpillar, Bytes: keys}}, orderFile)
+}
+
+// readOrder reads it.
+func (f folder) readOrder() (*ordered, error) {
+	b, err := f.read(orderFile)
+	if err != nil {
+		return nil, err
+	}
+	o, err := b.order()
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", f.path(orderFile), err)
+	}
+	return o, nil
+}
+
+// order is the request in a file.
+func (b file) order() (*ordered, error) {
+	request, permissions, keys := b[blockRequest], b[blockPermissions], b[blockCaterpillar]
+	if request == nil || permissions == nil || keys == nil {
+		return nil, errors.New("it lacks the request, what it is for, or its keys")
+	}
+	h := request.Headers
+	n, err := decimal(h, "Made", "Until", "First", "Next", "Low", "Begun", "Ends", "Length", "Refused")
+	if err != nil {
+		return nil, err
+	}
+	o := &ordered{Butterfly: &Butterfly{Request: request.Bytes, ID: cocoon.RequestHash(request.Bytes), First: uint16(n[2]), Next: time.Unix(n[3], 0).UTC(), Plain: h["Accept-Plain"] == "true"},
+		made: n[0], until: n[1], low: uint64(n[4]), begun: its.Time32(n[5]), ends: its.Time32(n[6]), length: its.Time32(n[7]), refused: n[8], taken: h["Taken"] == "true", plain: h["Plain"] == "true"}
+	list := new(permissionList)
+	if err := coer.Unmarshal(permissions.Bytes, list); err != nil {
+		return nil, err
+	}
+	o.Applications = list.list
+	variant, known := butterflyVariants[ByButterfly(h["Variant"])]
+	if !known {
+		return nil, fmt.Errorf("there is no variant %q of butterfly keys", h["Variant"])
+	}
+	o.Keys.Variant = variant
+	rest, err := takeKey(keys.Bytes, &o.Keys.SigningKey, &o.Keys.SigningExpansion)
+	if err == nil && variant == butterfly.Original {
+		rest, err = takeKey(rest, &o.Keys.EncryptionKey, &o.Keys.EncryptionExpansion)
+	}
+	if err == nil && len(rest) > 0 {
+		err = errKeys
+	}
+	return o, err
+}
+
+var errKeys = errors.New("its keys are damaged")
+
+// takeKey takes a scalar and an expansion key from the front.
+func takeKey(b []byte, key *butterfly.Scalar, expansion *[16]byte) (rest []byte, err error) {
+	if len(b) < 48 {
+		return nil, errKeys
+	}
+	copy(expansion[:], b[32:48])
+	*key, err = butterfly.NewScalar(b[:32])
+	return b[48:], err
+}
+
 // kept is a way to the authorities that keeps the lists which it fetches, and gives them out again when their distribution centre cannot be reached. Whether a list is
 // to be believed is judged each time that it is read, so it does not matter who wrote it.
 type kept struct {
@@ -302,7 +389,7 @@ type kept struct {
 
 // RoundTrip implements http.RoundTripper.
 func (k kept) RoundTrip(q *http.Request) (*http.Response, error) {
-	if q.Method != http.MethodGet {
+	if q.Method != http.MethodGet || q.Header.Get(authorizationHeader) != "" { // tickets are no list
 		return k.base.RoundTrip(q)
 	}
 	path := k.path(listFolder, hex.EncodeToString([]byte(q.URL.Path)))

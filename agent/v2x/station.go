@@ -31,6 +31,10 @@ type Settings struct {
 	Pause    time.Duration `json:"pause,omitempty"`      // between two requests for tickets, on average
 	Open     bool          `json:"no_privacy,omitempty"` // the identity of the station is no secret: it is one at the roadside
 	Order    Order         `json:"-"`                    // what tickets are for; when, the station says itself
+	// Butterfly is how many tickets are asked for with one request, where the authorities offer that. Then they say how many there are for each period, and for which. Plain takes also those
+	// whose keys the enrolment authority knows, see ButterflyOrder; otherwise a station that meets such a one asks for tickets one by one.
+	Butterfly ByButterfly `json:"butterfly,omitempty"`
+	Plain     bool        `json:"butterfly_plain,omitempty"`
 }
 
 // Defaults of settings, and bounds.
@@ -76,6 +80,8 @@ type Station struct {
 	stock   map[its.HashedId8]*Ticket // guarded by mu
 	has     *Credential               // guarded by mu; nil: not enrolled
 	uses    use                       // guarded by mu
+	order   *ordered                  // guarded by mu, for who does not hold work; never changed, but replaced; nil: none
+	offered asked                     // likewise
 	release func()
 }
 
@@ -99,6 +105,9 @@ func MakeStation(dir string, s Settings, o StationOptions) (*Station, error) {
 	}
 	if s.Stock < 1 || s.Stock > maxStock || s.Ahead > maxAhead || s.Pause < 0 {
 		return nil, fmt.Errorf("the stock must be 1 to %d tickets for each period, up to %d periods ahead, with no pause of less than nothing", maxStock, maxAhead)
+	}
+	if _, known := butterflyVariants[s.Butterfly]; !known && s.Butterfly != ButterflyNo {
+		return nil, fmt.Errorf("there is no variant %q of butterfly keys: use original, unified or compact, or no", s.Butterfly)
 	}
 	if _, err := New(s.config(o, nil)); err != nil {
 		return nil, err
@@ -180,6 +189,9 @@ func (s *Station) load() (err error) {
 	}
 	if s.uses.Chosen == nil {
 		s.uses.Chosen = map[string]int{}
+	}
+	if err := s.loadOrder(); err != nil {
+		return err
 	}
 	names, err := s.f.names(ticketFolder)
 	if err != nil {
@@ -296,8 +308,13 @@ func (s *Station) Keep(ctx context.Context) (got int, err error) {
 	if got, err = s.resume(ctx); err != nil {
 		return got, err
 	}
-	more, err := s.fill(ctx, c)
-	return got + more, err
+	more, offered, err := s.batches(ctx, c)
+	got += more
+	if err != nil && !errors.As(err, new(errUnusable)) || offered && !s.urgent() {
+		return got, err
+	}
+	more, err2 := s.fill(ctx, c, offered)
+	return got + more, errors.Join(err, err2)
 }
 
 // drop removes tickets that are over.
@@ -365,17 +382,20 @@ func (s *Station) fetch(ctx context.Context, p *Pending, name string) error {
 	return s.f.remove(pendingFolder, name)
 }
 
-// fill gets the tickets that are missing, period by period. More than the authorities give is no error.
-func (s *Station) fill(ctx context.Context, by *Credential) (got int, err error) {
+// fill gets the tickets that are missing one by one, period by period, or only those for the present one. More than the authorities give is no error.
+func (s *Station) fill(ctx context.Context, by *Credential, present bool) (got int, err error) {
 	spans, err := s.spans()
 	if err != nil {
 		return 0, err
+	}
+	if present {
+		spans = spans[:min(len(spans), 1)]
 	}
 	for _, span := range spans {
 		for missing := s.Stock - s.count(span); missing > 0; missing-- {
 			o := s.Settings.Order
 			o.Start, o.Life, o.Open = span.Start, span.Duration, s.Open
-			err := s.order(ctx, by, o)
+			err := s.one(ctx, by, o)
 			var refused *Refused
 			switch {
 			case err == nil:
@@ -446,8 +466,8 @@ func (s *Station) count(span its.ValidityPeriod) (n int) {
 	return n
 }
 
-// order gets one ticket. The request is in the folder before it is sent.
-func (s *Station) order(ctx context.Context, by *Credential, o Order) error {
+// one gets one ticket. The request is in the folder before it is sent.
+func (s *Station) one(ctx context.Context, by *Credential, o Order) error {
 	if s.o.Before != nil {
 		if err := s.o.Before(ctx); err != nil {
 			return err

@@ -29,6 +29,8 @@ sign what they tell each other (TS 102 941, TS 103 097). Everything lies in the 
   credential.pem   the enrolment credential with its key
   tickets/         each ticket with its keys, named by its digest
   pending/         requests that have no answer yet
+  butterfly.pem    the request for many tickets, with the keys that are expanded
+  offer.json       that the authorities did not offer such tickets, and when they were asked
   lists/           trust lists and revocation lists, for when there is no network
 
 It works with any authorities that speak TS 102 941. The tickets are made so that the authority that issues them does not learn whose they are.`
@@ -38,6 +40,11 @@ const agentV2XEnrolHelp = `Gets the enrolment credential, and makes the folder f
 
 The station is known by --name, its canonical identifier, and its canonical key: that in --key, or without --key the key of the certificate that this agent has
 already ("mooring agent enrol"), so that a device that is enrolled needs no second secret.
+
+Where the enrolment authority offers it, many tickets are asked for with one request, by butterfly keys (TS 102 941, 6.2.3.5): how many there are in a week, and for how many weeks
+ahead, is then for the authority to say, and --stock and --ahead are for the time until the first of them are there, and for authorities that do not offer it. --butterfly says by which
+expansion of keys; "compact" becomes "unified" where the authorization authority does not answer so, and "no" has each ticket asked for by itself. Tickets whose keys the enrolment
+authority knows as well, by which it would recognise the vehicle, are not taken; then, too, each is asked for by itself. --butterfly-plain takes them.
 
 Once there is a folder, what it says holds: to begin anew as another station, or to believe somebody else, remove the folder "v2x".
 
@@ -63,6 +70,7 @@ near. Prints who signed and what the message says.`
 type v2xFlags struct {
 	settings           v2x.Settings
 	root, manager, key string
+	butterfly          string
 	once               bool
 	before, out, at    string
 	age                time.Duration
@@ -84,6 +92,8 @@ func (c *cli) agentV2XCommand(f *agentFlags) *cobra.Command {
 	flags.IntVar(&v.settings.Stock, "stock", v2x.DefaultStock, "tickets for each week")
 	flags.IntVar(&v.settings.Ahead, "ahead", v2x.DefaultAhead, "weeks to have tickets for besides the present one")
 	flags.DurationVar(&v.settings.Pause, "pause", 2*time.Second, "pause between two requests for tickets, on average")
+	flags.StringVar(&v.butterfly, "butterfly", string(v2x.ButterflyOriginal), "expansion of keys for many tickets with one request: original, unified or compact; no: none")
+	flags.BoolVar(&v.settings.Plain, "butterfly-plain", false, "take such tickets also if the enrolment authority knows their keys")
 	flags.BoolVar(&v.settings.Open, "no-privacy", false, "do not hide the station from who issues tickets: it is one at the roadside")
 	run := &cobra.Command{Use: "run", Short: "Keep the stock of tickets filled (daemon)", Long: agentV2XRunHelp, Args: needs(), Example: "  mooring agent v2x run\n  mooring agent v2x run --once",
 		RunE: func(cmd *cobra.Command, _ []string) error { return v2xError(c.agentV2XRun(cmd.Context(), f, v)) }}
@@ -158,6 +168,11 @@ func (c *cli) agentV2XEnrol(ctx context.Context, f *agentFlags, v *v2xFlags) (er
 func (c *cli) makeStation(f *agentFlags, v *v2xFlags) (_ *v2x.Station, err error) {
 	if v.settings.ID == "" || (v.root == "" || v.settings.DC == "") && (v.manager == "" || v.settings.CPOC == "") {
 		return nil, usagef("the first time, enrol needs --name, and --root with --dc or --manager with --cpoc")
+	}
+	switch v.settings.Butterfly = v2x.ByButterfly(v.butterfly); v.settings.Butterfly {
+	case v2x.ButterflyOriginal, v2x.ButterflyUnified, v2x.ButterflyCompact, v2x.ButterflyNo:
+	default:
+		return nil, usagef("--butterfly: %q is none of original, unified, compact and no", v.butterfly)
 	}
 	for _, file := range []struct {
 		path string
@@ -236,10 +251,19 @@ type stationStatus struct {
 	Now        int       `json:"tickets_now"`
 	Later      int       `json:"tickets_later"`
 	Last       time.Time `json:"last_ticket_until,omitzero"`
+	// Butterfly is the expansion of keys by which many tickets are asked for with one request, "no" if each is asked for by itself, for the reason that is given.
+	Butterfly string    `json:"butterfly"`
+	Next      time.Time `json:"next_tickets_by,omitzero"`
+	Reason    string    `json:"why_one_by_one,omitempty"`
 }
 
 func (c *cli) showStation(s *v2x.Station) error {
-	st := stationStatus{ID: s.ID}
+	from := s.Source()
+	st := stationStatus{ID: s.ID, Butterfly: string(from.Butterfly), Next: from.Next, Reason: from.Reason}
+	source := "one by one: " + st.Reason
+	if from.Butterfly != v2x.ButterflyNo {
+		source = fmt.Sprintf("by butterfly keys (%s), the next ones by %s", st.Butterfly, minute(st.Next))
+	}
 	if has := s.Credential(); has != nil {
 		id, err := has.Certificate.HashedId8()
 		if err != nil {
@@ -261,6 +285,7 @@ func (c *cli) showStation(s *v2x.Station) error {
 		fact(w, "Until", minute(st.Until))
 		fact(w, "Tickets", fmt.Sprintf("%d valid now, %d for later", st.Now, st.Later))
 		fact(w, "Stock until", minute(st.Last))
+		fact(w, "They come", source)
 	})
 }
 

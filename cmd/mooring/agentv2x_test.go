@@ -7,6 +7,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,10 +18,17 @@ import (
 	"mooring/agent/keyfile"
 	"mooring/internal/app"
 	"mooring/internal/app/v2xsim"
+	"mooring/internal/base/conf"
+	"mooring/wire/its"
 )
 
 // v2xServer runs a platform with its authorities, with one vehicle that has this key, and writes root.oer and key.pem.
 func v2xServer(t *testing.T, vehicle string) (dc, root, key string) {
+	t.Helper()
+	return v2xServerOf(t, vehicle, func(*conf.Config) {})
+}
+
+func v2xServerOf(t *testing.T, vehicle string, change func(*conf.Config)) (dc, root, key string) {
 	t.Helper()
 	dir := t.TempDir()
 	must := func(err error) {
@@ -30,6 +39,7 @@ func v2xServer(t *testing.T, vehicle string) (dc, root, key string) {
 	}
 	c, err := app.LoopbackV2X("Test")
 	must(err)
+	change(c)
 	made, err := app.Init(t.Context(), app.InitOptions{Dir: filepath.Join(dir, "data"), Config: c, Now: time.Now})
 	must(err)
 	o := app.Options{Config: c, Keys: made.Keys}
@@ -138,4 +148,74 @@ func TestAgentV2X(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	d.run(ctx, exitOK, "", "v2x", "run")
+}
+
+// A vehicle whose authorities offer many tickets with one request: it asks for them in the way that it is told to, has a ticket to drive with until they come, and signs by them what others believe.
+func TestAgentV2XButterfly(t *testing.T) {
+	t.Parallel()
+	dc, root, key := v2xServerOf(t, "car-1", func(c *conf.Config) {
+		c.V2X.Butterfly = conf.Butterfly{On: true, Compact: true, Period: 7 * 24 * time.Hour, Tickets: 3, Ahead: 2, Stations: 1}
+	})
+	d := &device{t: t, dir: filepath.Join(t.TempDir(), "agent")}
+	args := []string{"v2x", "enrol", "--root", root, "--dc", dc, "--name", "car-1", "--key", key, "--stock", "1", "--ahead", "-1", "--pause", "0s", "--butterfly"}
+	if _, report := d.run(t.Context(), exitUsage, "", append(args, "moth")...); !strings.Contains(report, "original, unified, compact and no") {
+		t.Errorf("another way: %s", report)
+	}
+	if out, _ := d.run(t.Context(), exitOK, "", append(args, "compact")...); !strings.Contains(out, "not asked yet") {
+		t.Errorf("enrol printed %s", out)
+	}
+	var status stationStatus
+	for status.Later == 0 { // the process of the agent ends each time, as one that is killed
+		out, _ := d.run(t.Context(), exitOK, "", "v2x", "run", "--once", "--json")
+		if err := json.Unmarshal([]byte(out), &status); err != nil {
+			t.Fatalf("run --once printed %s: %v", out, err)
+		}
+	}
+	if status.Now < 3 || status.Now > 4 || status.Later != 3 || status.Butterfly != "compact" || status.Next.Before(time.Now().Add(-time.Hour)) {
+		t.Errorf("it has %+v", status)
+	}
+	if out, _ := d.run(t.Context(), exitOK, "", "v2x", "status"); !strings.Contains(out, "by butterfly keys (compact), the next ones by ") {
+		t.Errorf("status printed %s", out)
+	}
+	payload, ctl := d.file("cam", "hello"), filepath.Join(t.TempDir(), "ctl.oer")
+	fetchTo(t, dc, root, ctl)
+	for range 4 {
+		cam := filepath.Join(t.TempDir(), "cam.oer")
+		d.run(t.Context(), exitOK, "", "v2x", "sign", payload, "--out", cam)
+		if out, _ := d.run(t.Context(), exitOK, "", "v2x", "hear", cam, "--age", "1h"); !strings.Contains(out, "68656c6c6f") {
+			t.Errorf("hear printed %s", out)
+		}
+		var out, report bytes.Buffer
+		if code := run(t.Context(), []string{"v2x", "verify", cam, "--root", root, "--known", ctl}, strings.NewReader(""), &out, &report); code != exitOK || !strings.Contains(out.String(), "valid") {
+			t.Errorf("v2x verify printed %s%s", &out, &report)
+		}
+	}
+}
+
+// fetchTo writes the trust list of a root to a file.
+func fetchTo(t *testing.T, dc, root, file string) {
+	t.Helper()
+	b, err := os.ReadFile(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := its.ParseCertificate(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := x.HashedId8()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := http.Get(dc + "/getctl/" + id.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	if b, err = io.ReadAll(a.Body); err != nil || a.StatusCode != http.StatusOK {
+		t.Fatalf("%d, %v", a.StatusCode, err)
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
