@@ -48,8 +48,11 @@ func cpuSelf() time.Duration {
 
 // cpuOf returns the CPU time that a process has used, all its threads together, ended ones included.
 func cpuOf(pid int) (time.Duration, error) {
-	s, err := readStat(pid)
-	return time.Duration(s.ticks) * tick, err
+	used, err := clockOf(pid)
+	if err != nil {
+		return 0, fmt.Errorf("reading the CPU time of process %d: %w", pid, err)
+	}
+	return used, nil
 }
 
 // tick is the unit of /proc/PID/stat: USER_HZ is 100 on every Linux we know.
@@ -58,8 +61,7 @@ const tick = 10 * time.Millisecond
 // stat is what /proc says about a process.
 type stat struct {
 	parent         int
-	ticks          int64 // its own CPU time
-	ticksOfTheDead int64 // of its children that have ended and were waited for
+	ticksOfTheDead int64 // CPU time of its children that have ended and were waited for
 }
 
 func readStat(pid int) (s stat, err error) {
@@ -73,15 +75,15 @@ func readStat(pid int) (s stat, err error) {
 	if !found || len(fields) < 15 {
 		return s, fmt.Errorf("process %d: /proc has an unknown form", pid)
 	}
-	numbers := make([]int64, 0, 5)
-	for _, k := range []int{1, 11, 12, 13, 14} { // ppid, utime, stime, cutime, cstime
+	numbers := make([]int64, 0, 3)
+	for _, k := range []int{1, 13, 14} { // ppid, cutime, cstime
 		n, err := strconv.ParseInt(fields[k], 10, 64)
 		if err != nil {
 			return s, fmt.Errorf("process %d: %w", pid, err)
 		}
 		numbers = append(numbers, n)
 	}
-	return stat{int(numbers[0]), numbers[1] + numbers[2], numbers[3] + numbers[4]}, nil
+	return stat{int(numbers[0]), numbers[1] + numbers[2]}, nil
 }
 
 // rssOf returns the resident memory of a process in MiB, or 0 where the system does not say.
@@ -107,7 +109,11 @@ func cpuOfDatabase(postmaster int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	sum := first.ticks + first.ticksOfTheDead
+	sum, err := cpuOf(postmaster)
+	if err != nil {
+		return 0, err
+	}
+	sum += time.Duration(first.ticksOfTheDead) * tick
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, fmt.Errorf("listing the processes: %w", err)
@@ -117,11 +123,15 @@ func cpuOfDatabase(postmaster int) (time.Duration, error) {
 		if err != nil {
 			continue
 		}
-		if s, err := readStat(pid); err == nil && s.parent == postmaster { // one that has just ended is counted with the dead
-			sum += s.ticks
+		s, err := readStat(pid)
+		if err != nil || s.parent != postmaster {
+			continue
+		}
+		if used, err := cpuOf(pid); err == nil { // one that has just ended is counted with the dead
+			sum += used
 		}
 	}
-	return time.Duration(sum) * tick, nil
+	return sum, nil
 }
 
 func median(values []float64) float64 {
