@@ -21,6 +21,9 @@ authority (AA), with the trust list and the revocation list of the root. The ser
 Root and EA are in the data directory's own database and keys. The AA gets a directory of its own, v2x.aa_dir, with keys, database and record: it must not know
 what the EA knows. It can be moved to another machine and run there by "mooring v2x aa serve".
 
+Where the root was revoked or has ended, everything begins anew in the same stores, whose records go on: another root, and certificates by it for the EA and the AA. An AA on
+another machine asks there (mooring v2x aa request --alone). Vehicles and authorities elsewhere have to be given the certificate of the new root.
+
 The trust list says where all of them are, so listen.v2x_ea, listen.v2x_validation, listen.v2x_aa (or v2x.aa_url) and listen.v2x_dc must be set before. Vehicles
 are devices of the registry with the tag v2x; see doc/v2x.md.`
 
@@ -54,10 +57,18 @@ func (c *cli) v2xInit(ctx context.Context, name, root string) error {
 			return errs.Wrap(errs.Unavailable, err, "the certificate of the root cannot be written to %s", root)
 		}
 	}
-	return c.show(map[string]string{"rca": made.Root.String(), "ea": made.EA.String(), "aa": made.AA.String(), "aa_dir": made.Dir}, func(w io.Writer) {
+	ids := map[string]string{"rca": made.Root.String(), "ea": made.EA.String(), "aa": made.AA.String(), "aa_dir": made.Dir}
+	if made.Elsewhere {
+		delete(ids, "aa")
+	}
+	return c.show(ids, func(w io.Writer) {
 		fact(w, "Root", made.Root.String())
 		fact(w, "EA", made.EA.String())
-		fact(w, "AA", made.AA.String()+", in "+made.Dir)
+		if made.Elsewhere {
+			fact(w, "AA", "not in "+made.Dir+": mooring v2x aa request, where it is")
+		} else {
+			fact(w, "AA", made.AA.String()+", in "+made.Dir)
+		}
 	})
 }
 

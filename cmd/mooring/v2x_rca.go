@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -29,7 +30,11 @@ Anybody can sign an initial request with a key of their own: compare its digest 
 if it is that one. The trust list names the authority at once.`
 
 const v2xRevokeHelp = `Revokes an authority for good: it leaves the trust list and comes on the revocation list. ID is its HashedId8, as "mooring v2x rca list" shows it.
-Vehicles believe it until they have fetched the lists. A root may revoke itself; then nobody below it is believed.`
+Vehicles believe it until they have fetched the lists.
+
+A root may revoke itself, which is asked about unless --yes is given: then nobody below it is believed, vehicles get neither credentials nor tickets, and their tickets are
+worth nothing. What is left is to take it off the lists of trust list managers (mooring v2x tlm remove), to begin anew with the server stopped (mooring v2x init), and to
+give the certificate of the new root to vehicles and authorities elsewhere. A root whose key is in good hands is followed by another one instead (mooring v2x rca rekey).`
 
 const v2xMoveHelp = `Says where an authority is reached, which the trust list tells everybody: --url for stations, and of an enrolment authority --peer for authorization
 authorities.`
@@ -54,12 +59,42 @@ func (c *cli) v2xRCACommand() *cobra.Command {
 	rekey.Flags().StringVar(&name, "name", "", "how it is called; without it, as the present one with a number")
 	return group(&cobra.Command{Use: "rca", Short: "See to the root for vehicles", Long: v2xRCAHelp, Example: "  mooring v2x rca list\n  mooring v2x rca revoke C5691C82D7E330E8"},
 		c.v2xListCommand("rca", "List the root and the authorities it issued to", ""), c.v2xShowAuthorityCommand("rca"), c.v2xIssueCommand(), c.v2xMoveCommand(),
-		&cobra.Command{Use: "revoke ID", Short: "Revoke an authority for good", Long: v2xRevokeHelp, Example: "  mooring v2x rca revoke C5691C82D7E330E8", Args: needs("ID"),
-			RunE: c.withID(func(ctx context.Context, s *client.Client, id string) error {
-				a, err := s.RevokeV2X(ctx, id)
-				return c.v2xShown(a, err)
-			})},
+		c.v2xRevokeCommand(),
 		rekey, c.v2xExportCommand("rca", "Write the certificate or a list of the root", v2xExportHelp))
+}
+
+func (c *cli) v2xRevokeCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{Use: "revoke ID", Short: "Revoke an authority for good", Long: v2xRevokeHelp, Example: "  mooring v2x rca revoke C5691C82D7E330E8", Args: needs("ID"),
+		RunE: c.withID(func(ctx context.Context, s *client.Client, id string) error {
+			a, err := s.V2XAuthority(ctx, id)
+			root := err == nil && a.Role == "rca" && a.State != "revoked"
+			if root && !yes {
+				if err := c.sureOfRoot(a); err != nil {
+					return err
+				}
+			}
+			a, err = s.RevokeV2X(ctx, id)
+			if err == nil && root {
+				c.advise("Nobody below %s is believed any more. Take it off the lists of trust list managers (mooring v2x tlm remove %s),\nand begin anew: stop the server, then mooring v2x init --name NAME --root root.oer", id, id)
+			}
+			return c.v2xShown(a, err)
+		})}
+	cmd.Flags().BoolVar(&yes, "yes", false, "of a root: do not ask")
+	return cmd
+}
+
+// sureOfRoot asks the person at the terminal.
+func (c *cli) sureOfRoot(a v1.V2XAuthority) error {
+	if !isTerminal(c.in) || c.json {
+		return usagef("%s is a root, below which nobody would be believed any more, and nobody is at the terminal to be asked: say --yes if that is meant. Nothing was done", a.ID)
+	}
+	fmt.Fprintf(c.err, "%s, %s, is a root. Once it is revoked, which is for good, nobody below it is believed: no vehicle gets a credential or ticket,\nand those that they have are worth nothing, until all begins anew. Type yes to revoke it: ", a.ID, printable(a.Name))
+	answer, err := bufio.NewReader(c.in).ReadString('\n')
+	if err != nil && answer == "" || strings.TrimSpace(answer) != "yes" {
+		return usagef("nothing was done")
+	}
+	return nil
 }
 
 // withID is a command on an authority.

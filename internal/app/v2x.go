@@ -325,13 +325,16 @@ func (t *TicketAuthority) Close() error {
 type V2XMade struct {
 	Root its.HashedId8
 	EA   its.HashedId8
-	AA   its.HashedId8
-	Dir  string // of the authorization authority
+	AA   its.HashedId8 // none where Elsewhere
+	Dir  string        // of the authorization authority
+	// Elsewhere says that the authorization authority is not here: whoever runs it asks for its certificate there.
+	Elsewhere bool
 	// Certificate is the root's, which vehicles are to believe.
 	Certificate []byte
 }
 
-// InitV2X makes a root, an enrolment authority and, in v2x.aa_dir, an authorization authority, and the first lists. The platform is one that Open opened.
+// InitV2X makes a root, an enrolment authority and, in v2x.aa_dir, an authorization authority, and the first lists. The platform is one that Open opened. Where its roots are
+// revoked or have ended it begins anew, in the same stores, whose records go on.
 func (p *Platform) InitV2X(ctx context.Context, name string) (made V2XMade, err error) {
 	c, who := p.Config, access.System("v2x init")
 	for _, l := range []struct{ key, url string }{{"listen.v2x_ea", c.V2XEAURL()}, {"listen.v2x_validation", c.V2XValidationURL()}, {"listen.v2x_aa or v2x.aa_url", c.V2XAAURL()}, {"listen.v2x_dc", c.V2XDCURL()}} {
@@ -340,8 +343,11 @@ func (p *Platform) InitV2X(ctx context.Context, name string) (made V2XMade, err 
 		}
 	}
 	made.Dir = c.Path(c.V2X.AADir)
-	if _, err := emptyDir(made.Dir); err != nil {
-		return made, err
+	anew := p.V2X.Trust.State().Begun() && len(p.V2X.Trust.State().Roots) == 0
+	if !anew {
+		if _, err := emptyDir(made.Dir); err != nil {
+			return made, err
+		}
 	}
 	root, err := p.V2X.Trust.CreateRoot(ctx, who, name+" RCA")
 	if err != nil {
@@ -351,7 +357,15 @@ func (p *Platform) InitV2X(ctx context.Context, name string) (made V2XMade, err 
 	if made.EA, err = p.found(ctx, p.V2X.Trust, trust.Grant{Role: trust.EA, URL: c.V2XEAURL() + v2xserver.EnrolmentPath, Peer: c.V2XValidationURL() + v2xserver.ValidationPath}, name+" EA"); err != nil {
 		return made, err
 	}
-	made.AA, err = p.initTickets(ctx, made.Dir, name+" AA")
+	if !anew {
+		if err := makeTickets(made.Dir); err != nil {
+			return made, err
+		}
+	} else if _, err := os.Stat(made.Dir); errors.Is(err, fs.ErrNotExist) {
+		made.Elsewhere = true
+		return made, nil
+	}
+	made.AA, err = p.initTickets(ctx, name+" AA")
 	return made, err
 }
 
@@ -370,19 +384,22 @@ func (p *Platform) found(ctx context.Context, of *trust.Service, g trust.Grant, 
 	return a.ID, err
 }
 
-// initTickets makes the directory of an authorization authority.
-func (p *Platform) initTickets(ctx context.Context, dir, name string) (id its.HashedId8, err error) {
+// makeTickets makes the directory of an authorization authority.
+func makeTickets(dir string) error {
 	unlock := filepath.Join(dir, "unlock")
 	if err := makeUnlockFile(unlock); err != nil {
-		return id, err
+		return err
 	}
 	secret, err := key.ReadUnlock("file:"+unlock, nil)
 	if err != nil {
-		return id, err
+		return err
 	}
-	if _, err := key.Create(filepath.Join(dir, "keys"), secret, key.Options{}); err != nil {
-		return id, err
-	}
+	_, err = key.Create(filepath.Join(dir, "keys"), secret, key.Options{})
+	return err
+}
+
+// initTickets gives the authorization authority its certificate and the lists.
+func (p *Platform) initTickets(ctx context.Context, name string) (id its.HashedId8, err error) {
 	t, err := OpenTicketAuthority(ctx, Options{Config: p.Config, Log: p.log, Now: p.now})
 	if err != nil {
 		return id, err

@@ -65,7 +65,8 @@ func permissions(r Role) (app []its.PsidSsp, issue []its.PsidGroupPermissions) {
 		[]its.PsidGroupPermissions{group(1, bits(its.PsidSCR, []byte{1, 0x3e}, []byte{0xff, 0xc1})), below}
 }
 
-// CreateRoot makes a root. It needs the permission v2x.root. There is one root in a store, and those that follow it: a second one is a Conflict.
+// CreateRoot makes a root. It needs the permission v2x.root. There is one root in a store, and those that follow it: a second one is a Conflict, until those before it are
+// revoked or have ended.
 func (s *Service) CreateRoot(ctx context.Context, actor access.Actor, name string) (*Authority, error) {
 	return s.create(ctx, actor, Root, name, "")
 }
@@ -83,13 +84,15 @@ func (s *Service) create(ctx context.Context, actor access.Actor, role Role, nam
 		return nil, err
 	}
 	st := s.State()
-	if have := st.own[role]; len(have) > 0 {
-		return nil, errs.New(errs.Conflict, "there is a %s for V2X here already, %s: it can be followed by another one (rekey)", role, have[0].Name)
+	for _, have := range st.own[role] {
+		if !s.over(have) {
+			return nil, errs.New(errs.Conflict, "there is a %s for V2X here already, %s: it can be followed by another one (rekey)", role, have.Name)
+		}
 	}
 	if role == Root && st.Root != nil {
 		return nil, errs.New(errs.Conflict, "there is a root for V2X here already, %s", st.Root.Name)
 	}
-	a, err := s.selfSigned(ctx, role, name, url, 0)
+	a, err := s.selfSigned(ctx, role, name, url, st.newest(role))
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +259,7 @@ func (s *Service) Issue(ctx context.Context, actor access.Actor, request []byte,
 	if err := chain.Check([]*its.Certificate{a.Certificate, root.Certificate}, chain.Options{At: s.At(), Trusted: func(id its.HashedId8) bool { return id == root.ID }}); err != nil {
 		return nil, errs.Wrap(errs.Invalid, err, "the certificate would not be valid")
 	}
-	a.URL, a.Peer, a.Created = g.URL, g.Peer, s.Now().Unix()
+	a.URL, a.Peer, a.Created = g.URL, g.Peer, max(s.Now().Unix(), s.State().newest(g.Role)+1)
 	more := map[string]string{detailRequest: RequestDigest(request)}
 	if before != nil {
 		a.Created = max(a.Created, before.Created+1)
@@ -391,6 +394,7 @@ func (s *Service) install(ctx context.Context, tx *db.Tx, actor access.Actor, a,
 	}
 	more := map[string]string{detailPending: applied}
 	if known == nil {
+		a.Created = max(a.Created, s.State().newest(a.Role)+1)
 		if _, err := tx.Exec(ctx, insertAuthority, a.row()...); err != nil {
 			return err
 		}

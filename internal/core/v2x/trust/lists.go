@@ -258,25 +258,26 @@ func (s *Service) revocations(root *Credential, p *published) ([]list, error) {
 }
 
 // Accept takes lists of a root that is believed, as a distribution centre has them. Older ones than those that are known are left alone; the error says why one
-// is not believed.
+// is not believed. Of a root that revokes itself the revocation list alone counts: its trust list is not renewed.
 func (s *Service) Accept(ctx context.Context, ctl, crl []byte) error {
 	st, at := s.State(), s.At()
 	if st.Root == nil {
 		return errs.New(errs.NotFound, "no root is believed here yet")
 	}
 	of := st.signer(ctl)
+	r, barred := trustlist.ReadCRL(crl, of.Certificate, at)
+	gone := barred == nil && r.Lists(of.ID)
 	l, err := trustlist.ReadCTL(ctl, of.Certificate, at)
-	if err != nil {
+	switch {
+	case gone:
+	case err != nil:
 		return errs.Wrap(errs.Denied, err, "the trust list is not believed")
-	}
-	if !l.IsFullCtl {
+	case !l.IsFullCtl:
 		return errs.New(errs.Denied, "the trust list is a delta where the full one was asked for")
+	case barred != nil:
+		return errs.Wrap(errs.Denied, barred, "the revocation list is not believed")
 	}
-	r, err := trustlist.ReadCRL(crl, of.Certificate, at)
-	if err != nil {
-		return errs.Wrap(errs.Denied, err, "the revocation list is not believed")
-	}
-	newCTL := !sameOctets(ctl, of.Full) && l.Newer(of.Lists)
+	newCTL := !gone && !sameOctets(ctl, of.Full) && l.Newer(of.Lists)
 	newCRL := !sameOctets(crl, of.CRL) && (of.Barred == nil || r.ThisUpdate >= of.Barred.ThisUpdate)
 	if !newCTL && !newCRL {
 		return nil

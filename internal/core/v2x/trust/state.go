@@ -71,6 +71,29 @@ func newestFirst(a, b *Authority) int {
 	return cmp.Or(cmp.Compare(b.Created, a.Created), slices.Compare(a.ID[:], b.ID[:]))
 }
 
+// Begun says whether there was ever a root whose keys are here.
+func (st *State) Begun() bool {
+	for _, p := range st.publishers {
+		if p.Own() && p.Role == Root {
+			return true
+		}
+	}
+	return false
+}
+
+// newest is when the newest authority of a role was made whose keys are here, be it revoked; 0: there is none.
+func (st *State) newest(role Role) (created int64) {
+	for _, a := range st.own[role] {
+		created = max(created, a.Created)
+	}
+	for _, p := range st.publishers {
+		if p.Own() && p.Role == role {
+			created = max(created, p.Created)
+		}
+	}
+	return created
+}
+
 // Load reads what is believed.
 func (s *Service) Load(ctx context.Context) error {
 	var next *State
