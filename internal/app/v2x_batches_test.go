@@ -15,6 +15,7 @@ import (
 	"mooring/internal/base/conf"
 	"mooring/internal/core/device"
 	"mooring/internal/core/v2x/trust"
+	"mooring/wire/butterfly"
 	"mooring/wire/its"
 	"mooring/wire/its/chain"
 )
@@ -90,18 +91,21 @@ func TestV2XStationButterfly(t *testing.T) {
 	}
 	keep(t, one, 0)
 	two := p.batchStation(t, "car-2", agent.Settings{Butterfly: agent.ButterflyUnified}, agent.StationOptions{})
-	keep(t, two, 1)
+	_, err := two.Keep(t.Context()) // they may be there already
+	must(t, err)
 	p.mixed(t)
 	p.later(t, time.Hour)
 	keep(t, one, 6)
 	keep(t, one, 0)
 	dir := one.Dir()
 	one.Close()
-	one, err := agent.OpenStation(dir, agent.StationOptions{Now: p.clock.Now})
+	one, err = agent.OpenStation(dir, agent.StationOptions{Now: p.clock.Now})
 	must(t, err)
 	defer func() { one.Close() }()
 	keep(t, one, 0)
-	keep(t, two, 6)
+	if _, err := two.Keep(t.Context()); err != nil || len(two.Tickets()) < 6 || len(two.Tickets()) > 7 {
+		t.Errorf("the other one has %d tickets: %v", len(two.Tickets()), err)
+	}
 	if from := two.Source(); from.Butterfly != agent.ButterflyUnified {
 		t.Errorf("the other one: %+v", from)
 	}
@@ -300,11 +304,12 @@ func TestV2XStationAsksAnew(t *testing.T) {
 func TestCrashV2XStationButterfly(t *testing.T) {
 	t.Parallel()
 	const each = 90
-	p := startButterfly(t, 1, func(c *conf.Config) { c.V2X.Butterfly.Tickets = each })
+	p := startButterfly(t, 2, func(c *conf.Config) { c.V2X.Butterfly.Tickets = each })
 	s := p.batchStation(t, "car-1", agent.Settings{}, agent.StationOptions{})
 	dir := s.Dir()
 	keep(t, s, 1)
 	s.Close()
+	p.car(t, "car-2").order(t, butterfly.Original)
 	must(t, p.V2X.RA.Mix(t.Context()))
 	must(t, os.RemoveAll(filepath.Join(dir, "tickets"))) // the one to drive with, so that all are fetched at once
 	for i := range 5 {
@@ -329,8 +334,8 @@ func TestCrashV2XStationButterfly(t *testing.T) {
 	if n := len(keysOf(t, s.Tickets()...)); n != 2*each {
 		t.Errorf("the station has %d tickets, want %d", n, 2*each)
 	}
-	if n := rowsOf(t, p.Tickets().DB, `SELECT COUNT(*) FROM v2x_ticket`); n != 2*each+1 {
-		t.Errorf("%d tickets were issued, want %d", n, 2*each+1)
+	if n := rowsOf(t, p.Tickets().DB, `SELECT COUNT(*) FROM v2x_ticket`); n != 4*each+1 {
+		t.Errorf("%d tickets were issued, want %d", n, 4*each+1)
 	}
 }
 
@@ -346,7 +351,9 @@ func TestV2XStationCompact(t *testing.T) {
 	t.Parallel()
 	p := startButterfly(t, 1, nil)
 	s := p.batchStation(t, "car-1", agent.Settings{Butterfly: agent.ButterflyCompact}, agent.StationOptions{})
-	keep(t, s, 1)
+	if _, err := s.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if from := s.Source(); from.Butterfly != agent.ButterflyUnified {
 		t.Errorf("with an authority that does not answer so: %+v", from)
 	}
