@@ -269,22 +269,31 @@ func (s *Service) row(asked []byte, r *Response) (t ticketed, err error) {
 	return t, err
 }
 
-// recordAll records tickets. The cocoon keys come first: whoever makes the same tickets waits there.
+// recordAll records tickets. The cocoon keys come first: whoever makes the same tickets waits there. Tickets follow in an order of their own: the place of rows in a table would say which cocoon key is that of
+// which ticket, and who expands knows whose a cocoon key is.
 func (s *Service) recordAll(ctx context.Context, tx *db.Tx, e *expanding, rows []ticketed) error {
 	hour, n := s.hour(), len(rows)
+	byKey := slices.Clone(rows)
+	slices.SortFunc(byKey, func(a, b ticketed) int { return bytes.Compare(a.key, b.key) })
 	stmts := make([]*db.Stmt, 2*n)
 	for i, t := range rows {
 		stmts[i] = &db.Stmt{SQL: insertCocoon, Args: []any{t.asked, t.answer, hour}}
+	}
+	for i, t := range byKey {
 		stmts[n+i] = &db.Stmt{SQL: insertTicket, Args: []any{t.key, t.id[:], hour, t.ends}}
 	}
 	if err := tx.Send(ctx, stmts...); err != nil {
 		return err
 	}
 	var err error
+	ours := map[string]bool{}
 	for i, t := range rows {
-		if stmts[i].N == 0 {
+		if ours[string(t.asked)] = stmts[i].N > 0; stmts[i].N == 0 {
 			err = errTwice
-		} else if stmts[n+i].N == 0 {
+		}
+	}
+	for i, t := range byKey {
+		if stmts[n+i].N == 0 && ours[string(t.asked)] {
 			e.barred[string(t.asked)], err = true, errTwice
 		}
 	}
