@@ -275,24 +275,38 @@ func (c *Client) OpenButterfly(b *Butterfly, archive []byte) (*Batch, error) {
 	return batch, nil
 }
 
-// openTicket opens the message with a ticket, reconstructs its key and verifies it.
-func (c *Client) openTicket(b *Butterfly, i uint16, f cocoon.File) (*Ticket, error) {
-	d := new(its.Ieee1609Dot2Data)
-	if err := coer.Unmarshal(f.Octets, d); err != nil {
-		return nil, err
-	}
-	signing, encryption := b.Keys.Cocoon(uint32(i), f.J)
-	var outer its.HashedId8
-	var err error
-	if b.Keys.Variant != butterfly.CompactUnified {
-		if d, outer, err = signedTicket(d); err != nil {
-			return nil, err
-		}
-	}
-	said, err := decryptTicket(d, encryption)
+// Read returns the ticket in a file of the archive of a period. It says nothing of whether the ticket is to be believed: FetchButterfly does.
+func (b *Butterfly) Read(i uint16, f cocoon.File) (*its.Certificate, error) {
+	said, _, err := b.read(i, f)
 	if err != nil {
 		return nil, err
 	}
+	return &said.Certificate, nil
+}
+
+// read opens the message with a ticket. The name is of the certificate by which it is signed; one that is not has none.
+func (b *Butterfly) read(i uint16, f cocoon.File) (said *its.AcaEeCertResponse, outer its.HashedId8, err error) {
+	d := new(its.Ieee1609Dot2Data)
+	if err := coer.Unmarshal(f.Octets, d); err != nil {
+		return nil, outer, err
+	}
+	if b.Keys.Variant != butterfly.CompactUnified {
+		if d, outer, err = signedTicket(d); err != nil {
+			return nil, outer, err
+		}
+	}
+	_, encryption := b.Keys.Cocoon(uint32(i), f.J)
+	said, err = decryptTicket(d, encryption)
+	return said, outer, err
+}
+
+// openTicket opens the message with a ticket, reconstructs its key and verifies it.
+func (c *Client) openTicket(b *Butterfly, i uint16, f cocoon.File) (*Ticket, error) {
+	said, outer, err := b.read(i, f)
+	if err != nil {
+		return nil, err
+	}
+	signing, _ := b.Keys.Cocoon(uint32(i), f.J)
 	x := &said.Certificate
 	if x.Type != its.Explicit || b.Keys.Variant != butterfly.CompactUnified && x.Issuer.Digest != outer {
 		return nil, errors.New("the message is signed with another certificate than the one that issued the ticket")

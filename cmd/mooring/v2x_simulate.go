@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mooring/agent/v2x"
 	"mooring/internal/app/demo"
 	"mooring/internal/app/v2xsim"
 )
@@ -27,6 +28,10 @@ authorities. One vehicle is then suspended in the registry and refused.
 With --processes the enrolment authority (with root and distribution centre) and the authorization authority run in processes of their own. With --kill N they are
 killed N times, in turn, while they are asked for tickets, and started again; who got no answer sends the same request again. Nothing may be lost and nothing doubled.
 
+With --butterfly each vehicle asks for all of its tickets with one request, by butterfly keys, and fetches them in an archive for each week; "=unified" and "=compact" ask for these expansions of keys in place of "original". A
+registration authority expands the keys, in the process of the enrolment authority, mixes what it asks for with that of other vehicles, and is looked at like the others; it is killed in its turn, when the
+authorization authority has answered it.
+
 At the end it is looked at what each of them could find out about whose the tickets are, alone and with another one: from its files, its log, and all messages that it
 received and sent, which are recorded for that. The command fails if one alone could do it, or if tickets were lost or doubled.
 
@@ -35,16 +40,20 @@ Everything lives in a temporary directory that is removed at the end, unless --d
 func (c *cli) v2xSimulateCommand() *cobra.Command {
 	var o v2xsim.Options
 	var apart bool
+	var way string
 	cmd := &cobra.Command{
 		Use: "simulate", Short: "Run a fleet of vehicles on this machine", Long: v2xSimulateHelp,
-		Example: "  mooring v2x simulate --vehicles 100 --weeks 2 --tickets 20\n  mooring v2x simulate --vehicles 1000 --kill 6 --json", Args: needs(),
+		Example: "  mooring v2x simulate --vehicles 100 --weeks 2 --tickets 20\n  mooring v2x simulate --vehicles 1000 --kill 6 --json\n  mooring v2x simulate --butterfly --kill 6", Args: needs(),
 	}
 	cmd.Flags().IntVar(&o.Vehicles, "vehicles", 10, fmt.Sprintf("how many vehicles, 1 to %d", v2xsim.MaxVehicles))
 	cmd.Flags().IntVar(&o.Weeks, "weeks", 2, "for how many weeks they get tickets, 1 to 13")
 	cmd.Flags().IntVar(&o.Tickets, "tickets", 20, "how many tickets for each week, 1 to 100")
 	cmd.Flags().BoolVar(&apart, "processes", false, "run the two authorities in processes of their own")
 	cmd.Flags().IntVar(&o.Kill, "kill", 0, fmt.Sprintf("how often one of them is killed, up to %d; includes --processes", v2xsim.MaxKill))
+	cmd.Flags().StringVar(&way, "butterfly", "", "get many tickets with one request, by butterfly keys: original, unified or compact")
+	cmd.Flags().Lookup("butterfly").NoOptDefVal = string(v2x.ButterflyOriginal)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o.Butterfly = v2x.ByButterfly(way)
 		if cmd.Flags().Changed("dir") {
 			o.Dir = c.dir
 		}
@@ -117,7 +126,14 @@ func (c *cli) showSimulation(r v2xsim.Result) error {
 		fact(w, "Root", r.Root)
 		fact(w, "Enrolled", fmt.Sprintf("%d of %d vehicles (%.0f a second)", r.Enrolled, r.Vehicles, r.EnrolPerSecond))
 		fact(w, "Tickets", fmt.Sprintf("%d issued, %d verified up to the root, %d twice (%.0f a second)", r.Tickets, r.Verified, r.Doubled, r.TicketsPerSecond))
-		fact(w, "In the stores", fmt.Sprintf("%d counted by the enrolment authority, %d issued by the authorization authority", r.Counted, r.Issued))
+		stores := fmt.Sprintf("%d counted by the enrolment authority, %d issued by the authorization authority", r.Counted, r.Issued)
+		if r.MadeUp > 0 {
+			stores += fmt.Sprintf(", and %d that were made up to be mixed with", r.MadeUp)
+		}
+		if r.Butterfly != "" {
+			fact(w, "Asked for", "with one request for each vehicle, by butterfly keys ("+r.Butterfly+")")
+		}
+		fact(w, "In the stores", stores)
 		if r.Killed > 0 {
 			fact(w, "Killed", fmt.Sprintf("an authority %d times; requests were sent again %d times", r.Killed, r.Repeated))
 		}

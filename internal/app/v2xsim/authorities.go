@@ -29,7 +29,7 @@ type authorities struct {
 // aaConfig is the configuration of an authorization authority alone.
 const aaConfig = `name: Mooring Simulation
 listen: {v2x_aa: %q}
-v2x: {aa_dir: %q, dc_url: %q, ea_timeout: 20s}
+v2x: {aa_dir: %q, dc_url: %q, ea_timeout: 20s, butterfly: %t}
 limits: {connections_per_address: 2048, handshakes_per_address: 100000, handshakes_per_second: 100000, requests_per_second: 100000, request_burst: 1048576}
 `
 
@@ -38,7 +38,7 @@ func writeAA(dir, listen string, c *conf.Config, made app.V2XMade) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, conf.FileName), fmt.Appendf(nil, aaConfig, listen, made.Dir, c.V2XDCURL()), 0o600)
+	return os.WriteFile(filepath.Join(dir, conf.FileName), fmt.Appendf(nil, aaConfig, listen, made.Dir, c.V2XDCURL(), c.V2X.Butterfly.On), 0o600)
 }
 
 // together runs the platform in this process.

@@ -34,15 +34,25 @@ type Link struct {
 // Name says who it is.
 func (l Link) Name() string { return strings.Join(l.Who, " and ") }
 
-// components are who could collude. The enrolment authority has the registry; root and distribution centre know what is public.
+// components are who could collude. The enrolment authority has the registry; root and distribution centre know what is public; the registration authority expands butterfly keys. That
+// shares the process and the database of the enrolment authority, which therefore has what the other one keeps, too; what both sent and received is apart.
 const (
 	ofEA = iota
 	ofAA
 	ofRCA
+	ofRA
 	components
 )
 
-var componentNames = [components]string{"ea", "aa", "rca and dc"}
+var componentNames = [components]string{"ea", "aa", "rca and dc", "ra"}
+
+// present are the components that there are.
+func (s *Simulation) present() []int {
+	if s.o.Butterfly == "" {
+		return []int{ofEA, ofAA, ofRCA}
+	}
+	return []int{ofEA, ofRA, ofAA, ofRCA}
+}
 
 // sight is what one component sees in one message, by which vehicles, tickets and other messages can be recognised.
 type sight struct {
@@ -59,7 +69,9 @@ type collusion struct {
 	sights            []sight
 	seen              [components][]bool // vehicles and tickets, in anything
 	stored            [components]map[int]bool
-	ordered           int // tickets that the order of both records gives away
+	ordered           int                   // tickets that the order of both records gives away
+	number            map[its.HashedId8]int // of tickets
+	butterflies
 }
 
 // Collusion looks at everything that each component has, after all were closed, and says what each one and each pair can link.
@@ -75,12 +87,13 @@ func (s *Simulation) Collusion(ctx context.Context) ([]Link, error) {
 		return nil, err
 	}
 	var links []Link
-	for i := range components {
-		links = append(links, c.judge(i))
+	present := s.present()
+	for _, one := range present {
+		links = append(links, c.judge(one))
 	}
-	for i := range components {
-		for j := i + 1; j < components; j++ {
-			links = append(links, c.judge(i, j))
+	for i, one := range present {
+		for _, other := range present[i+1:] {
+			links = append(links, c.judge(one, other))
 		}
 	}
 	return links, nil
@@ -98,7 +111,7 @@ func judge(links []Link) (err error) {
 
 // newCollusion numbers vehicles and tickets and says what they can be recognised by.
 func (s *Simulation) newCollusion() (*collusion, error) {
-	c := &collusion{vehicles: len(s.fleet), find: newFinder(), keys: map[string]int{}}
+	c := &collusion{vehicles: len(s.fleet), find: newFinder(), keys: map[string]int{}, number: map[its.HashedId8]int{}}
 	for i, v := range s.fleet {
 		x := v.credential.Certificate
 		id, err := x.HashedId8()
@@ -120,7 +133,7 @@ func (s *Simulation) newCollusion() (*collusion, error) {
 				return nil, err
 			}
 			n := c.vehicles + len(c.owner)
-			c.owner = append(c.owner, i)
+			c.owner, c.number[id] = append(c.owner, i), n
 			c.find.add(n, id[:])
 			c.find.add(n, t.Certificate.ToBeSigned.VerifyKeyIndicator.VerificationKey.Point.X)
 		}
@@ -157,6 +170,28 @@ func (c *collusion) sees(of int, names [][]byte, octets ...[]byte) {
 	c.sights = append(c.sights, sight{of, ids})
 }
 
+// byTime groups tickets of the same validity, if no other vehicle has one of that: who issues them can, and whoever meets them.
+func (c *collusion) byTime(s *Simulation) {
+	same := map[its.ValidityPeriod][]int{}
+	n := c.vehicles
+	for _, v := range s.fleet {
+		for _, t := range v.tickets {
+			valid := t.Certificate.ToBeSigned.ValidityPeriod
+			same[valid] = append(same[valid], n)
+			n++
+		}
+	}
+	for _, tickets := range same {
+		owners := map[int]bool{}
+		for _, n := range tickets {
+			owners[c.owner[n-c.vehicles]] = true
+		}
+		if len(owners) == 1 && c.vehicles > 1 {
+			c.sights = append(c.sights, sight{ofAA, tickets})
+		}
+	}
+}
+
 // watch goes through all messages with the keys of both authorities, through the rows of the root, and through both records.
 func (c *collusion) watch(ctx context.Context, s *Simulation, p *app.Platform, a *app.TicketAuthority) error {
 	if err := p.DB.View(ctx, c.publicRows); err != nil {
@@ -174,8 +209,17 @@ func (c *collusion) watch(ctx context.Context, s *Simulation, p *app.Platform, a
 	if err != nil {
 		return err
 	}
+	c.byTime(s)
+	if err := c.expand(ctx, s, p); err != nil {
+		return err
+	}
 	return s.traffic.each(func(m message) error {
 		switch m.to {
+		case toButterfly, toDownload:
+			c.asked(m, ea.Holder)
+			return nil
+		case toIssuing:
+			return c.issuing(m, aa.Holder)
 		case toEnrolment:
 			c.sees(ofEA, nil, append(opened(m, ea.Holder), m.request, m.answer)...)
 		case toAuthorization:
@@ -277,6 +321,11 @@ func (c *collusion) search(s *Simulation) error {
 	for i, log := range s.logs() {
 		if err := files(look(i), nil, log); err != nil {
 			return err
+		}
+		if i == ofEA {
+			if err := files(look(ofRA), nil, log); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package v2xsim
 import (
 	"bufio"
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,6 +24,9 @@ const (
 	toAuthorization                    // from vehicles to the authorization authority
 	toValidation                       // from the authorization authority to the enrolment authority
 	toDistribution                     // from vehicles to the distribution centre
+	toButterfly                        // from vehicles to the registration authority: requests for butterfly tickets
+	toDownload                         // and for archives of them
+	toIssuing                          // from the registration authority to the authorization authority
 )
 
 // message is a request and its answer, as they went over the wire. The answer is empty if there was none.
@@ -116,11 +120,23 @@ func (r *recorder) RoundTrip(q *http.Request) (*http.Response, error) {
 		if m.request, err = io.ReadAll(q.Body); err != nil {
 			return nil, err
 		}
-		if m.to = toAuthorization; strings.HasSuffix(q.URL.Path, "/enrolment") {
+		switch {
+		case strings.HasSuffix(q.URL.Path, "/enrolment"):
 			m.to = toEnrolment
+		case strings.HasSuffix(q.URL.Path, "/butterfly"):
+			m.to = toButterfly
+		default:
+			m.to = toAuthorization
 		}
 		q = q.Clone(q.Context())
 		q.Body = io.NopCloser(bytes.NewReader(m.request))
+	}
+	if text := q.Header.Get("Ieee-1609.2.1-Authorization"); text != "" {
+		var err error
+		if m.request, err = base64.StdEncoding.DecodeString(text); err != nil {
+			return nil, err
+		}
+		m.to = toDownload
 	}
 	a, err := r.base.RoundTrip(q)
 	if err != nil {
@@ -135,13 +151,15 @@ func (r *recorder) RoundTrip(q *http.Request) (*http.Response, error) {
 	return a, nil
 }
 
-// tap stands where the trust list says that the enrolment authority answers others, hands everything on, and records it.
+// tap stands where one authority answers another one, hands everything on, and records it.
 type tap struct {
 	*traffic
-	to     string // URL of the authority
-	client *http.Client
-	server *http.Server
-	at     net.Listener
+	surface surface
+	passed  func() error // called when an answer has come and before it goes on; nil: nothing
+	to      string       // URL of the authority
+	client  *http.Client
+	server  *http.Server
+	at      net.Listener
 }
 
 // newTap listens; serve has to be called.
@@ -157,8 +175,8 @@ func newTap(to string) (*tap, error) {
 
 func (p *tap) url() string { return "http://" + p.at.Addr().String() }
 
-func (p *tap) serve(t *traffic) {
-	p.traffic = t
+func (p *tap) serve(t *traffic, to surface, passed func() error) {
+	p.traffic, p.surface, p.passed = t, to, passed
 	go func() { _ = p.server.Serve(p.at) }() // it ends with close
 }
 
@@ -180,9 +198,15 @@ func (p *tap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	status, kind, answer, err := p.hand(r, body)
-	if err := errors.Join(err, p.add(message{toValidation, body, answer})); err != nil {
-		http.Error(w, "the enrolment authority cannot be reached", http.StatusBadGateway)
+	if err := errors.Join(err, p.add(message{p.surface, body, answer})); err != nil {
+		http.Error(w, "the authority cannot be reached", http.StatusBadGateway)
 		return
+	}
+	if p.passed != nil {
+		if err := p.passed(); err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
 	}
 	w.Header().Set("Content-Type", kind)
 	w.WriteHeader(status)

@@ -1,6 +1,7 @@
 // Package v2xsim runs a fleet of vehicles through the authorities of TS 102 941 on this machine: a whole platform on loopback with the embedded database, an
 // authorization authority with a store of its own, and vehicles that fetch the trust list, enrol and get their tickets by the messages of the standard,
-// through the public agent/v2x. Both authorities run in this process, or each in one of its own, where they can be killed in the middle of it.
+// through the public agent/v2x, each with the folder of a Station. They ask for each ticket by itself, or once for all of them, by butterfly keys. Both authorities run in this process, or each in one of its
+// own, where they can be killed in the middle of it.
 //
 // It is what "mooring v2x simulate" shows. Every ticket is verified up to the root by the vehicle, and afterwards all of them are compared with each other and with
 // what both stores counted. All messages are recorded; with them and with all files of each authority it is looked at what each one, and each pair, could link
@@ -19,6 +20,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,8 +33,8 @@ import (
 	"mooring/internal/base/conf"
 	"mooring/internal/base/db"
 	"mooring/internal/core/access"
+	"mooring/internal/core/audit"
 	"mooring/internal/core/device"
-	"mooring/internal/server/api/client"
 	"mooring/wire/its"
 	"mooring/wire/scr"
 )
@@ -44,12 +46,16 @@ type Options struct {
 	Weeks    int    // 1 to 13: tickets may begin three months ahead
 	Tickets  int    // of each vehicle and week, 1 to 100
 	Workers  int    // vehicles that are busy at once; 0: 8
+	strict   bool   // the enrolment authority knows the keys of butterfly tickets: for tests of whether that shows
+	alone    bool   // butterfly tickets leave without those of others, likewise
 	// Serve returns a command that serves the data directory, ServeAA one that runs the authorization authority of a directory. Without them both run in this
 	// process.
 	Serve, ServeAA func(dir string) *exec.Cmd
 	Kill           int // how often one of the two processes is killed while tickets are asked for, in turn
-	Log            *slog.Logger
-	Now            func() time.Time
+	// Butterfly, if not "", is by which butterfly keys the vehicles ask for their tickets. Otherwise they ask for each by itself.
+	Butterfly agent.ByButterfly
+	Log       *slog.Logger
+	Now       func() time.Time
 	// Progress, if not nil, is told how far a stage is; it may be called from several goroutines.
 	Progress func(stage string, done, total int)
 }
@@ -68,7 +74,9 @@ type Result struct {
 	Verified         int     `json:"verified"` // tickets whose chain the vehicle verified up to the root
 	Doubled          int     `json:"doubled"`  // tickets that somebody had before
 	Counted          int     `json:"counted"`  // tickets that the enrolment authority's store counts
-	Issued           int     `json:"issued"`   // tickets that the authorization authority's store has
+	Issued           int     `json:"issued"`   // tickets that the authorization authority's store has, but for those that were made up
+	MadeUp           int     `json:"made_up"`  // tickets of the authorization authority's store whose keys nobody has, since there were not vehicles enough to be mixed
+	Butterfly        string  `json:"butterfly,omitempty"`
 	Killed           int     `json:"killed"`   // how often an authority was killed
 	Repeated         int     `json:"repeated"` // how often a request was sent again, since there was no answer
 	Refused          int     `json:"refused"`  // requests of the vehicle that was suspended
@@ -93,19 +101,14 @@ type Simulation struct {
 	run      *authorities
 	traffic  *traffic
 	tap      *tap
+	issuing  *tap // where enrolment authorities ask for tickets of butterfly keys
 	network  *recorder
+	passing  sync.Mutex
+	armed    int          // guarded by passing: how often an authority is still to be killed when an answer has come
+	every    int          // guarded by passing: at how many answers
+	answers  int          // guarded by passing
 	kill     atomic.Int64 // how many processes were killed, or are being killed
 	repeated atomic.Int64
-}
-
-// vehicle is one of the fleet.
-type vehicle struct {
-	name       string
-	id         device.ID
-	canonical  *ecdsa.PrivateKey
-	client     *agent.Client
-	credential *agent.Credential
-	tickets    []*agent.Ticket
 }
 
 // Check says whether the options make sense.
@@ -119,6 +122,8 @@ func (o Options) Check() error {
 		}
 	}
 	switch {
+	case o.Butterfly != "" && o.Butterfly != agent.ButterflyOriginal && o.Butterfly != agent.ButterflyUnified && o.Butterfly != agent.ButterflyCompact:
+		return fmt.Errorf("butterfly: %q is none of original, unified and compact", o.Butterfly)
 	case o.Kill < 0 || o.Kill > MaxKill:
 		return fmt.Errorf("kill: %d is not between 0 and %d", o.Kill, MaxKill)
 	case o.Kill > 0 && o.Serve == nil:
@@ -161,6 +166,12 @@ func (s *Simulation) found(ctx context.Context) (err error) {
 		return err
 	}
 	c.V2X.ValidationURL, c.V2X.EATimeout = s.tap.url(), 20*time.Second // many vehicles on one machine
+	if s.issuing, err = newTap(c.V2XAAURL()); err != nil {
+		return err
+	}
+	if s.o.Butterfly != "" {
+		c.V2X.Butterfly = s.butterfly()
+	}
 	if s.apart() {
 		c.V2X.AAURL, c.Listen.V2XAA = "http://"+listen, ""
 	}
@@ -180,8 +191,22 @@ func (s *Simulation) found(ctx context.Context) (err error) {
 		return err
 	}
 	s.network = newRecorder(s.traffic)
-	s.tap.serve(s.traffic)
+	s.tap.serve(s.traffic, toValidation, nil)
+	s.issuing.serve(s.traffic, toIssuing, func() error { return s.passed(ctx) })
 	return nil
+}
+
+// mixWait is how long butterfly tickets wait at most for those of other vehicles, which all ask at once; long after that the tickets of a few are left over only where an authority was killed.
+const mixWait = 5 * time.Second
+
+// butterfly is how the authorities make butterfly tickets: those of all vehicles are mixed, or of a hundred where there are more.
+func (s *Simulation) butterfly() conf.Butterfly {
+	b := conf.Butterfly{On: true, AAURL: s.issuing.url(), Period: agent.Period, Tickets: s.o.Tickets, Ahead: s.o.Weeks, Stations: min(s.o.Vehicles, 100), Wait: mixWait, Strict: s.o.strict,
+		Compact: s.o.Butterfly == agent.ButterflyCompact}
+	if s.o.alone {
+		b.Stations = 1
+	}
+	return b
 }
 
 func (s *Simulation) apart() bool { return s.o.Serve != nil }
@@ -217,32 +242,22 @@ func (s *Simulation) up(ctx context.Context) (err error) {
 
 // Close stops the authorities and waits for them. It may be called more than once.
 func (s *Simulation) Close() error {
-	err := errors.Join(s.run.close(), s.tap.close(), s.traffic.close())
-	s.run, s.tap, s.traffic = nil, nil, nil
+	err := errors.Join(s.run.close(), s.tap.close(), s.issuing.close(), s.traffic.close())
+	s.run, s.tap, s.issuing, s.traffic = nil, nil, nil, nil
 	return err
 }
 
 // Run runs the fleet through its weeks and stops the authorities. Afterwards it is looked at what they know.
 func (s *Simulation) Run(ctx context.Context) (Result, error) {
 	began := s.o.Now()
-	r := Result{Vehicles: s.o.Vehicles, Root: s.Made.Root.String(), Dir: s.o.Dir}
+	r := Result{Vehicles: s.o.Vehicles, Root: s.Made.Root.String(), Dir: s.o.Dir, Butterfly: string(s.o.Butterfly)}
 	var err error
-	if r.Enrolled, r.EnrolPerSecond, err = s.each(ctx, "enrol", len(s.fleet), func(ctx context.Context, v *vehicle, done func() error) (err error) {
-		if err := v.client.Update(ctx); err != nil {
-			return err
-		}
-		if v.credential, err = v.client.Enrol(ctx, v.name, v.canonical); err != nil {
-			return err
-		}
-		return done()
-	}); err != nil {
+	if r.Enrolled, r.EnrolPerSecond, err = s.each(ctx, "enrol", len(s.fleet), s.enrol); err != nil {
 		return r, err
 	}
-	total := len(s.fleet) * s.o.Weeks * s.o.Tickets
-	if r.Tickets, r.TicketsPerSecond, err = s.each(ctx, "tickets", total, s.stock); err != nil {
+	if err := s.provide(ctx, &r); err != nil {
 		return r, err
 	}
-	r.Verified = r.Tickets // Send returns none that it has not verified
 	r.Killed, r.Repeated = int(s.kill.Load()), int(s.repeated.Load())
 	if r.Doubled, err = s.doubled(); err != nil {
 		return r, err
@@ -250,10 +265,10 @@ func (s *Simulation) Run(ctx context.Context) (Result, error) {
 	if err := s.suspend(ctx, &r); err != nil {
 		return r, err
 	}
-	if err := errors.Join(s.run.close(), s.tap.close()); err != nil {
+	if err := errors.Join(s.run.close(), s.tap.close(), s.issuing.close()); err != nil {
 		return r, err
 	}
-	s.run, s.tap = nil, nil
+	s.run, s.tap, s.issuing = nil, nil, nil
 	if err := s.count(ctx, &r); err != nil {
 		return r, err
 	}
@@ -283,26 +298,59 @@ func (s *Simulation) opened(ctx context.Context, do func(*app.Platform, *app.Tic
 	return errors.Join(do(p, a), a.Close(), p.Close())
 }
 
-// count looks into both stores how many tickets there are.
+// count looks into both stores how many tickets there are. Of those that were issued, the ones that are made up are counted apart.
 func (s *Simulation) count(ctx context.Context, r *Result) error {
-	return s.opened(ctx, func(p *app.Platform, a *app.TicketAuthority) error {
-		for _, row := range []struct {
-			of  *db.DB
-			sql string
-			to  *int
-		}{{p.DB, `SELECT tickets FROM v2x_interval`, &r.Counted}, {a.DB, `SELECT 1 FROM v2x_ticket`, &r.Issued}} {
-			if err := row.of.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-				return tx.Each(ctx, func(one db.Row) error {
-					var n int
-					err := one.Scan(&n)
-					*row.to += n
-					return err
-				}, row.sql)
-			}); err != nil {
+	ours := map[its.HashedId8]bool{}
+	for _, v := range s.fleet {
+		for _, t := range v.tickets {
+			id, err := t.Certificate.HashedId8()
+			if err != nil {
 				return err
 			}
+			ours[id] = true
 		}
-		return nil
+	}
+	return s.opened(ctx, func(p *app.Platform, a *app.TicketAuthority) error {
+		if err := p.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+			r.Counted = 0
+			return tx.Each(ctx, func(row db.Row) error {
+				var n int
+				err := row.Scan(&n)
+				r.Counted += n
+				return err
+			}, `SELECT tickets FROM v2x_interval`)
+		}); err != nil {
+			return err
+		}
+		added, err := recorded(ctx, p.Audit, "v2x.mix", func(e audit.Entry) string { return e.Detail["added"] })
+		if err != nil {
+			return err
+		}
+		most := 0
+		for _, text := range added {
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				return err
+			}
+			most += n
+		}
+		return a.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+			r.Issued, r.MadeUp = 0, 0
+			err := tx.Each(ctx, func(row db.Row) error {
+				var id []byte
+				err := row.Scan(&id)
+				switch {
+				case err != nil || len(id) != len(its.HashedId8{}):
+					return errors.Join(errors.New("reading table v2x_ticket"), err)
+				case ours[its.HashedId8(id)] || r.MadeUp >= most: // more than were made up are somebody's, and too many
+					r.Issued++
+				default:
+					r.MadeUp++
+				}
+				return nil
+			}, `SELECT id FROM v2x_ticket`)
+			return err
+		})
 	})
 }
 
@@ -320,11 +368,7 @@ func (s *Simulation) register(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		client, err := agent.New(agent.Config{Root: s.Made.Certificate, DC: s.config.V2XDCURL(), Now: s.o.Now, Transport: s.network})
-		if err != nil {
-			return err
-		}
-		v := &vehicle{name: fmt.Sprintf("vehicle-%06d", i+1), canonical: key, client: client}
+		v := &vehicle{name: fmt.Sprintf("vehicle-%06d", i+1), canonical: key}
 		canonical, err := CanonicalKey(key)
 		if err != nil {
 			return err
@@ -385,63 +429,6 @@ func (s *Simulation) each(ctx context.Context, stage string, total int, do func(
 	return n, float64(n) / max(s.o.Now().Sub(began).Seconds(), 1e-9), nil
 }
 
-// maybeKill kills one of the two authorities, in turn, while the others ask it for tickets, and starts it again: at so many equal steps of the way.
-func (s *Simulation) maybeKill(ctx context.Context, stage string, at, total int) error {
-	step := total / (s.o.Kill + 1)
-	if stage != "tickets" || s.o.Kill == 0 || step == 0 || at%step != 0 || at/step > s.o.Kill {
-		return nil
-	}
-	p := s.run.apart[(at/step-1)%2]
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.kill(); err != nil {
-		return err
-	}
-	s.kill.Add(1)
-	return p.start(ctx)
-}
-
-// patience is how long a vehicle sends a request again to whom it cannot reach: less than the authorities' window for its time.
-const patience = 2 * time.Minute
-
-// stock gets a vehicle its tickets, for each week the same number.
-func (s *Simulation) stock(ctx context.Context, v *vehicle, done func() error) error {
-	first := its.Time32(its.TimeAt(s.o.Now(), its.LeapSeconds) / 1e6)
-	for week := range s.o.Weeks {
-		for range s.o.Tickets {
-			t, err := s.ticket(ctx, v, agent.Order{Start: first + its.Time32(week*7*24*3600), Life: its.Duration{Choice: its.Hours, Value: 7 * 24}})
-			if err != nil {
-				return fmt.Errorf("%s, week %d: %w", v.name, week+1, err)
-			}
-			v.tickets = append(v.tickets, t)
-			if err := done(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// ticket gets a ticket. Where authorities are killed, the same request is sent until it is answered.
-func (s *Simulation) ticket(ctx context.Context, v *vehicle, o agent.Order) (*agent.Ticket, error) {
-	p, err := v.client.Prepare(v.credential, o)
-	if err != nil {
-		return nil, err
-	}
-	for began := s.o.Now(); ; {
-		t, err := v.client.Send(ctx, p)
-		var refused *agent.Refused
-		if err == nil || s.o.Kill == 0 || ctx.Err() != nil || s.o.Now().Sub(began) > patience || errors.As(err, &refused) && refused.Code != its.AaEaCantReachEa.String() {
-			return t, err
-		}
-		s.repeated.Add(1)
-		select {
-		case <-ctx.Done():
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
 // doubled counts tickets that were issued before, or for a key that had one.
 func (s *Simulation) doubled() (n int, err error) {
 	ids, keys := map[its.HashedId8]bool{}, map[string]bool{}
@@ -459,20 +446,4 @@ func (s *Simulation) doubled() (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// suspend suspends a vehicle over the API, which then gets no ticket any more.
-func (s *Simulation) suspend(ctx context.Context, r *Result) error {
-	v := s.fleet[0]
-	if _, err := client.New(s.config.SocketPath()).MoveDevice(ctx, v.name, string(device.Suspend), ""); err != nil {
-		return fmt.Errorf("suspending %s: %w", v.name, err)
-	}
-	at := s.o.Now()
-	_, err := v.client.Ticket(ctx, v.credential, agent.Order{})
-	var refused *agent.Refused
-	if !errors.As(err, &refused) {
-		return fmt.Errorf("the suspended vehicle %s was not refused: %v", v.name, err)
-	}
-	r.Refused, r.CutOff = 1, float64(s.o.Now().Sub(at).Microseconds())/1000
-	return nil
 }

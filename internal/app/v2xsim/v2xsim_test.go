@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	agent "mooring/agent/v2x"
 	"mooring/internal/app"
 	"mooring/internal/base/conf"
 )
@@ -99,6 +100,69 @@ func TestKill(t *testing.T) {
 		t.Errorf("the fleet: %+v", r)
 	}
 	compare(t, r.Links, want(4, 96))
+}
+
+// wantButterfly is the table for butterfly tickets: the registration authority knows who asks and expands, which with the authorization authority is all, and alone, or with the enrolment authority, in
+// whose process it is, no ticket.
+func wantButterfly(vehicles, tickets int) []Link {
+	all := func(who ...string) Link {
+		return Link{Who: who, Vehicles: vehicles, Tickets: tickets, Linked: tickets, Grouped: tickets}
+	}
+	return []Link{
+		{Who: []string{"ea"}, Vehicles: vehicles},
+		{Who: []string{"ra"}, Vehicles: vehicles},
+		{Who: []string{"aa"}, Tickets: tickets},
+		{Who: []string{"rca and dc"}},
+		{Who: []string{"ea", "ra"}, Vehicles: vehicles},
+		all("ea", "aa"),
+		{Who: []string{"ea", "rca and dc"}, Vehicles: vehicles},
+		all("ra", "aa"),
+		{Who: []string{"ra", "rca and dc"}, Vehicles: vehicles},
+		{Who: []string{"aa", "rca and dc"}, Tickets: tickets},
+	}
+}
+
+// PRV-2: the same with butterfly tickets, of each variant. The registration authority alone links nothing, nor does it with the enrolment authority.
+func TestButterflyFleet(t *testing.T) {
+	t.Parallel()
+	for _, way := range []agent.ByButterfly{agent.ButterflyOriginal, agent.ButterflyUnified, agent.ButterflyCompact} {
+		r := run(t, Options{Vehicles: 3, Weeks: 2, Tickets: 4, Butterfly: way})
+		if r.Enrolled != 3 || r.Tickets != 24 || r.Verified != 24 || r.Doubled != 0 || r.Refused != 1 || r.Counted != 24 || r.Issued != 24 {
+			t.Errorf("%s: %+v", way, r)
+		}
+		compare(t, r.Links, wantButterfly(3, 24))
+	}
+}
+
+// EA and AA are killed in turn, the registration authority in the process of the EA among them: while vehicles ask, when the AA has answered, and when the answer has come and is not kept yet. Nothing is
+// lost, nothing doubled.
+func TestButterflyKill(t *testing.T) {
+	t.Parallel()
+	r := run(t, Options{Vehicles: 6, Weeks: 2, Tickets: 12, Kill: 6, Butterfly: agent.ButterflyOriginal, Serve: processOf("ea"), ServeAA: processOf("aa")})
+	if r.Tickets != 144 || r.Doubled != 0 || r.Refused != 1 || r.Counted != 144 || r.Issued != 144 || r.Killed != 6 {
+		t.Errorf("the fleet: %+v", r)
+	}
+	compare(t, r.Links, wantButterfly(6, 144))
+}
+
+// What the registration authority may not be able to do is found when it can: if tickets have the keys that it computes, it links them all; and if those of a vehicle leave by themselves, the authorization
+// authority groups them.
+func TestButterflyLeaks(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name string
+		o    Options
+		want string
+	}{
+		{"keys that are computed", Options{strict: true}, "ra alone can recognise 2 vehicles and 4 tickets, link 4"},
+		{"tickets by themselves", Options{alone: true, Workers: 1}, "aa alone can recognise 0 vehicles and 4 tickets, link 0 tickets to vehicles and 4 to each other"},
+	} {
+		row.o.Vehicles, row.o.Weeks, row.o.Tickets, row.o.Butterfly = 2, 1, 2, agent.ButterflyOriginal
+		s := start(t, row.o)
+		if _, err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s: %v, want %q", row.name, err, row.want)
+		}
+	}
 }
 
 func run(t *testing.T, o Options) Result {
@@ -211,7 +275,7 @@ func TestCheck(t *testing.T) {
 		want   string
 	}{
 		{func(o *Options) { o.Vehicles = 0 }, "vehicles: 0"}, {func(o *Options) { o.Weeks = 14 }, "weeks: 14"}, {func(o *Options) { o.Tickets = 101 }, "tickets: 101"},
-		{func(o *Options) { o.Kill = -1 }, "kill: -1"}, {func(o *Options) { o.Kill = 1 }, "kill: only what"},
+		{func(o *Options) { o.Butterfly = "moth" }, "butterfly: \"moth\""}, {func(o *Options) { o.Kill = -1 }, "kill: -1"}, {func(o *Options) { o.Kill = 1 }, "kill: only what"},
 	} {
 		o := good
 		if err := o.Check(); err != nil {
