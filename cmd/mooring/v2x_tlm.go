@@ -21,8 +21,8 @@ const v2xTLMRekeyHelp = `Makes the trust list manager that follows the present o
 Its lists count from 0. A manager needs it before its list has the number 254, and before its certificate ends. The last list of the present one stays available.`
 
 const v2xTLMAddHelp = `Puts a root on the list: FILE has its certificate, --dc says where its lists are. It may be a root of this installation (mooring v2x rca export) or anybody's;
-whether its operators are to be trusted is yours to find out. A root that follows one on the list is named as its successor: those of this installation are known, for
-others give the link certificate with --link.`
+whether its operators are to be trusted is yours to find out. A root that follows one on the list is named as its successor: those of this installation are known, whichever
+comes first; for others put the one before on the list first, and give its link certificate with --link.`
 
 const v2xTLMExportHelp = `Writes the certificate of the trust list manager, which vehicles are to believe, in octets (COER); or with --what one of its lists: ctl is the list, delta
 what changed in it last, link the link certificate to the manager that follows it. Without --id it is the newest manager.`

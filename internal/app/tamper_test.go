@@ -211,8 +211,8 @@ func lifeOfAccounts(t *testing.T, p *apptest.Platform) {
 	client.HTTP.CloseIdleConnections()
 }
 
-// lifeOfVehicles makes the authorities of V2X and starts the platform with them: one vehicle has a ticket, one authority waits for its certificate, and one is
-// revoked.
+// lifeOfVehicles makes the authorities of V2X and starts the platform with them: one vehicle has a ticket, and its credential is revoked then, one authority waits for its
+// certificate, and one is revoked.
 func lifeOfVehicles(t *testing.T, p *apptest.Platform) {
 	ctx := t.Context()
 	c := p.Config
@@ -229,6 +229,8 @@ func lifeOfVehicles(t *testing.T, p *apptest.Platform) {
 	ec, err := client.Enrol(ctx, "vehicle", canonical)
 	must(t, err)
 	_, err = client.Ticket(ctx, ec, agentv2x.Order{})
+	must(t, err)
+	_, err = p.V2X.EA.RevokeCredential(ctx, apptest.Operator(), credentialID(t, ec))
 	must(t, err)
 	lifeOfButterflies(t, v)
 	request, err := p.V2X.Trust.Apply(ctx, apptest.Operator(), trust.AA, "Second AA")

@@ -125,6 +125,7 @@ func (c *checker) entry(_ int64, e audit.Entry) error {
 		count(c.links, row, 1)
 	case "v2x.admit":
 		count(c.roots, row, 1)
+		count(c.roots, e.Detail[detailWas], -1)
 	case "v2x.expel":
 		count(c.roots, e.Detail[detailWas], -1)
 	case "v2x.publish", "v2x.accept":

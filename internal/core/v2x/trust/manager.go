@@ -54,7 +54,7 @@ func everyListed(ctx context.Context, tx *db.Tx) (all []*Listed, err error) {
 type Admission struct {
 	Certificate []byte // of a root, ours or somebody else's
 	URL         string // of its distribution centre
-	Link        []byte // link certificate of the root that it follows, which is on the list; empty: it follows none, or one of this store, which is known
+	Link        []byte // link certificate of the root that it follows, which has to be on the list; empty: it follows none, or one of this store, which is known
 }
 
 // Admit puts a root on the list of the trust list manager. It needs the permission v2x.tlm. What the root's operators are is for people to find out.
@@ -74,8 +74,10 @@ func (s *Service) Admit(ctx context.Context, actor access.Actor, adm Admission) 
 		if _, err := tx.Exec(ctx, insertListed, l.ID[:], l.Octets, l.Successor, l.URL, l.Created); err != nil {
 			return err
 		}
-		return s.Audit.Append(ctx, tx, audit.Entry{Action: "v2x.admit", Actor: actor.String(), Object: l.ID.String(),
-			Detail: map[string]string{"name": l.Certificate.ToBeSigned.Id.Name, detailRow: l.mark()}})
+		if err := s.recordListed(ctx, tx, actor, l, ""); err != nil {
+			return err
+		}
+		return s.followers(ctx, tx, actor, st, l)
 	})
 	if db.IsConflict(err) {
 		return nil, errs.New(errs.Conflict, "the root %s is on the list already", l.ID)
@@ -84,6 +86,37 @@ func (s *Service) Admit(ctx context.Context, actor access.Actor, adm Admission) 
 		return nil, err
 	}
 	return l, s.publishAll(ctx, Manager)
+}
+
+// recordListed tells what the row of a root on the list is now, and what it was; "": there was none.
+func (s *Service) recordListed(ctx context.Context, tx *db.Tx, actor access.Actor, l *Listed, was string) error {
+	detail := map[string]string{"name": l.Certificate.ToBeSigned.Id.Name, detailRow: l.mark()}
+	if was != "" {
+		detail[detailWas] = was
+	}
+	return s.Audit.Append(ctx, tx, audit.Entry{Action: "v2x.admit", Actor: actor.String(), Object: l.ID.String(), Detail: detail})
+}
+
+// followers names a root as the one before those on the list that follow it, as this store knows: they may have come on the list first.
+func (s *Service) followers(ctx context.Context, tx *db.Tx, actor access.Actor, st *State, before *Listed) error {
+	all, err := everyListed(ctx, tx)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if link := st.LinkTo(l.ID); link == nil || link.Old != before.ID || len(l.Successor) > 0 {
+			continue
+		}
+		was := l.mark()
+		l.Successor = before.Octets
+		if _, err := tx.Exec(ctx, followListed, l.ID[:], l.Successor); err != nil {
+			return err
+		}
+		if err := s.recordListed(ctx, tx, actor, l, was); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // admitted judges a root that is to come on the list.
@@ -114,12 +147,13 @@ func (s *Service) admitted(st *State, adm Admission) (*Listed, error) {
 	if n := len(st.listed); n > 0 { // the list is in the order in which they came
 		l.Created = max(l.Created, st.listed[n-1].Created+1)
 	}
-	link := adm.Link
-	if own := st.LinkTo(l.ID); len(link) == 0 && own != nil {
-		link = own.Octets
-	}
-	if len(link) > 0 {
-		l.Successor, err = s.predecessor(st, link, x)
+	if len(adm.Link) > 0 {
+		l.Successor, err = s.predecessor(st, adm.Link, x)
+		if err == nil && len(l.Successor) == 0 {
+			err = errs.New(errs.Invalid, "the root whose link certificate this is, is not on the list: put it on first, or leave the link certificate out")
+		}
+	} else if own := st.LinkTo(l.ID); own != nil {
+		l.Successor, err = s.predecessor(st, own.Octets, x)
 	}
 	return l, err
 }
@@ -139,7 +173,7 @@ func (s *Service) predecessor(st *State, link []byte, to *its.Certificate) ([]by
 		}
 		return have.Octets, nil
 	}
-	return []byte{}, nil // who is not on the list needs no successor there
+	return []byte{}, nil // it may come later
 }
 
 // Expel takes a root off the list of the trust list manager. It needs the permission v2x.tlm.

@@ -28,6 +28,7 @@ const (
 	selectLinks  = `SELECT new, old, role, created, octets FROM v2x_link WHERE cell = 0 ORDER BY created, new`
 	insertListed = `INSERT INTO v2x_listed (cell, id, cert, successor, url, created) VALUES (0, $1, $2, $3, $4, $5)`
 	selectListed = `SELECT id, cert, successor, url, created FROM v2x_listed WHERE cell = 0 ORDER BY created, id`
+	followListed = `UPDATE v2x_listed SET successor = $2 WHERE cell = 0 AND id = $1`
 	deleteListed = `DELETE FROM v2x_listed WHERE cell = 0 AND id = $1`
 
 	insertList = `INSERT INTO v2x_list (cell, root, kind, number, created, ends, octets) VALUES (0, $1, $2, $3, $4, $5, $6)`
