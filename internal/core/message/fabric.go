@@ -20,7 +20,7 @@ type Fabric interface {
 	Next(ctx context.Context, s Stream, key string, after uint64) (*Message, error)
 	// Last returns the last place in s, 0 when it is empty.
 	Last(ctx context.Context, s Stream) (uint64, error)
-	// Purge removes what lies in s under key.
+	// Purge removes what lies in s under key. In Up nothing is removed but by its age: Invalid.
 	Purge(ctx context.Context, s Stream, key string) error
 
 	// Retain keeps m as the retained message of its topic, or with an empty payload removes that. It expires after m.Expiry seconds, if not 0.

@@ -30,6 +30,7 @@ type publisher struct {
 	mu     sync.Mutex
 	room   sync.Cond // of mu: count or octets fell, or ended
 	lanes  map[string]*lane
+	rows   *lane              // that of Up in rows; nil = there are none
 	flying map[uint64]*flight // by token
 	token  uint64
 	count  int
@@ -62,9 +63,12 @@ const (
 	largeEntry = 512 << 10
 )
 
-// gather is how long after the beginning of one flight in a row the next one begins at the earliest: the more go together, the less each costs. A message that
-// comes alone is not held up.
-const gather = time.Millisecond
+// gather is how long after the beginning of one flight in a row, or of one row, the next one begins at the earliest, unless enough are waiting or the one before
+// was a message alone: the more go together, the less each costs, but who comes alone is not held up, nor is one who waits for each answer.
+const (
+	gather = 5 * time.Millisecond
+	enough = 16
+)
 
 // lane is what waits for one subject or stream behind what is on its way.
 type lane struct {
@@ -74,9 +78,15 @@ type lane struct {
 	busy  bool // a flight is on its way, or it is being looked what became of it
 
 	// Of a stream to which nobody else writes.
-	last  uint64    // the last place of the stream: never beyond it, since prove reads from there; 0 = it is not known, and messages go alone until it is
-	since time.Time // when the last flight began
-	set   bool      // a timer will have the next one begin
+	last   uint64    // its last entry: never beyond it, since prove reads from there; 0 = it is not known, and messages go alone until it is
+	since  time.Time // when the last flight began
+	before int       // how many were in it
+	set    bool      // a timer will have the next one begin
+
+	// Of Up in rows, where last may be wrong: then the next row is refused, and it is looked.
+	rows  bool
+	place uint64 // the last one in last
+	row   []byte // memory for the next row
 }
 
 // flight is what is on its way of one lane.
@@ -88,7 +98,11 @@ type flight struct {
 	sent    time.Time // the last time; zero: it is to be sent again as soon as possible
 	sending bool      // its first sending has not returned yet
 	proving bool      // it is being looked which of its messages are stored
-	head    uint64    // of a row: where its first message was stored; 0 = that was not said
+	head    uint64    // in a row: where its first message was stored; 0 = that was not said
+
+	// All of it as one entry of Up.
+	row          natsgo.Msg
+	after, place uint64 // the entry behind which it is to lie, and the place of its first message
 
 	// While it is sent again it does not end: what leaves after it must leave after its second copy too, which may be stored as well.
 	resending bool
@@ -105,9 +119,10 @@ type answer struct {
 type entry struct {
 	msg         natsgo.Msg
 	topic, meta [1]string // of msg.Header
+	record      []byte    // instead, in a row
 	size        int
 	since       time.Time // Append
-	dedupe      bool
+	dedupe      string
 	again       bool // it was sent a second time, and msg.Data is its own
 	done        func(uint64, error)
 }
@@ -151,9 +166,19 @@ func (f *Fabric) Append(m *message.Message, dedupe string, done func(seq uint64,
 		return
 	}
 	e := newEntry()
+	e.dedupe, e.done = dedupe, done
+	if m.Stream == message.Up && f.rows {
+		e.record = appendRecord(e.record, m)
+		e.size = len(e.record) + len(dedupe) + 32
+		f.out.add(laneRows, e)
+		return
+	}
+	if m.Stream == message.Up && f.rowsEnd.seq > 0 {
+		e.done = func(seq uint64, err error) { done(f.single(seq), err) }
+	}
 	e.msg.Subject, e.msg.Data, e.topic[0], e.meta[0] = subject, m.Payload, encodeTopic(m.Topic), encodeMeta(m, false)
-	e.size, e.dedupe, e.done = len(subject)+len(e.topic[0])+len(e.meta[0])+len(m.Payload)+len(dedupe)+128, dedupe != "", done
-	if e.dedupe {
+	e.size = len(subject) + len(e.topic[0]) + len(e.meta[0]) + len(m.Payload) + len(dedupe) + 128
+	if dedupe != "" {
 		e.msg.Header[jetstream.MsgIDHeader] = []string{encodeTopic(dedupe)}
 	}
 	line := subject
@@ -162,6 +187,27 @@ func (f *Fabric) Append(m *message.Message, dedupe string, done func(seq uint64,
 	}
 	f.out.add(line, e)
 }
+
+// number has what devices publish stored in rows behind an entry, from behind a place.
+func (p *publisher) number(seq, place uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rows = &lane{name: laneRows, rows: true, last: seq, place: place}
+	p.lanes[laneRows] = p.rows
+}
+
+// rowsEnd is the last entry in rows, and the last place in it.
+func (p *publisher) rowsEnd() (seq, place uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rows.last, p.rows.place
+}
+
+// laneRows is the lane of Up in rows.
+const laneRows = "up"
+
+// keptRecord is how much memory of a record an entry keeps for the next.
+const keptRecord = 1 << 10
 
 // entries are used again: each is some allocations.
 var entries = sync.Pool{New: func() any {
@@ -182,9 +228,12 @@ func (e *entry) free() {
 			delete(e.msg.Header, name)
 		}
 	}
-	header := e.msg.Header
+	header, record := e.msg.Header, e.record[:0]
+	if cap(record) > keptRecord {
+		record = nil
+	}
 	*e = entry{}
-	e.msg.Header = header
+	e.msg.Header, e.record = header, record
 	entries.Put(e)
 }
 
@@ -226,7 +275,7 @@ func (p *publisher) add(name string, e *entry) {
 	}
 	l.queue = append(l.queue, e)
 	var fl *flight
-	if !l.busy && !l.set {
+	if !l.busy && (!l.set || len(l.queue) >= enough) {
 		fl = p.board(l, now)
 	}
 	p.mu.Unlock()
@@ -245,16 +294,21 @@ func (p *publisher) board(l *lane, now time.Time) *flight {
 		return nil
 	}
 	n := p.fits(l)
-	if wait := gather - now.Sub(l.since); p.manner == inRow && n == len(l.queue) && n < flightMessages/2 && l.last > 0 && wait > 0 && wait <= gather {
+	if wait := gather - now.Sub(l.since); p.manner == inRow && n == len(l.queue) && n < enough && l.before > 1 && wait > 0 && wait <= gather {
 		l.set = true
 		time.AfterFunc(wait, func() { p.begin(l) })
 		return nil
 	}
 	p.token++
 	fl := &flight{lane: l, token: p.token, entries: l.queue[:n:n], first: now, sent: now, sending: true}
-	l.queue, l.busy, l.since = l.queue[n:], true, now
+	l.queue, l.busy, l.since, l.before = l.queue[n:], true, now, n
 	p.flying[fl.token] = fl
-	fl.entries[n-1].msg.Reply = p.inbox + strconv.FormatUint(fl.token, 36)
+	reply := p.inbox + strconv.FormatUint(fl.token, 36)
+	if l.rows {
+		fl.pack(p.f.name.rows(), reply)
+		return fl
+	}
+	fl.entries[n-1].msg.Reply = reply
 	switch {
 	case n == 1:
 	case p.manner == together:
@@ -263,6 +317,20 @@ func (p *publisher) board(l *lane, now time.Time) *flight {
 		fl.entries[0].msg.Reply = p.inbox + headMark + strconv.FormatUint(fl.token, 36)
 	}
 	return fl
+}
+
+// pack makes a flight one entry. mu is held.
+func (fl *flight) pack(subject, reply string) {
+	l := fl.lane
+	fl.after, fl.place = l.last, l.place+1
+	l.row = appendRow(l.row[:0], fl.place, fl.entries)
+	fl.row = natsgo.Msg{Subject: subject, Reply: reply, Data: l.row, Header: natsgo.Header{jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(fl.after, 10)}}}
+	if id := fl.entries[0].dedupe; id != "" {
+		fl.row.Header[jetstream.MsgIDHeader] = []string{encodeTopic(id)}
+	}
+	if cap(l.row) > 2*rowOctets {
+		l.row = nil
+	}
 }
 
 // headMark stands before the token in the subject to which the first message of a row is acknowledged.
@@ -283,26 +351,38 @@ func (p *publisher) begin(l *lane) {
 
 // fits is how many of l's queue go together.
 func (p *publisher) fits(l *lane) int {
-	if p.manner == single || p.manner == inRow && l.last == 0 {
+	if p.manner == single || p.manner == inRow && l.last == 0 && !l.rows {
 		return 1
 	}
 	if l.alone > 0 {
 		l.alone--
 		return 1
 	}
+	mostOctets := flightOctets
+	if l.rows {
+		mostOctets = rowOctets
+	}
 	octets := 0
 	for n, e := range l.queue {
 		octets += e.size
-		// An atomic batch would be refused as a whole for a message that was stored before.
-		apart := e.size > largeEntry || e.dedupe && p.manner == together
+		// An atomic batch would be refused as a whole for a message that was stored before, and so would a row.
+		apart := e.size > largeEntry || e.dedupe != "" && (l.rows || p.manner == together)
 		switch {
-		case n > 0 && (apart || octets > flightOctets || n == flightMessages):
+		case n > 0 && (apart || octets > mostOctets || n == l.most()):
 			return n
 		case apart:
 			return 1
 		}
 	}
 	return len(l.queue)
+}
+
+// most is how many messages go together at the most.
+func (l *lane) most() int {
+	if l.rows {
+		return rowMessages
+	}
+	return flightMessages
 }
 
 // number makes the entries a batch.
@@ -343,6 +423,9 @@ func (p *publisher) send(fl *flight) {
 }
 
 func (p *publisher) publish(fl *flight) error {
+	if fl.lane.rows {
+		return p.f.nc.PublishMsg(&fl.row)
+	}
 	for _, e := range fl.entries {
 		if err := p.f.nc.PublishMsg(&e.msg); err != nil {
 			return err
@@ -462,7 +545,13 @@ func (p *publisher) settle(token uint64, a answer) {
 		p.mu.Unlock()
 		return
 	}
-	if p.manner == inRow && len(fl.entries) > 1 && !fl.whole(a) {
+	if fl.lane.rows && (a.old || errs.Is(a.err, errs.Conflict)) {
+		fl.proving = true
+		p.mu.Unlock()
+		go p.locate(fl, a)
+		return
+	}
+	if p.manner == inRow && !fl.lane.rows && len(fl.entries) > 1 && !fl.whole(a) {
 		fl.proving = true
 		p.mu.Unlock()
 		go p.prove(fl)
@@ -500,6 +589,10 @@ func (l *lane) back(list []*entry) {
 
 // land has the callers of a flight told. mu is held.
 func (p *publisher) land(fl *flight, a answer) {
+	if fl.lane.rows {
+		p.landRow(fl, a)
+		return
+	}
 	if a.err == nil && !a.old { // the place of what was stored before says nothing of how far the stream is
 		fl.lane.last = a.seq
 	}
@@ -544,7 +637,7 @@ func (p *publisher) again(due func(*flight) bool) {
 		case fl.proving || fl.resending || !due(fl):
 		case fl.sending:
 			fl.sent = time.Time{} // it may be lost in part; sweep looks after it
-		case p.manner == inRow && len(fl.entries) > 1:
+		case p.manner == inRow && !fl.lane.rows && len(fl.entries) > 1:
 			fl.proving = true
 			prove = append(prove, fl)
 		default:
@@ -579,6 +672,10 @@ func (p *publisher) resent(fl *flight) {
 
 // own copies the payloads: while they are sent a second time, the first may be acknowledged, and then the callers have them back.
 func (fl *flight) own() {
+	if fl.lane.rows {
+		fl.row.Data = bytes.Clone(fl.row.Data)
+		return
+	}
 	for _, e := range fl.entries {
 		if !e.again {
 			e.msg.Data, e.again = bytes.Clone(e.msg.Data), true
@@ -597,7 +694,10 @@ func (p *publisher) late(now time.Time) {
 		}
 		delete(p.flying, token)
 		l := fl.lane
-		l.last, l.busy = 0, false // it may yet be stored
+		l.busy = false
+		if !l.rows {
+			l.last = 0 // it may yet be stored
+		}
 		p.land(fl, answer{err: err})
 		for len(l.queue) > 0 && now.Sub(l.queue[0].since) >= giveUp {
 			p.leave(l.queue[0], 0, err)

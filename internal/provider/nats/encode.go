@@ -90,6 +90,11 @@ func hasProperties(p *message.Properties) bool {
 
 func encodeMeta(m *message.Message, place bool) string {
 	var room [256]byte
+	var text [384]byte
+	return string(base64.RawURLEncoding.AppendEncode(text[:0], appendMeta(room[:0], m, place)))
+}
+
+func appendMeta(b []byte, m *message.Message, place bool) []byte {
 	flags := m.QoS&3 | byte(m.Stream&3)<<4
 	if m.Retain {
 		flags |= metaRetain
@@ -100,7 +105,7 @@ func encodeMeta(m *message.Message, place bool) string {
 	if hasProperties(&m.Properties) {
 		flags |= metaProperties
 	}
-	b := append(room[:0], metaVersion, flags)
+	b = append(b, metaVersion, flags)
 	b = binary.AppendUvarint(b, uint64(m.At))
 	b = binary.AppendUvarint(b, uint64(m.Expiry))
 	b = appendText(b, m.Thing)
@@ -115,8 +120,7 @@ func encodeMeta(m *message.Message, place bool) string {
 	if flags&metaProperties != 0 {
 		b = appendProperties(b, &m.Properties)
 	}
-	var text [384]byte
-	return string(base64.RawURLEncoding.AppendEncode(text[:0], b))
+	return b
 }
 
 func appendProperties(b []byte, p *message.Properties) []byte {
@@ -140,7 +144,14 @@ func appendText(b []byte, s string) []byte {
 // length.
 func decodeMeta(m *message.Message, text string) error {
 	raw, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || len(raw) < 2 || raw[0] != metaVersion {
+	if err != nil {
+		return errMeta
+	}
+	return readMeta(m, raw)
+}
+
+func readMeta(m *message.Message, raw []byte) error {
+	if len(raw) < 2 || raw[0] != metaVersion {
 		return errMeta
 	}
 	r := reader{rest: raw[2:]}

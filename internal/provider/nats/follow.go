@@ -16,17 +16,12 @@ func (f *Fabric) Follow(ctx context.Context, s message.Stream, ready func(), fn 
 	if err != nil {
 		return err
 	}
-	last, err := f.Last(ctx, s)
+	state, _, err := f.state(ctx, stream)
 	if err != nil {
 		return err
 	}
-	return f.tail(ctx, stream, last, ready, func(from *stored) {
-		m, err := decode(s, from)
-		if err != nil {
-			f.o.Log.Warn("a stream has what is no message", "stream", stream, "place", from.seq)
-			return
-		}
-		fn(m)
+	return f.tail(ctx, stream, state.LastSeq, ready, func(from *stored) {
+		f.unpack(s, from, 0, func(m *message.Message) bool { fn(m); return true })
 	})
 }
 

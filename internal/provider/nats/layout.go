@@ -66,6 +66,9 @@ func (l layout) all(s message.Stream) string {
 	return string(l) + "." + p + ".>"
 }
 
+// rows is where the rows of Up lie; all covers it.
+func (l layout) rows() string { return string(l) + ".up.row" }
+
 func (l layout) cut() string { return string(l) + ".cut" }
 
 // slot is the subject of something in a bucket.

@@ -10,7 +10,8 @@
 //	bucket NAME_SESS    $KV.NAME_SESS.<key>       sessions
 //	bucket NAME_OWN     $KV.NAME_OWN.<key>        who owns a session
 //
-// A message's topic and what else is known of it travel in two headers (encode.go), its payload untouched, so that other programs can read the streams. A
+// With the embedded server, what devices publish within a moment is one entry of its stream, NAME.up.row, which no other program reads (row.go, place.go). Else each
+// message is one. Its topic and what else is known of it travel in two headers (encode.go), its payload untouched, so that other programs can read the streams. A
 // topic is no subject: NATS refuses blanks there and takes * and > for wildcards; where a topic or a key must be one, it is escaped (escape.go).
 // The buckets are plain streams with one message a subject, in the form that NATS calls key-value; a revision is the place of a message in its stream, so
 // that an epoch grows with each ownership.
@@ -100,6 +101,10 @@ type Fabric struct {
 	nc      *natsgo.Conn
 	js      jetstream.JetStream
 	out     *publisher
+	rows    bool // what devices publish is stored in rows; not changed after Open, like rowsEnd
+	rowsEnd span // the last row that was there at Open, behind which entries have one message
+	noted   span // how far remember has noted the places; of Run, and of Open and Close
+	spans   spans
 	stand   atomic.Pointer[message.Standing]
 	denied  atomic.Pointer[string] // the newest refusal by the server, for a better error than a timeout
 
@@ -198,6 +203,9 @@ func (f *Fabric) open(ctx context.Context) (err error) {
 	if err := f.lay(ctx); err != nil {
 		return err
 	}
+	if err := f.count(ctx); err != nil {
+		return err
+	}
 	f.look()
 	return f.measure(ctx)
 }
@@ -226,6 +234,9 @@ func (f *Fabric) Run(ctx context.Context) error {
 		case <-stand.C:
 			f.watch(ctx)
 		case <-forget.C:
+			if err := f.remember(ctx); err != nil && ctx.Err() == nil {
+				f.o.Log.Warn("how far messages are counted cannot be noted", "err", err)
+			}
 			if f.present != nil {
 				f.present.forget(f.o.Now())
 			}
@@ -237,7 +248,7 @@ func (f *Fabric) Run(ctx context.Context) error {
 // called again.
 func (f *Fabric) Close(ctx context.Context) error {
 	f.closing.Do(func() {
-		f.closeDone = f.out.drain(ctx)
+		f.closeDone = errors.Join(f.out.drain(ctx), f.remember(ctx))
 		f.shut()
 	})
 	return f.closeDone

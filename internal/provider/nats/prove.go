@@ -49,7 +49,7 @@ func (p *publisher) divide(fl *flight, places []uint64) {
 	var again []*entry
 	for i, e := range fl.entries {
 		switch {
-		case i >= behind || e.dedupe && (places[i] == 0 || places[i] == unsure):
+		case i >= behind || e.dedupe != "" && (places[i] == 0 || places[i] == unsure):
 			again = append(again, e)
 		case places[i] == unsure:
 			p.leave(e, 0, errs.New(errs.Unavailable, "it cannot be told whether the message was stored: later ones of its key have pushed it out, or there was no room for it"))
@@ -178,4 +178,84 @@ func (f *Fabric) insist(question *natsgo.Msg) (answer *natsgo.Msg, err error) {
 		}
 	}
 	return nil, err
+}
+
+// landRow is land for a row. mu is held.
+func (p *publisher) landRow(fl *flight, a answer) {
+	if a.err == nil {
+		fl.lane.last, fl.lane.place = a.seq, fl.place+uint64(len(fl.entries)-1)
+	}
+	for i, e := range fl.entries {
+		place := uint64(0)
+		if a.err == nil {
+			place = fl.place + uint64(i)
+		}
+		p.leave(e, place, a.err)
+	}
+}
+
+// locate settles a row that JetStream has not stored where it was to lie. It is there already, when it was sent twice; or its only message is elsewhere, under the
+// same dedupe text; or the stream does not end where that was thought, and then it goes again.
+func (p *publisher) locate(fl *flight, a answer) {
+	var end, old span
+	there, err := p.f.lookFor(fl, a, &end, &old)
+	now := p.f.o.Now()
+	p.mu.Lock()
+	if p.flying[fl.token] != fl { // end was quicker
+		p.mu.Unlock()
+		return
+	}
+	delete(p.flying, fl.token)
+	l := fl.lane
+	l.busy = false
+	switch {
+	case err != nil:
+		p.landRow(fl, answer{err: p.f.failed(err, "storing a message")})
+	case there:
+		p.landRow(fl, answer{seq: fl.after + 1})
+	case a.old:
+		p.leave(fl.entries[0], old.first, nil)
+	default:
+		l.last, l.place = end.seq, end.behind()-1
+		l.queue = append(fl.entries, l.queue...)
+	}
+	next := p.board(l, now)
+	p.mu.Unlock()
+	p.send(next)
+}
+
+// lookFor reports whether a row lies where it was sent. Else old is where the message lies that JetStream takes for the same, or end is where the stream ends.
+func (f *Fabric) lookFor(fl *flight, a answer, end, old *span) (there bool, err error) {
+	stream := f.name.named(strings.ToUpper(laneRows))
+	at := fl.after + 1
+	if a.old {
+		at = a.seq
+	}
+	s, err := f.at(stream, at)
+	switch {
+	case err == nil && at == fl.after+1 && bytes.Equal(s.data, fl.row.Data):
+		return true, nil
+	case a.old && err == nil:
+		*old, _ = f.span(s)
+		return false, nil
+	case a.old || err != nil && !errs.Is(err, errs.NotFound):
+		return false, err
+	}
+	last, err := f.mark(f.name.rows())
+	if err != nil {
+		return false, err
+	}
+	if s, err = f.at(stream, last); err == nil {
+		*end, _ = f.span(s)
+		return false, nil
+	}
+	*end = span{last, fl.place + rowMessages*(last-min(last, fl.after)), 1} // it has left already
+	return false, ignoreNotFound(err)
+}
+
+func ignoreNotFound(err error) error {
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	return err
 }

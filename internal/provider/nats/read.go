@@ -121,32 +121,44 @@ func decode(s message.Stream, from *stored) (*message.Message, error) {
 }
 
 // Next returns the first message in s under name with a place above after. What is no message of ours is passed over.
-func (f *Fabric) Next(ctx context.Context, s message.Stream, name string, after uint64) (*message.Message, error) {
+func (f *Fabric) Next(ctx context.Context, s message.Stream, name string, after uint64) (found *message.Message, err error) {
 	stream, err := f.name.stream(s)
 	if err != nil {
 		return nil, err
 	}
 	subject := f.name.all(s)
-	if name != "" {
+	if rows := s == message.Up && (f.rows || f.rowsEnd.seq > 0); name != "" && !rows {
 		if subject, err = f.name.subject(s, name); err != nil {
 			return nil, err
 		}
 	}
-	for {
-		from, err := f.get(ctx, stream, lookup{Seq: after + 1, Next: subject})
+	seq, err := f.find(ctx, s, after+1)
+	if err != nil {
+		return nil, err
+	}
+	for found == nil {
+		from, err := f.get(ctx, stream, lookup{Seq: seq, Next: subject})
 		if err != nil {
 			return nil, err
 		}
-		if m, err := decode(s, from); err == nil {
-			return m, nil
-		}
-		f.o.Log.Warn("a stream has what is no message", "stream", stream, "place", from.seq)
-		after = from.seq
+		f.unpack(s, from, after, func(m *message.Message) bool {
+			if name != "" && name != m.Key {
+				return true
+			}
+			found = m
+			return false
+		})
+		seq = from.seq + 1
 	}
+	return found, nil
 }
 
 // Last returns the last place in s.
 func (f *Fabric) Last(ctx context.Context, s message.Stream) (uint64, error) {
+	if s == message.Up {
+		last, err := f.end(ctx)
+		return last.behind() - 1, err
+	}
 	stream, err := f.name.stream(s)
 	if err != nil {
 		return 0, err
@@ -187,6 +199,9 @@ func (f *Fabric) api(ctx context.Context, what string, question, answer any) err
 
 // Purge removes what lies in s under name.
 func (f *Fabric) Purge(ctx context.Context, s message.Stream, name string) error {
+	if s == message.Up {
+		return errs.New(errs.Invalid, "what devices published leaves by its age alone")
+	}
 	stream, err := f.name.stream(s)
 	if err != nil {
 		return err

@@ -37,6 +37,9 @@ func TestBrokenRow(t *testing.T) {
 		}
 	}
 	all.Wait()
+	if last, err := f.Last(t.Context(), message.Up); err != nil || last != keys*each {
+		t.Errorf("the last place is %d, %v, want %d: what is sent twice lies there once", last, err, keys*each)
+	}
 	for k := range keys {
 		checkLane(t, walk(t, f, message.Up, fmt.Sprint(k)), each)
 		if len(places[k]) != each || !slices.IsSorted(places[k]) {

@@ -99,15 +99,15 @@ func (f *Fabric) Read(ctx context.Context, s message.Stream, after uint64, most 
 	if err != nil {
 		return err
 	}
-	r := scanner{f: f, stream: stream, filter: f.name.all(s), from: after + 1}
+	r := scanner{f: f, stream: stream, filter: f.name.all(s)}
+	if r.from, err = f.find(ctx, s, after+1); err != nil {
+		return err
+	}
 	r.fn = func(from *stored) bool {
-		m, err := decode(s, from)
-		if err != nil {
-			f.o.Log.Warn("a stream has what is no message", "stream", stream, "place", from.seq)
-			return true
-		}
-		most--
-		return fn(m) && most > 0
+		return f.unpack(s, from, after, func(m *message.Message) bool {
+			most--
+			return fn(m) && most > 0
+		})
 	}
 	for !r.done && most > 0 {
 		if err := r.part(ctx, min(most, scanMessages)); err != nil {

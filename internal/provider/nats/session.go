@@ -90,7 +90,7 @@ func (f *Fabric) DropSession(ctx context.Context, key string) error {
 func (f *Fabric) Sessions(ctx context.Context, fn func(name string, data []byte, revision uint64) bool) error {
 	return f.scan(ctx, bucketSessions, f.name.slot(bucketSessions, ">"), func(s *stored) bool {
 		name, ok := key(s.subject)
-		if gone(s) || !ok {
+		if gone(s) || !ok || s.subject == f.name.slot(bucketSessions, slotRows) {
 			return true
 		}
 		return fn(name, s.data, s.seq)
