@@ -90,16 +90,17 @@ func (p *Platform) bindV2X(ctx context.Context) error {
 		name, address string
 		limits        conf.Limits
 		handler       http.Handler
+		quiet         bool
 	}{
-		{"v2x-ea", c.Listen.V2XEA, c.Limits, p.enrolmentHandler()},
-		{"v2x-validation", c.Listen.V2XValidation, peers, v2xserver.Validation(p.V2X.EA)},
-		{"v2x-dc", c.Listen.V2XDC, c.Limits, v2xserver.Distribution(p.V2X.Trust)},
-		{"v2x-cpoc", c.Listen.V2XCPOC, c.Limits, v2xserver.CPOC(p.V2X.Trust, environment(c))},
+		{"v2x-ea", c.Listen.V2XEA, c.Limits, p.enrolmentHandler(), false},
+		{"v2x-validation", c.Listen.V2XValidation, peers, v2xserver.Validation(p.V2X.EA), false},
+		{"v2x-dc", c.Listen.V2XDC, c.Limits, v2xserver.Distribution(p.V2X.Trust), true},
+		{"v2x-cpoc", c.Listen.V2XCPOC, c.Limits, v2xserver.CPOC(p.V2X.Trust, environment(c)), true},
 	} {
 		if l.address == "" {
 			continue
 		}
-		s, err := plainSurface(ctx, l.name, l.address, l.limits, l.handler, p.now, p.log)
+		s, err := plainSurface(ctx, l.address, l.limits, l.handler, web.Observer{Surface: l.name, Log: p.log, Now: p.now, Quiet: l.quiet})
 		if err != nil {
 			return err
 		}
@@ -111,14 +112,14 @@ func (p *Platform) bindV2X(ctx context.Context) error {
 	return nil
 }
 
-// plainSurface binds a listener of plain HTTP.
-func plainSurface(ctx context.Context, name, address string, limits conf.Limits, h http.Handler, now func() time.Time, log *slog.Logger) (surface, error) {
-	g, err := gate.Listen(ctx, gate.Options{Name: name, Address: address, Limits: limits, Refuse: web.Text, Now: now, Log: log})
+// plainSurface binds a listener of plain HTTP, whose requests o sees.
+func plainSurface(ctx context.Context, address string, limits conf.Limits, h http.Handler, o web.Observer) (surface, error) {
+	o.Refuse, o.Counters = web.Text, &web.Counters{}
+	g, err := gate.Listen(ctx, gate.Options{Name: o.Surface, Address: address, Limits: limits, Refuse: o.Refuse, Now: o.Now, Log: o.Log})
 	if err != nil {
 		return surface{}, err
 	}
-	counters := &web.Counters{}
-	return surface{name: name, gate: g, handler: web.Observer{Surface: name, Log: log, Now: now, Refuse: web.Text, Counters: counters}.Wrap(h), counters: counters}, nil
+	return surface{name: o.Surface, gate: g, handler: o.Wrap(h), counters: o.Counters}, nil
 }
 
 // v2xRuns are what keeps V2X going beside the listeners.
@@ -236,7 +237,7 @@ func (t *TicketAuthority) bind(ctx context.Context) error {
 	if _, err := t.Trust.Credential(ctx, trust.AA); err != nil {
 		return err
 	}
-	s, err := plainSurface(ctx, "v2x-aa", t.Config.Listen.V2XAA, t.Config.Limits, t.handler(), t.now, t.log)
+	s, err := plainSurface(ctx, t.Config.Listen.V2XAA, t.Config.Limits, t.handler(), web.Observer{Surface: "v2x-aa", Log: t.log, Now: t.now})
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,12 @@
 package app_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -200,5 +204,35 @@ func TestV2XStationShown(t *testing.T) {
 	}
 	if _, err := p.V2X.EA.Station(ctx, who, "car-2"); !errs.Is(err, errs.NotFound) {
 		t.Errorf("a device that there is not: %v", err)
+	}
+}
+
+// Lists are fetched all the time by everybody: that is counted, and logged at the level debug.
+func TestV2XListsAreQuiet(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	for _, list := range []string{"getctl", "getcrl"} {
+		for range 3 {
+			if a, _ := document(t, http.MethodGet, p.Addresses().V2XDC+"/"+list+"/"+p.made.Root.String(), nil); a.StatusCode != http.StatusOK {
+				t.Fatalf("%s: %d", list, a.StatusCode)
+			}
+		}
+	}
+	if text := p.log.String(); regexp.MustCompile(`level=(INFO|WARN|ERROR) msg=request surface=v2x-dc`).MatchString(text) {
+		t.Errorf("fetches of lists are logged:\n%s", text)
+	}
+	local := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", p.Config.SocketPath())
+	}}}
+	defer local.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://mooring/metrics", nil)
+	must(t, err)
+	a, err := local.Do(r)
+	must(t, err)
+	defer a.Body.Close()
+	metrics, err := io.ReadAll(a.Body)
+	must(t, err)
+	if !regexp.MustCompile(`mooring_request_seconds_count{class="2xx",route="/getctl/",surface="v2x-dc"} [1-9]`).Match(metrics) {
+		t.Errorf("the metrics do not count the fetches: %s", metrics)
 	}
 }

@@ -19,6 +19,7 @@ type Observer struct {
 	Now      func() time.Time
 	Refuse   Refuser   // how this surface answers a panic
 	Counters *Counters // nil: not counted
+	Quiet    bool      // what is not our fault is logged at the level debug: it is public, and everybody fetches it all the time
 }
 
 // Wrap returns next under observation. Each request becomes one log line with surface, method, route, status, duration and octets sent, and
@@ -65,6 +66,9 @@ func (o Observer) finish(r *http.Request, out *response, rec *record, took time.
 	}
 	o.Counters.observe(route(r), out.status, took)
 	level := slog.LevelInfo
+	if o.Quiet {
+		level = slog.LevelDebug
+	}
 	attrs := []slog.Attr{slog.String("surface", o.Surface), slog.String("method", method(r)), slog.String("route", route(r)),
 		slog.Int("status", out.status), slog.Duration("took", took), slog.Int64("octets", out.octets)}
 	if rec.err != nil {
