@@ -284,6 +284,67 @@ func FuzzOpenAnswer(f *testing.F) {
 	})
 }
 
+// What is in an answer, as whoever has the key of the session could make it: only what the authority signed has its signature.
+func FuzzAnswerInside(f *testing.F) {
+	ea, aa := newParty(f, "EA"), newParty(f, "AA")
+	request, session, err := Seal(rand.Reader, someRequests(f, 1), 1, ea.signer, aa.cert)
+	if err != nil {
+		f.Fatal(err)
+	}
+	o, err := scr.Open(request, aa.holder)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b, err := coer.Marshal(&Responses{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	signed, err := spdu.Sign(spdu.Payload(b), scr.Header(2), aa.signer)
+	if err != nil {
+		f.Fatal(err)
+	}
+	inner, err := coer.Marshal(signed)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(inner)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := its.ParseData(b, its.MaxRequest)
+		if err != nil {
+			return
+		}
+		answer, err := scr.Answer(rand.Reader, o.Session, d)
+		if err != nil {
+			return
+		}
+		if by, list, err := OpenAnswer(answer, session); err == nil && by.Verify(aa.cert, nil) == nil && len(list) > 0 {
+			t.Fatalf("%x has %d answers that nobody gave", b, len(list))
+		}
+	})
+}
+
+func FuzzResponses(f *testing.F) {
+	b, err := coer.Marshal(&Responses{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	sealed := its.Unsecured([]byte("x"))
+	some, err := coer.Marshal(&Responses{[]its.AcaRaCertResponse{{GenerationTime: 1, AcaResponse: its.AcaResponse{Choice: its.AcaResponseCubk, Data: sealed}}}})
+	if err == nil {
+		f.Add(some)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := new(Responses)
+		if coer.Unmarshal(b, r) != nil {
+			return
+		}
+		if back, err := coer.Marshal(r); err != nil || !bytes.Equal(back, b) {
+			t.Fatalf("%x is written as %x, %v", b, back, err)
+		}
+	})
+}
+
 func FuzzParseArchive(f *testing.F) {
 	b, err := (&Archive{I: 7, Info: []byte("info"), Files: []File{{0, []byte("a")}, {1, []byte("b")}}}).Bytes()
 	if err != nil {

@@ -61,16 +61,10 @@ func (k *Tokens) subject(token string, now time.Time) (string, error) {
 	if k == nil || len(token) > tokenMost || len(parts) != 3 {
 		return "", errTokenForm
 	}
-	var header struct {
-		Alg, Typ string
-		Crit     []string
-	}
-	var claims struct {
-		Iss, Sub, Scope string
-		Aud             audience
-		Exp, Nbf        float64
-	}
-	if !decodePart(parts[0], &header) || header.Alg != "ES256" || !strings.EqualFold(strings.TrimPrefix(strings.ToLower(header.Typ), "application/"), "at+jwt") || header.Crit != nil {
+	var header, claims object
+	var alg, kind string
+	if !header.decode(parts[0]) || !header.get("alg", &alg) || !header.get("typ", &kind) || header["crit"] != nil || alg != "ES256" ||
+		!strings.EqualFold(strings.TrimPrefix(strings.ToLower(kind), "application/"), "at+jwt") {
 		return "", errTokenForm
 	}
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
@@ -81,22 +75,36 @@ func (k *Tokens) subject(token string, now time.Time) (string, error) {
 	if !ecdsa.Verify(k.Key, sum[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
 		return "", errTokenSign
 	}
-	switch at := float64(now.Unix()); {
-	case !decodePart(parts[1], &claims) || claims.Sub == "" || claims.Exp == 0:
+	var issuer, who, scope string
+	var aud audience
+	var exp, nbf float64
+	if !claims.decode(parts[1]) || !claims.get("iss", &issuer) || !claims.get("sub", &who) || !claims.get("scope", &scope) || !claims.get("aud", &aud) || !claims.get("exp", &exp) || !claims.get("nbf", &nbf) {
 		return "", errTokenForm
-	case at >= claims.Exp || at < claims.Nbf:
+	}
+	switch at := float64(now.Unix()); {
+	case who == "" || exp == 0:
+		return "", errTokenForm
+	case at >= exp || at < nbf:
 		return "", errTokenTime
-	case claims.Iss != k.Issuer || !slices.Contains(claims.Aud, k.Audience):
+	case issuer != k.Issuer || !slices.Contains(aud, k.Audience):
 		return "", errTokenFor
-	case !slices.Contains(strings.Fields(claims.Scope), TokenScope):
+	case !slices.Contains(strings.Fields(scope), TokenScope):
 		return "", errTokenScope
 	}
-	return claims.Sub, nil
+	return who, nil
 }
 
-func decodePart(text string, into any) bool {
+// object is what a part of a token has in it. Names are taken to the letter (RFC 7519, section 10.1.1), as encoding/json does not into a structure.
+type object map[string]json.RawMessage
+
+func (o *object) decode(text string) bool {
 	b, err := base64.RawURLEncoding.DecodeString(text)
-	return err == nil && json.Unmarshal(b, into) == nil
+	return err == nil && json.Unmarshal(b, o) == nil
+}
+
+// get reads what has a name; without it into stays as it is.
+func (o object) get(name string, into any) bool {
+	return o[name] == nil || json.Unmarshal(o[name], into) == nil
 }
 
 // audience is one name or a list of names.

@@ -70,6 +70,8 @@ func TestTokens(t *testing.T) {
 		{"an ID token", func(h, _ map[string]any) { h["typ"] = "JWT" }, nil, errTokenForm},
 		{"critical extension", func(h, _ map[string]any) { h["crit"] = []string{"x"} }, nil, errTokenForm},
 		{"another key", nil, other, errTokenSign},
+		{"names in other letters", func(_, c map[string]any) { c["EXP"] = c["exp"]; delete(c, "exp") }, nil, errTokenForm},
+		{"extensions of which none is critical", func(h, _ map[string]any) { h["crit"] = nil }, nil, errTokenForm},
 		{"over", func(_, c map[string]any) { c["exp"] = 1_800_000_000 }, nil, errTokenTime},
 		{"not yet", func(_, c map[string]any) { c["nbf"] = 1_800_000_001 }, nil, errTokenTime},
 		{"without end", func(_, c map[string]any) { delete(c, "exp") }, nil, errTokenForm},
@@ -118,6 +120,55 @@ func FuzzToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		if who, err := k.subject(text, time.Unix(1, 0)); err == nil {
 			t.Fatalf("%q is taken: %q", text, who)
+		}
+	})
+}
+
+// What is signed may say anything: a token is taken only for the subject that it has, while it is valid, and from and for whom it must be.
+func FuzzTokenSigned(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	k := &Tokens{Key: &key.PublicKey, Issuer: "i", Audience: "a"}
+	f.Add(`{"alg":"ES256","typ":"at+jwt"}`, `{"iss":"i","aud":"a","sub":"car","exp":9,"scope":"v2x"}`)
+	f.Add(`{"alg":"ES256","typ":"application/AT+JWT"}`, `{"iss":"i","aud":["a","b"],"sub":"car","exp":9,"nbf":1,"scope":"x v2x"}`)
+	f.Fuzz(func(t *testing.T, header, claims string) {
+		text := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims))
+		sum := sha256.Sum256([]byte(text))
+		r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		signature := append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
+		who, err := k.subject(text+"."+base64.RawURLEncoding.EncodeToString(signature), time.Unix(5, 0))
+		if err != nil {
+			return
+		}
+		var have map[string]any
+		if err := json.Unmarshal([]byte(claims), &have); err != nil {
+			t.Fatalf("%q is taken: %v", claims, err)
+		}
+		exp, _ := have["exp"].(float64)
+		if who == "" || who != have["sub"] || have["iss"] != "i" || exp <= 5 || !strings.Contains(claims, "v2x") {
+			t.Fatalf("%q is taken for %q", claims, who)
+		}
+	})
+}
+
+func FuzzParseTokenKey(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if k, err := ParseTokenKey(text); err == nil && k.Curve != elliptic.P256() {
+			t.Fatalf("%q is taken for a key of P-256", text)
 		}
 	})
 }
