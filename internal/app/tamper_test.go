@@ -262,7 +262,7 @@ func lifeOfManager(t *testing.T, v *v2xPlatform) {
 func lifeOfButterflies(t *testing.T, v *v2xPlatform) {
 	one, two := v.car(t, "butterfly-1"), v.car(t, "butterfly-2")
 	first := one.order(t, butterfly.Original)
-	second := two.order(t, butterfly.Unified)
+	second := two.order(t, butterfly.Original)
 	one.fetch(t, first, first.First)
 	two.fetch(t, second, second.First)
 	v.car(t, "butterfly-3").order(t, butterfly.Unified)

@@ -522,7 +522,7 @@ func TestV2XButterflyStores(t *testing.T) {
 	p := startButterfly(t, 2, nil)
 	cars := []car{p.car(t, "car-first"), p.car(t, "car-second")}
 	var stations, tickets [][]byte
-	orders := []*agent.Butterfly{cars[0].order(t, butterfly.Original), cars[1].order(t, butterfly.Unified)}
+	orders := []*agent.Butterfly{cars[0].order(t, butterfly.Original), cars[1].order(t, butterfly.Original)}
 	for i, c := range cars {
 		ec, err := c.ec.Certificate.HashedId8()
 		must(t, err)

@@ -87,26 +87,31 @@ func rowsOf(t *testing.T, in *db.DB, sql string) (n int64) {
 	return n
 }
 
-// BFK-1, BFK-2, BFK-3, BFK-12: vehicles enrol, ask, fetch, and verify all tickets up to the root. Nothing leaves before there are enough of them, and none of the keys is one that
+// BFK-1, BFK-2, BFK-3, BFK-12: vehicles enrol, ask, fetch, and verify all tickets up to the root. Nothing leaves before there are enough of them that expand alike, and none of the keys is one that
 // the enrolment authority can compute.
 func TestV2XButterfly(t *testing.T) {
 	t.Parallel()
 	p := startButterfly(t, 2, nil)
-	one, two := p.car(t, "car-1"), p.car(t, "car-2")
-	first := one.order(t, butterfly.Original)
+	one, two, three, four := p.car(t, "car-1"), p.car(t, "car-2"), p.car(t, "car-3"), p.car(t, "car-4")
+	first, third := one.order(t, butterfly.Original), three.order(t, butterfly.Unified)
 	if _, err := one.client.FetchButterfly(t.Context(), one.ec, first, first.First); status(err) != http.StatusNotFound {
 		t.Errorf("BFK-12: the tickets of one vehicle: %v", err)
 	}
 	must(t, p.V2X.RA.Mix(t.Context()))
 	if n := rowsOf(t, p.Tickets().DB, `SELECT COUNT(*) FROM v2x_ticket`); n != 0 {
-		t.Errorf("BFK-12: %d tickets were asked for while one vehicle was there", n)
+		t.Errorf("BFK-12: %d tickets were asked for while one vehicle was there of each variant", n)
 	}
-	second := two.order(t, butterfly.Unified)
+	second := two.order(t, butterfly.Original)
+	must(t, p.V2X.RA.Mix(t.Context()))
+	if _, err := three.client.FetchButterfly(t.Context(), three.ec, third, third.First); status(err) != http.StatusNotFound {
+		t.Errorf("BFK-12: the unified tickets of one vehicle, which were mixed with none alike: %v", err)
+	}
+	fourth := four.order(t, butterfly.Unified)
 	keys := map[string]bool{}
 	for _, row := range []struct {
 		car
 		order *agent.Butterfly
-	}{{one, first}, {two, second}} {
+	}{{one, first}, {two, second}, {three, third}, {four, fourth}} {
 		for n := range uint16(2) {
 			batch := row.fetch(t, row.order, row.order.First+n)
 			if len(batch.Tickets) != 3 || batch.I != row.order.First+n || batch.Next.Before(p.clock.Now().Add(-time.Minute)) {
@@ -125,13 +130,13 @@ func TestV2XButterfly(t *testing.T) {
 			}
 		}
 	}
-	if len(keys) != 12 {
-		t.Errorf("there are %d different keys of 12 tickets", len(keys))
+	if len(keys) != 24 {
+		t.Errorf("there are %d different keys of 24 tickets", len(keys))
 	}
-	if n := rowsOf(t, p.DB, `SELECT SUM(tickets) FROM v2x_interval`); n != 12 {
-		t.Errorf("%d tickets were counted, want 12", n)
+	if n := rowsOf(t, p.DB, `SELECT SUM(tickets) FROM v2x_interval`); n != 24 {
+		t.Errorf("%d tickets were counted, want 24", n)
 	}
-	if n := rowsOf(t, p.Tickets().DB, `SELECT COUNT(*) FROM v2x_ticket`); n != 12 {
-		t.Errorf("%d tickets were issued, want 12", n)
+	if n := rowsOf(t, p.Tickets().DB, `SELECT COUNT(*) FROM v2x_ticket`); n != 24 {
+		t.Errorf("%d tickets were issued, want 24", n)
 	}
 }

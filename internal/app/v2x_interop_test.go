@@ -282,6 +282,7 @@ func TestInteropV2X(t *testing.T) {
 	l := &pile{t: t, seen: map[its.ManagementChoice]bool{}}
 	strict, ws := watched(t, true)
 	sc := strict.car(t, "car-1")
+	sc.plain = true
 	sc.client, err = agent.New(agent.Config{Root: strict.made.Certificate, DC: strict.Addresses().V2XDC, Now: strict.clock.Now, Transport: ws})
 	must(t, err)
 	must(t, sc.client.Update(ctx))

@@ -474,7 +474,7 @@ func TestV2XButterflyApart(t *testing.T) {
 	p := startButterfly(t, 2, nil)
 	names := []string{"car-with-a-name", "car-with-another"}
 	cars := []car{p.car(t, names[0]), p.car(t, names[1])}
-	orders := []*agent.Butterfly{cars[0].order(t, butterfly.Original), cars[1].order(t, butterfly.Unified)}
+	orders := []*agent.Butterfly{cars[0].order(t, butterfly.Original), cars[1].order(t, butterfly.Original)}
 	type secret struct {
 		name   string
 		octets []byte

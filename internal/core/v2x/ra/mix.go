@@ -64,17 +64,41 @@ func (s *Service) mix(ctx context.Context) error {
 		if err != nil || len(list) == 0 {
 			return err
 		}
-		stations, oldest := count(list)
-		if stations < s.Policy.Stations && s.Now().Unix() < oldest+int64(s.Policy.Wait/time.Second) {
-			return nil
+		if err := s.expansions(ctx, list); err != nil {
+			return err
 		}
-		if err := s.send(ctx, list, stations); err != nil {
-			return errors.Join(err, s.finish(ctx))
+		sent := false
+		for _, alike := range byVariant(list) {
+			stations, oldest := count(alike)
+			if stations < s.Policy.Stations && s.Now().Unix() < oldest+int64(s.Policy.Wait/time.Second) {
+				continue
+			}
+			if err := s.send(ctx, alike, stations); err != nil {
+				return errors.Join(err, s.finish(ctx))
+			}
+			sent = true
+		}
+		if !sent {
+			return nil
 		}
 		if err := s.finish(ctx); err != nil || !full {
 			return err
 		}
 	}
+}
+
+// byVariant parts tickets by how their keys are expanded, which the authorization authority sees of each request: only stations of one variant are mixed with each other.
+func byVariant(list []*waiting) (parts [][]*waiting) {
+	at := map[butterfly.Variant]int{}
+	for _, w := range list {
+		n, there := at[w.of.caterpillar.Variant]
+		if !there {
+			n, at[w.of.caterpillar.Variant] = len(parts), len(parts)
+			parts = append(parts, nil)
+		}
+		parts[n] = append(parts[n], w)
+	}
+	return parts
 }
 
 // count is of how many stations tickets are, and since when the first of them waits.
@@ -262,9 +286,6 @@ func (s *Service) send(ctx context.Context, list []*waiting, stations int) error
 	}
 	by, err := s.Trust.Credential(ctx, trust.EA)
 	if err != nil {
-		return err
-	}
-	if err := s.expansions(ctx, list); err != nil {
 		return err
 	}
 	more, err := s.pad(list, max(0, s.Policy.Stations-stations))

@@ -10,7 +10,7 @@
 //	Download <- the archive
 //
 // Which station a ticket is of is known neither here nor there. The authorization authority adds a random point to each cocoon key, so that keys of tickets cannot be computed
-// here; strict switches that off, and with it this protection. And it gets the requests of at least Policy.Stations stations in one shuffle; when there are not so many
+// here; strict switches that off, and with it this protection. And it gets the requests of at least Policy.Stations stations in one shuffle, whose keys are expanded in the same way; when there are not so many
 // within Policy.Wait, those that are missing are made up: their tickets are of keys that nobody has.
 //
 // All periods begin and end at the same moments for all stations: what a ticket says of time tells nobody apart. A period is counted in the same transaction, under the
