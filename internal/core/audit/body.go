@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"mooring/internal/base/errs"
@@ -20,7 +21,7 @@ func splitBody(body []byte, stamp, n int64) ([][]byte, error) {
 	}
 	if body[0] == compactVersion {
 		entries := make([][]byte, 0, n)
-		err := expandCompact(body, stamp, n, func(data []byte, _ *Entry) error { entries = append(entries, data); return nil })
+		err := expandCompact(body, stamp, n, func(data []byte, _ *Entry) error { entries = append(entries, bytes.Clone(data)); return nil })
 		if err != nil {
 			return nil, err
 		}
@@ -45,7 +46,8 @@ func splitBody(body []byte, stamp, n int64) ([][]byte, error) {
 	return entries, nil
 }
 
-// eachEntry calls fn with the encoded entries of a body, as splitBody returns them, and with those that are parsed already.
+// eachEntry calls fn with the encoded entries of a body, as splitBody returns them but good only until fn returns, and with those that are parsed already,
+// but for their details.
 func eachEntry(body []byte, stamp, n int64, fn func(data []byte, e *Entry) error) error {
 	if len(body) > 0 && body[0] == compactVersion && n >= 1 && n <= int64(len(body)) {
 		return expandCompact(body, stamp, n, fn)

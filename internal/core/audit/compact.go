@@ -69,6 +69,7 @@ func numbered() numbering {
 // nameList is a list of names that was written out, with the values of the last entry that has them.
 type nameList struct {
 	names, last []string
+	canonical   bool // of a body that is read: the names stand as they do in the canonical octets
 }
 
 // learn gives s the next number, if it is of a length that pays.
@@ -171,7 +172,7 @@ func (c *compactor) detail(names []string, detail map[string]string) {
 	}
 	c.out = append(c.out, 0)
 	c.out = binary.AppendUvarint(c.out, uint64(len(names)))
-	l := nameList{slices.Clone(names), make([]string, len(names))}
+	l := nameList{names: slices.Clone(names), last: make([]string, len(names))}
 	for _, name := range names {
 		c.value(name)
 	}
@@ -263,6 +264,7 @@ type expander struct {
 	rest  []byte
 	stamp int64 // seconds
 	err   error
+	data  []byte // of one entry; reused
 }
 
 var errCompact = errors.New("it cannot be read")
@@ -296,8 +298,8 @@ func (x *expander) octets(n uint64) []byte {
 
 func unzigzag(n uint64) int64 { return int64(n>>1) ^ -int64(n&1) }
 
-// expandCompact calls fn with the canonical octets of each entry of a body in version 2 that holds exactly n of them and bears stamp, and with the entry
-// itself; nil when it has not been parsed.
+// expandCompact calls fn with the canonical octets of each entry of a body in version 2 that holds exactly n of them and bears stamp, which are good until
+// fn returns, and with the entry itself, but for its details; nil when it has not been parsed.
 func expandCompact(body []byte, stamp, n int64, fn func(data []byte, e *Entry) error) error {
 	own, rest, ok := cutUvarint(body[1:])
 	if !ok || own != uint64(stamp) {
@@ -333,7 +335,7 @@ func (x *expander) entry() ([]byte, *Entry) {
 		x.fail()
 		return nil, nil
 	}
-	e := Entry{At: x.stamp + unzigzag(x.uvarint()), Action: x.value()}
+	e := &Entry{At: x.stamp + unzigzag(x.uvarint()), Action: x.value()}
 	if mask[0]&1 != 0 {
 		e.Device = x.value()
 	}
@@ -343,17 +345,46 @@ func (x *expander) entry() ([]byte, *Entry) {
 			*into = x.value()
 		}
 	}
+	var l nameList
 	if mask[0]&16 != 0 {
-		l := x.detail()
-		e.Detail = make(map[string]string, len(l.names))
-		for k, name := range l.names {
-			e.Detail[name] = l.last[k]
-		}
+		l = x.detail()
 	}
 	if x.err != nil {
 		return nil, nil
 	}
-	return appendEntry(make([]byte, 0, 768), &e), &e
+	x.data = appendHead(x.data[:0], e)
+	if len(l.names) > 0 {
+		x.data = l.append(append(x.data, `,"detail":`...))
+	}
+	x.data = append(x.data, '}')
+	return x.data, e
+}
+
+// append writes the names and their values as details of an entry.
+func (l *nameList) append(b []byte) []byte {
+	if !l.canonical {
+		detail := make(map[string]string, len(l.names))
+		for k, name := range l.names {
+			detail[name] = l.last[k]
+		}
+		return appendDetail(b, detail)
+	}
+	for k, name := range l.names {
+		b = append(b, "{,"[min(k, 1)])
+		b = append(appendText(b, name), ':')
+		b = appendText(b, l.last[k])
+	}
+	return append(b, '}')
+}
+
+// inOrder reports whether the names are sorted, all different, and none would be cut.
+func inOrder(names []string) bool {
+	for k, name := range names {
+		if bounded(name) != name || k > 0 && name <= names[k-1] {
+			return false
+		}
+	}
+	return true
 }
 
 // detail reads the values of a list of names.
@@ -377,10 +408,11 @@ func (x *expander) detail() nameList {
 		x.fail()
 		return nameList{}
 	}
-	l := nameList{make([]string, count), make([]string, count)}
+	l := nameList{names: make([]string, count), last: make([]string, count)}
 	for k := range l.names {
 		l.names[k] = x.value()
 	}
+	l.canonical = inOrder(l.names)
 	for k := range l.last {
 		l.last[k] = x.value()
 	}

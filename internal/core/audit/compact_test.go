@@ -59,6 +59,34 @@ func TestACompactBodyHoldsTheCanonicalEntries(t *testing.T) {
 	}
 }
 
+// TestNamesOutOfOrder: a body that nobody here wrote, whose names stand in another order or twice, or are too long, means entries in their one form.
+func TestNamesOutOfOrder(t *testing.T) {
+	const stamp = 1_800_000_000_000_000
+	long := strings.Repeat("n", maxText+1)
+	for _, names := range [][]string{{"a", "b"}, {"b", "a"}, {"a", "a"}, {"b", "a", "b"}, {"", "a"}, {long}, {"\xff"}, nil} {
+		c := &compactor{fixed: numbered(), dictionary: dictionary{own: map[string]uint64{}, texts: words}, stamp: stamp / microseconds}
+		c.out = binary.AppendUvarint([]byte{compactVersion}, stamp)
+		e := Entry{At: c.stamp, Action: "a.b", Actor: "c", Detail: map[string]string{}}
+		for range 2 { // the second refers to the first
+			c.out = binary.AppendVarint(append(c.out, 16), 0)
+			c.value(e.Action)
+			c.actor(e.Actor)
+			values := map[string]string{}
+			for k, name := range names {
+				values[name] = fmt.Sprint("value ", k)
+			}
+			c.detail(names, values)
+			for _, name := range names {
+				e.Detail[bounded(name)] = values[name]
+			}
+		}
+		got, err := splitBody(c.out, stamp, 2)
+		if err != nil || !bytes.Equal(got[0], e.Bytes()) || !bytes.Equal(got[1], e.Bytes()) {
+			t.Errorf("%.20q: %q, %v, want %q", names, got, err, e.Bytes())
+		}
+	}
+}
+
 // TestTheFirstVersionIsStillRead: what was recorded before there was another one.
 func TestTheFirstVersionIsStillRead(t *testing.T) {
 	entries := []Entry{sample(1), sample(7)}

@@ -40,6 +40,15 @@ const (
 func (e Entry) Bytes() []byte { return appendEntry(make([]byte, 0, 256), &e) }
 
 func appendEntry(b []byte, e *Entry) []byte {
+	b = appendHead(b, e)
+	if len(e.Detail) > 0 {
+		b = appendDetail(append(b, `,"detail":`...), e.Detail)
+	}
+	return append(b, '}')
+}
+
+// appendHead writes what stands before the details.
+func appendHead(b []byte, e *Entry) []byte {
 	b = append(b, `{"at":`...)
 	b = strconv.AppendInt(b, e.At, 10)
 	b = appendText(append(b, `,"action":`...), e.Action)
@@ -47,11 +56,7 @@ func appendEntry(b []byte, e *Entry) []byte {
 	b = appendField(b, `,"device":`, e.Device)
 	b = appendField(b, `,"serial":`, e.Serial)
 	b = appendField(b, `,"object":`, e.Object)
-	b = appendField(b, `,"refused":`, e.Refused)
-	if len(e.Detail) > 0 {
-		b = appendDetail(append(b, `,"detail":`...), e.Detail)
-	}
-	return append(b, '}')
+	return appendField(b, `,"refused":`, e.Refused)
 }
 
 func appendField(b []byte, name, value string) []byte {
