@@ -129,8 +129,11 @@ func encoded(f cryptobyte.BuilderContinuation) ([]byte, error) {
 
 // addSetOf adds DER elements as a SET OF in the order that DER demands.
 func addSetOf(b *cryptobyte.Builder, tag cbasn1.Tag, elements [][]byte) {
+	if len(elements) > 1 {
+		elements = slices.SortedFunc(slices.Values(elements), bytes.Compare)
+	}
 	b.AddASN1(tag, func(b *cryptobyte.Builder) {
-		for _, element := range slices.SortedFunc(slices.Values(elements), bytes.Compare) {
+		for _, element := range elements {
 			b.AddBytes(element)
 		}
 	})
