@@ -79,7 +79,7 @@ type session interface {
 	exec(ctx context.Context, sql string, args []any) (int64, error)
 	query(ctx context.Context, each func(Row) (bool, error), sql string, args []any) error
 	send(ctx context.Context, stmts []*Stmt) error
-	commit(ctx context.Context, last []*Stmt) error // runs these before
+	commit(ctx context.Context, last []*Stmt, f follow) error // runs last before
 	rollback()
 }
 
@@ -256,7 +256,7 @@ func (d *DB) attempt(ctx context.Context, write bool, batch BatchID, fn func(ctx
 		return nil, err
 	}
 	open = false
-	return tx, s.commit(ctx, tx.last)
+	return tx, s.commit(ctx, tx.last, tx.follow)
 }
 
 // glance runs fn, which reads by one statement or does not mind if each of several sees a state of its own.

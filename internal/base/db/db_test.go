@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -604,6 +605,112 @@ func TestDeferredStatements(t *testing.T) {
 		return err
 	}); err != nil || n != 4 {
 		t.Errorf("the row has %d, %v, want 4: what is deferred comes last", n, err)
+	}
+}
+
+// TestArrays: what goes in as an array comes out as rows.
+func TestArrays(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	if !d.Arrays() {
+		t.Skip("this engine has no arrays")
+	}
+	type row struct {
+		octets string
+		text   string
+		large  int64
+		small  int16
+	}
+	const many = 300
+	wide := make([]row, many)
+	for i := range wide {
+		wide[i] = row{string(make([]byte, i)), fmt.Sprint(i), int64(i) << 40, int16(-i)}
+	}
+	for name, want := range map[string][]row{
+		"none": {}, "one": {{"\x00\xff", "ä\\\"{},", math.MaxInt64, math.MinInt16}}, "empty ones": {{}, {"", "", math.MinInt64, math.MaxInt16}}, "many": wide,
+	} {
+		t.Run(name, func(t *testing.T) {
+			octets, text, large, small := make([][]byte, len(want)), make([]string, len(want)), make([]int64, len(want)), make([]int16, len(want))
+			for i, r := range want {
+				if r.octets != "" { // else nil
+					octets[i] = []byte(r.octets)
+				}
+				text[i], large[i], small[i] = r.text, r.large, r.small
+			}
+			got := []row{}
+			err := d.View(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+				return tx.Each(ctx, func(out db.Row) error {
+					var r row
+					var b []byte
+					err := out.Scan(&b, &r.text, &r.large, &r.small)
+					r.octets = string(b)
+					got = append(got, r)
+					return err
+				}, `SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::smallint[])`, octets, text, large, small)
+			})
+			if err != nil || !slices.Equal(got, want) {
+				t.Errorf("got %v, %v, want %v", got, err, want)
+			}
+		})
+	}
+	var sum int64
+	if err := d.View(t.Context(), func(ctx context.Context, tx *db.Tx) error { // of another width than the array's
+		_, err := tx.Get(ctx, []any{&sum}, `SELECT sum(n)::bigint FROM unnest($1::smallint[]) AS t(n)`, []int64{1, 2, -5})
+		return err
+	}); err != nil || sum != -2 {
+		t.Errorf("the sum is %d, %v, want -2", sum, err)
+	}
+}
+
+// TestFollow: what follows a commit sees it, and its failure takes nothing back.
+func TestFollow(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	row := func(n int) *db.Stmt { return &db.Stmt{SQL: insert, Args: []any{1, id(n), n, ""}} }
+	var seen int64
+	look := func() *db.Stmt {
+		seen = 0
+		return &db.Stmt{SQL: `SELECT n FROM thing`, Each: func(r db.Row) error { seen++; return r.Scan(new(int64)) }}
+	}
+	zero := &db.Stmt{SQL: `SELECT 1 / $1`, Args: []any{int64(0)}, Each: func(db.Row) error { return nil }}
+	for _, c := range []struct {
+		name     string
+		do       func(tx *db.Tx, done func()) error
+		rows     int // in all, after it
+		answered bool
+		fails    bool
+	}{
+		{"a look", func(tx *db.Tx, done func()) error { tx.Defer(row(1)); tx.Follow(done, look()); return nil }, 1, true, false},
+		{"two looks behind what was sent", func(tx *db.Tx, done func()) error {
+			tx.Follow(done, look(), look())
+			return tx.Send(t.Context(), row(2))
+		}, 2, true, false},
+		{"one that fails", func(tx *db.Tx, done func()) error { tx.Defer(row(3)); tx.Follow(done, zero, look()); return nil }, 3, false, false},
+		{"one whose rows cannot be read", func(tx *db.Tx, done func()) error {
+			bad := look()
+			bad.Each = func(db.Row) error { return errors.New("no") }
+			tx.Defer(row(4))
+			tx.Follow(done, bad, look())
+			return nil
+		}, 4, false, false},
+		{"behind a statement that fails", func(tx *db.Tx, done func()) error { tx.Defer(row(5), row(1)); tx.Follow(done, look()); return nil }, 4, false, true},
+		{"behind a function that fails", func(tx *db.Tx, done func()) error { tx.Defer(row(5)); tx.Follow(done, look()); return errors.New("no") }, 4, false, true},
+		{"and on it goes", func(tx *db.Tx, done func()) error { tx.Defer(row(5)); tx.Follow(done, look()); return nil }, 5, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			answered, committed := 0, 0
+			err := d.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+				tx.OnCommit(func() { committed++ })
+				return c.do(tx, func() { answered++ })
+			})
+			if (err != nil) != c.fails || (committed == 1) == c.fails {
+				t.Errorf("got %v, committed: %d", err, committed)
+			}
+			if want := c.answered && d.Arrays(); (answered == 1) != want || want && int(seen)%c.rows != 0 || want && seen == 0 {
+				t.Errorf("answered %d times, %d rows seen, want %t of %d rows", answered, seen, want, c.rows)
+			}
+			if n := count(t, d); n != c.rows {
+				t.Errorf("%d rows, want %d", n, c.rows)
+			}
+		})
 	}
 }
 

@@ -35,7 +35,10 @@ func openPostgres(ctx context.Context, url string, _ *slog.Logger) (*postgresEng
 		return nil, errs.Wrap(errs.Invalid, err, "the database URL cannot be understood")
 	}
 	cfg.MaxConns = postgresConns
-	cfg.AfterConnect = planOnce
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		encodeArrays(conn)
+		return planOnce(ctx, conn)
+	}
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
@@ -297,7 +300,7 @@ func (s *postgresSession) result(ctx context.Context, results pgx.BatchResults, 
 	return s.failure(ctx, rows.Err())
 }
 
-func (s *postgresSession) commit(ctx context.Context, last []*Stmt) error {
+func (s *postgresSession) commit(ctx context.Context, last []*Stmt, f follow) error {
 	if !s.begun && len(last) > 0 {
 		if err := s.send(ctx, nil); err != nil { // the text that opens it
 			s.rollback()
@@ -313,9 +316,9 @@ func (s *postgresSession) commit(ctx context.Context, last []*Stmt) error {
 	defer cancel()
 	var tag pgconn.CommandTag
 	var err error
-	if len(last) == 0 {
+	if len(last)+len(f.stmts) == 0 {
 		tag, err = s.conn.Exec(ctx, "commit")
-	} else if tag, err = s.commitWith(ctx, last); errors.As(err, new(*storeError)) {
+	} else if tag, err = s.commitWith(ctx, last, f); errors.As(err, new(*storeError)) {
 		return err
 	}
 	var pg *pgconn.PgError
@@ -335,13 +338,16 @@ func (s *postgresSession) commit(ctx context.Context, last []*Stmt) error {
 // commitWith sends the last statements and the COMMIT together. They end in one Sync, up to which the server passes over everything once a statement has
 // failed, the COMMIT too (PostgreSQL documentation, section 55.2.4, "Pipelining"). So what the server says against a statement
 // is a *storeError: nothing was committed. Any other error is one of the COMMIT, or of a connection that broke while it was on
-// its way.
-func (s *postgresSession) commitWith(ctx context.Context, last []*Stmt) (tag pgconn.CommandTag, err error) {
+// its way. What follows the COMMIT runs in a transaction of its own, which the server opens by itself, and fails without it.
+func (s *postgresSession) commitWith(ctx context.Context, last []*Stmt, f follow) (tag pgconn.CommandTag, err error) {
 	b := &pgx.Batch{}
 	for _, st := range last {
 		b.Queue(st.SQL, postgresArgs(st.Args)...)
 	}
 	b.Queue("commit")
+	for _, st := range f.stmts {
+		b.Queue(st.SQL, postgresArgs(st.Args)...)
+	}
 	results := s.conn.SendBatch(ctx, b)
 	for range last {
 		if _, err = results.Exec(); err != nil {
@@ -349,7 +355,10 @@ func (s *postgresSession) commitWith(ctx context.Context, last []*Stmt) (tag pgc
 		}
 	}
 	if err == nil {
-		tag, err = results.Exec()
+		if tag, err = results.Exec(); err == nil && tag.String() == "COMMIT" && len(f.stmts) > 0 {
+			s.followed(ctx, results, f)
+			return tag, nil
+		}
 		return tag, errors.Join(err, results.Close())
 	}
 	_ = results.Close() // it says the same
@@ -359,6 +368,19 @@ func (s *postgresSession) commitWith(ctx context.Context, last []*Stmt) (tag pgc
 		return tag, postgresError(ctx, err, alive)
 	}
 	return tag, err
+}
+
+// followed reads what came behind a COMMIT that was done, whatever becomes of this.
+func (s *postgresSession) followed(ctx context.Context, results pgx.BatchResults, f follow) {
+	var err error
+	for _, st := range f.stmts {
+		if err = s.result(ctx, results, st); err != nil {
+			break
+		}
+	}
+	if errors.Join(err, results.Close()) == nil {
+		f.done()
+	}
 }
 
 // unclear lists the codes after which a COMMIT may have happened: transaction_resolution_unknown, statement_completion_unknown, and the

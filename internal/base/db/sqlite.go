@@ -259,7 +259,7 @@ func (s *sqliteSession) send(ctx context.Context, stmts []*Stmt) error {
 	return nil
 }
 
-func (s *sqliteSession) commit(ctx context.Context, last []*Stmt) error {
+func (s *sqliteSession) commit(ctx context.Context, last []*Stmt, _ follow) error {
 	if err := s.send(ctx, last); err != nil {
 		s.rollback()
 		return err

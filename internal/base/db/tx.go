@@ -25,11 +25,12 @@ type Tx struct {
 	part    int64
 	after   []func()
 	last    []*Stmt // of Defer; they go with the commit
-	hopeful bool    // see Optimistic
-	lead    *Stmt   // goes before the first statement and in its round trip; nil when it was sent, or when there is none
-	fence   error   // what the transaction fails with when lead changes no row
-	busy    bool    // rows are being read
-	failed  error   // of the engine; the transaction can only be rolled back
+	follow  follow
+	hopeful bool  // see Optimistic
+	lead    *Stmt // goes before the first statement and in its round trip; nil when it was sent, or when there is none
+	fence   error // what the transaction fails with when lead changes no row
+	busy    bool  // rows are being read
+	failed  error // of the engine; the transaction can only be rolled back
 }
 
 // Stmt is one statement of a Send. Each, when set, is called for every row; N is set to the number of rows affected.
@@ -101,6 +102,18 @@ func (tx *Tx) Send(ctx context.Context, stmts ...*Stmt) error {
 // what came of it. They run in order, after all others; N is not set, and there must be no Each. When one fails, nothing is committed, and whoever ran the
 // transaction gets the error as if the function had returned it.
 func (tx *Tx) Defer(stmts ...*Stmt) { tx.last = append(tx.last, stmts...) }
+
+// Follow has statements that only read travel behind the commit, in its round trip: they see what anybody had committed when this transaction was. done is
+// called when the commit is certain and they were all answered. That is an opportunity and no promise: on SQLite, where nobody else could commit, they
+// are not run, and on a server they may fail, or what became of the commit may have to be asked for. So whoever needs to know looks again when
+// done was not called. There is one Follow in a transaction; the last one counts.
+func (tx *Tx) Follow(done func(), stmts ...*Stmt) { tx.follow = follow{stmts, done} }
+
+// follow is what was given to Follow. The zero value is nothing.
+type follow struct {
+	stmts []*Stmt
+	done  func()
+}
 
 // Optimistic reports whether Apply of a Plan should send what it would do if nobody were refused, in as few round trips as it can. Where it turns out that
 // somebody is, it returns ErrPessimist, and is run again in another transaction, in which Optimistic is false. It is false too where a round trip
