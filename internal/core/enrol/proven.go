@@ -204,20 +204,20 @@ func (i *item) settle(p *Proven) {
 // everywhere, so that two writers never wait for each other.
 type takes struct {
 	batch   []*item
+	hashes  [][32]byte // of the keys
 	stmts   []*db.Stmt
 	blocked map[[32]byte]bool
 }
 
 func (s *Service) takesOf(tx *db.Tx, batch []*item) *takes {
-	t := &takes{batch: batch}
-	hashes := make([][32]byte, len(batch))
+	t := &takes{batch: batch, hashes: make([][32]byte, len(batch))}
 	for k, i := range batch {
-		hashes[k] = i.cert.SPKIHash
+		t.hashes[k] = i.cert.SPKIHash
 		if i.take != nil {
 			t.stmts = append(t.stmts, i.take)
 		}
 	}
-	looks, blocked := s.Revoke.BlockedStmts(tx, hashes)
+	looks, blocked := s.Revoke.BlockedStmts(tx, t.hashes)
 	t.stmts, t.blocked = append(t.stmts, looks...), blocked
 	return t
 }

@@ -2,12 +2,14 @@ package enrol_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"testing"
 
 	"mooring/internal/app/apptest"
+	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/ca"
@@ -176,5 +178,59 @@ func checkSuspended(t *testing.T, p *apptest.Platform, d device.Device, c *ca.Ce
 	}
 	if n := len(entries(t, p, func(e audit.Entry) bool { return e.Action == "cert.hold" && e.Device == d.ID.String() })); n != 1 {
 		t.Errorf("%s: the record has %d holds, want 1", d.Name, n)
+	}
+}
+
+// TestReportedMeanwhile has a key reported as compromised on another node, after the transaction that records a certificate for it has looked for such
+// reports and before it is committed. The certificate is not released.
+func TestReportedMeanwhile(t *testing.T) {
+	p := apptest.Start(t, nil)
+	if !p.DB.Arrays() {
+		t.Skip("with SQLite nothing can be committed meanwhile")
+	}
+	other := p.Second(t)
+	key := apptest.Key(t)
+	_, token := p.Device(t, "meter-1", "device")
+	leaked, err := p.Enrol.Submit(t.Context(), byToken("meter-1", token, apptest.CSR(t, key, der.RequestSpec{})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, token := p.Device(t, "meter-2", "device")
+	request := byToken("meter-2", token, apptest.CSR(t, key, der.RequestSpec{}))
+	came := make(chan error, 1)
+	var ask sync.Once // this transaction may run again
+	err = other.DB.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+		var holder int
+		_, err := tx.Get(ctx, []any{&holder}, `SELECT pg_backend_pid() FROM device WHERE cell = $1 AND id = $2 FOR UPDATE`, int64(d.Cell), d.ID[:])
+		if err != nil {
+			return err
+		}
+		ask.Do(func() {
+			go func() {
+				_, err := p.Enrol.Submit(t.Context(), request)
+				came <- err
+			}()
+		})
+		for waits := 0; waits == 0; { // until that one waits for the row
+			err := other.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
+				_, err := tx.Get(ctx, []any{&waits}, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND $1 = ANY(pg_blocking_pids(pid))`, holder)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		_, err = other.Revoke.Certificate(ctx, apptest.Operator(), leaked.Certificate.Serial[:], revoke.KeyCompromise)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-came; !errs.Is(err, errs.Denied) || errs.Public(err) != "this key was reported as compromised: make a new one" {
+		t.Errorf("got %v", err)
+	}
+	now := p.Load(t, d.ID)
+	if slot, ok := now.Slot("operational"); ok && slot.Revoked == 0 {
+		t.Errorf("the device holds a good certificate for the key")
 	}
 }

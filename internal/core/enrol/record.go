@@ -33,6 +33,7 @@ type item struct {
 	then       func() ([]*db.Stmt, []audit.Entry) // of Proven.Then; nil
 	kept       func(*ca.Certificate)              // of Proven.Kept; nil
 	await      *db.Stmt                           // has the certificate wait for its confirmation; nil
+	reported   map[[32]byte]bool                  // which keys of the batch were reported as compromised when it was committed; nil: not known
 }
 
 func (i *item) key() db.Key { return db.Key{Cell: i.cell, ID: i.device} }
@@ -126,6 +127,7 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*item) ([]error,
 		return nil, db.ErrPessimist
 	}
 	tx.Defer(s.statements(tx, batch, refused)...)
+	s.lookAgain(tx, batch, takes.hashes)
 	return refused, nil
 }
 

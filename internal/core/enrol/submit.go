@@ -354,7 +354,8 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 	if err != nil {
 		return nil, err
 	}
-	err = s.group.Do(ctx, s.newItem(sub, cert))
+	item := s.newItem(sub, cert)
+	err = s.group.Do(ctx, item)
 	if errs.Is(err, errs.Limited) {
 		err = recordedError{err} // whoever has no room for the certificate has none for the entry
 	}
@@ -364,7 +365,7 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 		if sub.identity.expired != 0 {
 			s.counts.rescued.Add(1)
 		}
-		err = s.withhold(ctx, cert)
+		err = s.withhold(ctx, item)
 	}
 	return cert, err
 }
