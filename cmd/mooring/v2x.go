@@ -32,7 +32,7 @@ func (c *cli) v2xCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "v2x", Short: "See to the certificates of vehicles", Long: v2xHelp,
 		Example: "  mooring v2x show E7A4B2B045E7ACF9.oer\n  mooring v2x verify ticket.oer --root root.oer --known ctl.oer",
-	}, c.v2xShowCommand(), c.v2xVerifyCommand(), c.v2xInitCommand(), c.v2xRCACommand(), c.v2xEACommand(), c.v2xAACommand(), c.v2xTLMCommand(), c.v2xDCCommand(), c.v2xSimulateCommand())
+	}, c.v2xShowCommand(), c.v2xVerifyCommand(), c.v2xInitCommand(), c.v2xProfilesCommand(), c.v2xRCACommand(), c.v2xEACommand(), c.v2xAACommand(), c.v2xTLMCommand(), c.v2xDCCommand(), c.v2xSimulateCommand())
 }
 
 func (c *cli) v2xShowCommand() *cobra.Command {

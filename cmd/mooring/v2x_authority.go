@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +33,32 @@ const v2xServeHelp = `Runs the authorization authority of v2x.aa_dir alone, with
 directory, not the keys or the database of the platform. It listens on listen.v2x_aa and fetches the lists of the root from v2x.dc_url.
 
 The platform itself runs it too when listen.v2x_aa is set in its configuration; for the two to be apart, leave it out there and set v2x.aa_url.`
+
+const v2xProfilesHelp = `Writes the profiles for the operators of the four authorities to the directory of the profiles: v2x-root, v2x-ea, v2x-aa, v2x-tlm. Those that are there
+already stay as they are. Each grants the role of that name, which may run that authority and nothing else (doc/v2x.md). Look at them, check them with "mooring profile
+lint", and start the server anew; then somebody is given access like any other operator:
+
+  mooring device add ea-carol --profile v2x-ea --group operators --token`
+
+func (c *cli) v2xProfilesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "profiles", Short: "Write the profiles for operators of the authorities", Long: v2xProfilesHelp, Example: "  mooring v2x profiles\n  mooring profile lint", Args: needs(),
+		RunE: func(*cobra.Command, []string) error {
+			config, err := conf.Load(c.dir)
+			if err != nil {
+				return err
+			}
+			written, err := app.WriteV2XProfiles(config)
+			if err != nil {
+				return err
+			}
+			return c.show(map[string]any{"dir": config.ProfileDir(), "written": append([]string{}, written...)}, func(w io.Writer) {
+				fact(w, "Written", cmp.Or(strings.Join(written, ", "), "none: all are there"))
+				fact(w, "Directory", config.ProfileDir())
+			})
+		},
+	}
+}
 
 func (c *cli) v2xInitCommand() *cobra.Command {
 	var name, root string
