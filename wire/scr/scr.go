@@ -216,6 +216,16 @@ func Answer(random io.Reader, s *spdu.Session, d *its.Ieee1609Dot2Data) ([]byte,
 
 // OpenAnswer opens the answer to the request of a session, which is to be of one kind. The caller verifies the signature.
 func OpenAnswer(answer []byte, s *spdu.Session, want its.ManagementChoice) (*its.SignedData, *its.EtsiTs102941DataContent, error) {
+	signed, octets, err := openAnswer(answer, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	content, err := Content(octets, want)
+	return signed, content, err
+}
+
+// openAnswer opens an answer, up to what was signed.
+func openAnswer(answer []byte, s *spdu.Session) (*its.SignedData, []byte, error) {
 	d, err := its.ParseData(answer, its.MaxRequest)
 	if err != nil {
 		return nil, nil, err
@@ -224,12 +234,7 @@ func OpenAnswer(answer []byte, s *spdu.Session, want its.ManagementChoice) (*its
 	if err != nil {
 		return nil, nil, err
 	}
-	signed, octets, err := Signed(inner)
-	if err != nil {
-		return nil, nil, err
-	}
-	content, err := Content(octets, want)
-	return signed, content, err
+	return Signed(inner)
 }
 
 // Signature signs a digest with a key of P-256, with the lower of the two values of s.

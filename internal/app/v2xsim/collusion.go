@@ -270,7 +270,8 @@ func (c *collusion) authorization(m message, h spdu.Holder) error {
 	return nil
 }
 
-// validation is the question of the authorization authority: both see its outside, the enrolment authority also who signed inside.
+// validation is what the authorization authority asks, about one ticket or about many: both see its outside, the enrolment authority also who signed inside. That
+// questions came in one message does not say that they belong together.
 func (c *collusion) validation(m message, h spdu.Holder) error {
 	o, err := scr.Open(m.request, h)
 	if err != nil {
@@ -280,14 +281,32 @@ func (c *collusion) validation(m message, h spdu.Holder) error {
 	if err != nil {
 		return err
 	}
-	content, err := scr.Content(octets, its.ValidationRequest)
+	hash := scr.Hash(m.request)
+	both := append(opened(m, h), m.request, m.answer)
+	if content, err := scr.Content(octets, its.ValidationRequest); err == nil {
+		return c.question(content.AuthorizationValidationRequest, h, [][]byte{hash[:]}, both)
+	}
+	list, err := scr.ParseQuestions(octets)
 	if err != nil {
 		return err
 	}
-	q := content.AuthorizationValidationRequest
-	hash := scr.Hash(m.request)
-	names := [][]byte{q.SharedAtRequest.KeyTag[:], hash[:]}
-	both := append(opened(m, h), m.request, m.answer)
+	c.sees(ofAA, [][]byte{hash[:]}, both...)
+	c.sees(ofEA, [][]byte{hash[:]}, both...)
+	for i := range list {
+		b, err := coer.Marshal(&list[i])
+		if err == nil {
+			err = c.question(&list[i], h, nil, [][]byte{b})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// question is what is asked about one ticket.
+func (c *collusion) question(q *its.AuthorizationValidationRequest, h spdu.Holder, names, both [][]byte) (err error) {
+	names = append(names, q.SharedAtRequest.KeyTag[:])
 	c.sees(ofAA, names, both...)
 	inside := q.EcSignature.Data
 	if q.EcSignature.Choice == its.EcSignatureEncrypted {

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
@@ -37,31 +38,45 @@ const (
 func Enrolment(s *ea.Service) http.Handler { return requests(EnrolmentPath, s.Enrol) }
 
 // Validation serves authorization authorities.
-func Validation(s *ea.Service) http.Handler { return requests(ValidationPath, s.Validate) }
+func Validation(s *ea.Service) http.Handler {
+	return messages(ValidationPath, exchange{scr.RequestType, scr.ResponseType, s.Validate}, exchange{scr.ManyRequestType, scr.ManyResponseType, s.ValidateMany})
+}
 
 // Authorization serves stations that want tickets.
 func Authorization(s *aa.Service) http.Handler { return requests(AuthorizationPath, s.Authorize) }
 
-// requests serves one kind of requests at one path.
+// exchange is a kind of requests, and what answers them.
+type exchange struct {
+	request, answer string // content types
+	do              func(context.Context, access.Actor, []byte) ([]byte, error)
+}
+
+// requests serves the requests of TS 102 941 at one path.
 func requests(path string, answer func(context.Context, access.Actor, []byte) ([]byte, error)) http.Handler {
+	return messages(path, exchange{scr.RequestType, scr.ResponseType, answer})
+}
+
+// messages serves requests at one path, of which the first kind is the usual one.
+func messages(path string, kinds ...exchange) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			web.MethodNotAllowed(w, http.MethodPost)
 			return
 		}
-		if r.Header.Get("Content-Type") != scr.RequestType {
-			web.Write(w, http.StatusUnsupportedMediaType, "text/plain; charset=utf-8", []byte("requests are "+scr.RequestType+"\n"))
+		k := slices.IndexFunc(kinds, func(e exchange) bool { return r.Header.Get("Content-Type") == e.request })
+		if k < 0 {
+			web.Write(w, http.StatusUnsupportedMediaType, "text/plain; charset=utf-8", []byte("requests are "+kinds[0].request+"\n"))
 			return
 		}
 		body, err := web.ReadBody(w, r, its.MaxRequest)
 		if err == nil {
-			body, err = answer(r.Context(), access.Stranger(web.Address(r), "v2x"), body)
+			body, err = kinds[k].do(r.Context(), access.Stranger(web.Address(r), "v2x"), body)
 		}
 		var fault scr.Fault
 		switch {
 		case err == nil:
-			web.Write(w, http.StatusOK, scr.ResponseType, body)
+			web.Write(w, http.StatusOK, kinds[k].answer, body)
 		case errors.As(err, &fault):
 			web.Annotate(r, slog.String("reason", fault.Error()))
 			w.WriteHeader(http.StatusBadRequest)

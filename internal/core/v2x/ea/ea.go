@@ -72,7 +72,7 @@ type Deps struct {
 // Service is the authority. It is safe for concurrent use. Tickets are counted only while Commit runs.
 type Service struct {
 	Deps
-	commit      *db.Group[*validating]
+	commit      *db.Group[*inquiry]
 	permissions []its.PsidGroupPermissions
 	peers       trust.Peers // authorization authorities
 
@@ -83,12 +83,15 @@ type Service struct {
 // New returns the service over d. It starts nothing.
 func New(d Deps) *Service {
 	s := &Service{Deps: d, permissions: Permissions(), kept: map[its.HashedId8]*credential{}}
-	s.commit = db.NewGroup(d.DB, db.Plan[*validating]{Key: func(v *validating) db.Key { return db.Key{ID: v.cred.device} }, Apply: s.apply, Linger: linger})
+	s.commit = db.NewGroup(d.DB, db.Plan[*inquiry]{Key: func(q *inquiry) db.Key { return db.Key{ID: q.opened.Hash} }, Apply: s.apply, Size: weight, Linger: linger})
 	return s
 }
 
 // linger is how long tickets wait for others to be counted with: a commit costs as much as two signatures, whoever shares it.
 const linger = 5 * time.Millisecond
+
+// weight is what an inquiry takes of memory, by which a transaction has not too many.
+func weight(q *inquiry) int { return len(q.list) * 4 << 10 }
 
 // Commit counts tickets, those of many stations in one transaction, until ctx ends.
 func (s *Service) Commit(ctx context.Context) error { return s.commit.Run(ctx) }
