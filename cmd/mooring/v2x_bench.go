@@ -15,9 +15,9 @@ const benchV2XHelp = `Measures what the authorities of vehicles do, each as CPU 
 Tickets of TS 102 941 from end to end over HTTP, with the enrolment authority and the authorization authority in processes and stores of their own: each process, and
 both together. Requests are made before; each is answered when both stores are durable. The primitives are what the protocol demands of either side: of the AA a
 key unwrapped, a key wrapped, two verifications, three signatures and two points decoded; of the EA two keys unwrapped, two verifications, a signature and two
-points decoded.
+points decoded. That is with a question of the AA to the EA for each ticket; questions that leave in one message share of it three operations of either side.
 
-The issue of tickets by the AA in this process, without HTTP, 256 requests at once; what answers its questions is not counted. Each ticket is looked at afterwards.
+The issue of tickets by the AA in this process, without HTTP, 256 requests at once, with a question for each; what answers these is not counted. Each ticket is looked at afterwards.
 
 The expansion of cocoon keys, and the private and the compact unified response for one; of these also how much faster two workers are than one.`
 

@@ -42,10 +42,13 @@ type V2XOptions struct {
 
 // V2X measures authorization tickets of TS 102 941 from end to end over HTTP: enrolment authority and authorization authority in processes and stores of their own, requests
 // that were made before, each signed with the ticket's key and with the credential, whose signature is encrypted; answered when both stores are durable. The floor is what the
-// protocol demands of either side in cryptography:
+// protocol demands of either side in cryptography, with a question of its own for each ticket:
 //
 //	AA   a key unwrapped, a key wrapped, two verifications (proof of possession, the EA's answer), three signatures (question, ticket, answer), two points decoded
 //	EA   two keys unwrapped, two verifications (the AA's question, the credential's signature), a signature, two points decoded
+//
+// Questions that leave in one message share of this a key wrapped, a verification and a signature at the AA, and a key unwrapped, a point decoded, a verification and the signature at the EA: with
+// very many in each message about half of the floor would be left. So the ratio can fall below 1.
 //
 // Then it measures the authorization authority by itself (issue), and what is done for butterfly keys (cocoons).
 func V2X(ctx context.Context, o V2XOptions, print func(Line) error) (err error) {

@@ -30,7 +30,7 @@ import (
 
 // issue measures the authorization authority by itself, in this process and without HTTP: a request is opened and judged, the question to the enrolment authority made, its
 // answer opened and verified, the ticket and the answer signed, and all of it durable before the answer is out. What answers the question is not counted: it is
-// done here too, by a thread that is asked how much of the processor it had.
+// done here too, by a thread that is asked how much of the processor it had. It knows the messages of the standard and no others, so that there is a question for each ticket.
 func (b *v2xBench) issue(ctx context.Context, print func(Line) error) (err error) {
 	t, err := app.OpenTicketAuthority(ctx, app.Options{Config: b.in.config})
 	if err != nil {
@@ -138,6 +138,9 @@ func (a *assenting) Validate(_ context.Context, _ string, request []byte) ([]byt
 	}
 	return scr.Answer(rand.Reader, o.Session, signed)
 }
+
+// ValidateMany implements aa.Enrolment: this enrolment authority knows the messages of the standard and no others.
+func (a *assenting) ValidateMany(context.Context, string, []byte) ([]byte, error) { return nil, nil }
 
 // cpuOfThread is the CPU time of the thread that asks.
 func cpuOfThread() time.Duration {

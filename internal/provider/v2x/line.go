@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	"mooring/wire/scr"
 )
 
 // Bounds of connections to authorities.
@@ -37,7 +35,7 @@ type line struct {
 // lines are the connections to one address.
 type lines struct {
 	address string
-	head    string // of each request, up to the number of octets
+	head    string // of each request, up to its type
 	turn    chan struct{}
 
 	mu   sync.Mutex
@@ -50,11 +48,11 @@ func newLines(u *url.URL) *lines {
 		address = net.JoinHostPort(u.Hostname(), "80")
 	}
 	return &lines{address: address, turn: make(chan struct{}, atOnce),
-		head: "POST " + u.RequestURI() + " HTTP/1.1\r\nHost: " + u.Host + "\r\nUser-Agent: mooring\r\nContent-Type: " + scr.RequestType + "\r\nContent-Length: "}
+		head: "POST " + u.RequestURI() + " HTTP/1.1\r\nHost: " + u.Host + "\r\nUser-Agent: mooring\r\nContent-Type: "}
 }
 
 // post sends a question and returns the answer. One that was lost with a connection that the other side had closed meanwhile is sent again: it is counted once.
-func (l *lines) post(ctx context.Context, request []byte, kind string, limit int64) ([]byte, error) {
+func (l *lines) post(ctx context.Context, request []byte, kind, want string, limit int64) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -65,7 +63,7 @@ func (l *lines) post(ctx context.Context, request []byte, kind string, limit int
 		return nil, ctx.Err()
 	}
 	if c := l.take(); c != nil {
-		answer, silent, err := l.exchange(ctx, c, request, kind, limit)
+		answer, silent, err := l.exchange(ctx, c, request, kind, want, limit)
 		if err == nil || !silent || ctx.Err() != nil {
 			return answer, err
 		}
@@ -75,7 +73,7 @@ func (l *lines) post(ctx context.Context, request []byte, kind string, limit int
 		return nil, err
 	}
 	from := &io.LimitedReader{R: conn}
-	answer, _, err := l.exchange(ctx, &line{conn: conn, in: bufio.NewReaderSize(from, bufferStart), from: from}, request, kind, limit)
+	answer, _, err := l.exchange(ctx, &line{conn: conn, in: bufio.NewReaderSize(from, bufferStart), from: from}, request, kind, want, limit)
 	return answer, err
 }
 
@@ -105,7 +103,7 @@ func (l *lines) keep(c *line) {
 }
 
 // exchange sends a question over a connection and reads the answer. Afterwards the connection is kept or closed. silent says that nothing came back.
-func (l *lines) exchange(ctx context.Context, c *line, request []byte, kind string, limit int64) (answer []byte, silent bool, err error) {
+func (l *lines) exchange(ctx context.Context, c *line, request []byte, kind, want string, limit int64) (answer []byte, silent bool, err error) {
 	whole := false
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) }) // who waits finds out
 	defer func() {
@@ -115,7 +113,8 @@ func (l *lines) exchange(ctx context.Context, c *line, request []byte, kind stri
 		}
 		_ = c.conn.Close() // it is in no state to be used
 	}()
-	c.out = append(strconv.AppendInt(append(c.out[:0], l.head...), int64(len(request)), 10), "\r\n\r\n"...)
+	c.out = append(append(append(c.out[:0], l.head...), kind...), "\r\nContent-Length: "...)
+	c.out = append(strconv.AppendInt(c.out, int64(len(request)), 10), "\r\n\r\n"...)
 	c.out = append(c.out, request...)
 	if _, err := c.conn.Write(c.out); err != nil {
 		return nil, true, err
@@ -128,7 +127,7 @@ func (l *lines) exchange(ctx context.Context, c *line, request []byte, kind stri
 	if err != nil {
 		return nil, false, err
 	}
-	if answer, err = read(r, kind, limit, l.address); err != nil {
+	if answer, err = read(r, want, limit, l.address); err != nil {
 		return nil, false, err
 	}
 	whole = !r.Close && c.in.Buffered() == 0

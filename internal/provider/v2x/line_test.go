@@ -181,3 +181,37 @@ func TestTo(t *testing.T) {
 		t.Error("an address that is known is not found again")
 	}
 }
+
+// A message about many tickets has types of its own. Who does not know them says so in one of many ways; who has too much to do knows them.
+func TestValidateMany(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		status int
+		kind   string
+		answer string // "": none
+		fails  bool
+	}{
+		{http.StatusOK, scr.ManyResponseType, "the answer", false}, {http.StatusOK, scr.ResponseType, "", false}, {http.StatusOK, "text/html", "", false},
+		{http.StatusBadRequest, scr.ManyResponseType, "", false}, {http.StatusNotFound, "text/html", "", false}, {http.StatusUnsupportedMediaType, "", "", false},
+		{http.StatusInternalServerError, "", "", false}, {http.StatusTooManyRequests, "", "", true}, {http.StatusServiceUnavailable, "", "", true},
+	} {
+		a := newAuthority(t, func(w http.ResponseWriter, r *http.Request) {
+			b, err := io.ReadAll(r.Body)
+			if err != nil || string(b) != "a question" || r.Header.Get("Content-Type") != scr.ManyRequestType {
+				t.Errorf("asked is %q of the type %q, %v", b, r.Header.Get("Content-Type"), err)
+			}
+			w.Header().Set("Content-Type", row.kind)
+			w.WriteHeader(row.status)
+			_, _ = io.WriteString(w, "the answer")
+		})
+		got, err := New().ValidateMany(t.Context(), a.URL+"/validation", []byte("a question"))
+		if string(got) != row.answer || got == nil != (row.answer == "") || err != nil != row.fails {
+			t.Errorf("status %d, type %q: got %q, %v", row.status, row.kind, got, err)
+		}
+	}
+	a := newAuthority(t, echo)
+	a.Close()
+	if got, err := New().ValidateMany(t.Context(), a.URL+"/validation", []byte("a question")); err == nil {
+		t.Errorf("an authority that is not there answers %q", got)
+	}
+}

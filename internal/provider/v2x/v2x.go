@@ -35,15 +35,31 @@ func New() *Client {
 
 // Validate sends a question to an enrolment authority.
 func (c *Client) Validate(ctx context.Context, address string, request []byte) ([]byte, error) {
+	return c.post(ctx, address, request, scr.RequestType, scr.ResponseType)
+}
+
+// ValidateMany sends questions about many tickets in one message. No answer, without an error, is that the authority does not know such messages: any answer of HTTP but that
+// it has too much to do.
+func (c *Client) ValidateMany(ctx context.Context, address string, request []byte) ([]byte, error) {
+	answer, err := c.post(ctx, address, request, scr.ManyRequestType, scr.ManyResponseType)
+	var status *statusError
+	if errors.As(err, &status) && status.code != http.StatusTooManyRequests && status.code != http.StatusServiceUnavailable {
+		return nil, nil
+	}
+	return answer, err
+}
+
+// post sends a message of one type and returns the answer, which is of another one.
+func (c *Client) post(ctx context.Context, address string, request []byte, kind, want string) ([]byte, error) {
 	if l := c.to(address); l != nil {
-		return l.post(ctx, request, scr.ResponseType, its.MaxRequest)
+		return l.post(ctx, request, kind, want, its.MaxRequest)
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(request))
 	if err != nil {
 		return nil, err
 	}
-	r.Header.Set("Content-Type", scr.RequestType)
-	return c.do(r, scr.ResponseType, its.MaxRequest)
+	r.Header.Set("Content-Type", kind)
+	return c.do(r, want, its.MaxRequest)
 }
 
 // to returns the connections to an address of plain HTTP, unless there are too many addresses.

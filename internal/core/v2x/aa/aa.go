@@ -18,6 +18,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"time"
 
 	"mooring/internal/base/db"
@@ -45,6 +46,8 @@ func Schema() db.Schema {
 // Enrolment reaches enrolment authorities at the addresses on the trust list. An error is that one cannot be reached.
 type Enrolment interface {
 	Validate(ctx context.Context, url string, request []byte) (answer []byte, err error)
+	// ValidateMany sends a message about many tickets (package scr). No answer, without an error, is that the authority does not know such messages.
+	ValidateMany(ctx context.Context, url string, request []byte) (answer []byte, err error)
 }
 
 // Deps are what a Service stands on.
@@ -63,13 +66,14 @@ type Deps struct {
 // Service is the authority. It is safe for concurrent use. Tickets are issued only while Commit runs.
 type Service struct {
 	Deps
-	commit *db.Group[*made]
-	peers  trust.Peers // enrolment authorities
+	commit    *db.Group[*made]
+	peers     trust.Peers // enrolment authorities
+	questions *counter
 }
 
 // New returns the service over d. It starts nothing.
 func New(d Deps) *Service {
-	s := &Service{Deps: d}
+	s := &Service{Deps: d, questions: newCounter()}
 	s.commit = db.NewGroup(d.DB, db.Plan[*made]{Key: func(m *made) db.Key { return db.Key{ID: [16]byte(m.key[:16])} }, Apply: s.apply, Linger: linger})
 	return s
 }
@@ -77,8 +81,13 @@ func New(d Deps) *Service {
 // linger is how long tickets wait for others to be recorded with: a commit costs as much as two signatures, whoever shares it.
 const linger = 5 * time.Millisecond
 
-// Commit records tickets, many in one transaction, until ctx ends.
-func (s *Service) Commit(ctx context.Context) error { return s.commit.Run(ctx) }
+// Commit asks enrolment authorities, about many tickets at once, and records tickets, many in one transaction, until ctx ends.
+func (s *Service) Commit(ctx context.Context) error {
+	var asks sync.WaitGroup
+	defer asks.Wait()
+	asks.Go(func() { s.ask(ctx) })
+	return s.commit.Run(ctx)
+}
 
 // made is a ticket that was signed and waits to be recorded.
 type made struct {
@@ -101,12 +110,14 @@ type asking struct {
 	from      access.Actor
 	aa        *trust.Credential
 	digest    []byte
+	size      int
 	opened    scr.Opened
 	pop       *its.SignedData // nil: without proof of possession
 	asked     *its.InnerAtRequest
 	url       string // of the enrolment authority
 	ea        *trust.Peer
 	confirmed *its.CertificateSubjectAttributes
+	said      chan its.AuthorizationResponseCode // by the enrolment authority, once; with room for it
 }
 
 // Authorize answers a request for a ticket. The error is an Unanswerable, or says that the authority cannot work at the moment.
@@ -115,15 +126,19 @@ type asking struct {
 // a look at the beginning costs each request as much as its record.
 func (s *Service) Authorize(ctx context.Context, from access.Actor, request []byte) ([]byte, error) {
 	defer s.commit.Expect()()
+	arrived := s.questions.expect()
+	defer arrived()
 	sum := sha256.Sum256(request)
-	a := &asking{from: from, digest: sum[:]}
+	a := &asking{from: from, digest: sum[:], size: len(request)}
 	var err error
 	if a.aa, err = s.Trust.Recipient(ctx, trust.AA, request); err != nil {
 		return nil, err
 	}
 	code := s.judge(a, request)
 	if code == its.AuthorizationOk {
-		code = s.validate(ctx, a)
+		if code, err = s.validate(ctx, a, arrived); err != nil {
+			return nil, err
+		}
 	}
 	if code == its.AuthorizationOk {
 		code = within(a)
@@ -267,49 +282,6 @@ func allowed(a *asking, t *its.CertificateSubjectAttributes) bool {
 		}
 	}
 	return true
-}
-
-// validate has the enrolment authority judge (TS 102 941, 6.2.3.4).
-func (s *Service) validate(ctx context.Context, a *asking) its.AuthorizationResponseCode {
-	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
-	defer cancel()
-	content := its.EtsiTs102941DataContent{Choice: its.ValidationRequest, AuthorizationValidationRequest: &its.AuthorizationValidationRequest{
-		SharedAtRequest: a.asked.SharedAtRequest, EcSignature: a.asked.EcSignature}}
-	signed, err := scr.Sign(content, s.Trust.At(), a.aa.Signer)
-	if err != nil {
-		return its.AaEaCantReachEa
-	}
-	question, session, err := scr.SealTo(s.Random, signed, a.ea.Recipient)
-	if err != nil {
-		return its.AaEaCantReachEa
-	}
-	answer, err := s.Enrolment.Validate(ctx, a.url, question)
-	if err != nil {
-		return its.AaEaCantReachEa
-	}
-	by, said, err := scr.OpenAnswer(answer, session, its.ValidationResponse)
-	if err != nil || by.Signer.Choice != its.SignerDigest || by.Signer.Digest != a.asked.SharedAtRequest.EaId || by.VerifyBy(a.ea.Signatory) != nil {
-		return its.AaEaCantReachEa
-	}
-	r := said.AuthorizationValidationResponse
-	if r.RequestHash != scr.Hash(question) {
-		return its.AaEaCantReachEa
-	}
-	if confirmed, ok := r.ConfirmedSubjectAttributes.Get(); ok {
-		a.confirmed = &confirmed
-	}
-	return Handed(r.ResponseCode)
-}
-
-// Handed is what the station is told of what the enrolment authority found. For deniedrequest there is no counterpart.
-func Handed(code its.AuthorizationValidationResponseCode) its.AuthorizationResponseCode {
-	switch {
-	case code == its.ValidationOk:
-		return its.AuthorizationOk
-	case code <= its.ValidationDeniedTooManyCerts:
-		return its.EaAaCantParse - 1 + its.AuthorizationResponseCode(code)
-	}
-	return its.DeniedPermissions
 }
 
 // within checks that what was confirmed can be issued.
