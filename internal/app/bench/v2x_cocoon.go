@@ -90,7 +90,7 @@ func (c *cocoonCase) sample(round, n int) (s sample, scale float64, err error) {
 			if err != nil {
 				return s, 0, err
 			}
-			if workers == 1 {
+			if k == turn {
 				one += busy
 				continue
 			}
