@@ -138,8 +138,8 @@ func TestButterflyFleet(t *testing.T) {
 // lost, nothing doubled.
 func TestButterflyKill(t *testing.T) {
 	t.Parallel()
-	r := run(t, Options{Vehicles: 6, Weeks: 2, Tickets: 12, Kill: 6, Butterfly: agent.ButterflyOriginal, Serve: processOf("ea"), ServeAA: processOf("aa")})
-	if r.Tickets != 144 || r.Doubled != 0 || r.Refused != 1 || r.Counted != 144 || r.Issued != 144 || r.Killed != 6 {
+	r := run(t, Options{Vehicles: 6, Weeks: 2, Tickets: 12, Kill: 3, Butterfly: agent.ButterflyOriginal, Serve: processOf("ea"), ServeAA: processOf("aa")})
+	if r.Tickets != 144 || r.Doubled != 0 || r.Refused != 1 || r.Counted != 144 || r.Issued != 144 || r.Killed != 3 {
 		t.Errorf("the fleet: %+v", r)
 	}
 	compare(t, r.Links, wantButterfly(6, 144))

@@ -94,7 +94,7 @@ func (k *Tokens) subject(token string, now time.Time) (string, error) {
 	return who, nil
 }
 
-// object is what a part of a token has in it. Names are taken to the letter (RFC 7519, section 10.1.1), as encoding/json does not into a structure.
+// object is what a part of a token has in it. Names are taken to the letter, as encoding/json does not into a structure.
 type object map[string]json.RawMessage
 
 func (o *object) decode(text string) bool {
