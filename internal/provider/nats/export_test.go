@@ -50,6 +50,11 @@ func (f *Fabric) Empty(ctx context.Context) error {
 	return f.api(ctx, "STREAM.PURGE."+f.name.named("UP"), struct{}{}, &struct{}{})
 }
 
+// RowsLeave has the rows leave Up, as their age does, and what lies behind them stay.
+func (f *Fabric) RowsLeave(ctx context.Context) error {
+	return f.api(ctx, "STREAM.PURGE."+f.name.named("UP"), map[string]string{"filter": f.name.rows()}, &struct{}{})
+}
+
 // Unnoted has Close not note how far places are counted, as if the process were killed.
 func (f *Fabric) Unnoted() {
 	f.noted.seq, f.noted.first = f.out.rowsEnd()

@@ -234,9 +234,7 @@ func (f *Fabric) Run(ctx context.Context) error {
 		case <-stand.C:
 			f.watch(ctx)
 		case <-forget.C:
-			if err := f.remember(ctx); err != nil && ctx.Err() == nil {
-				f.o.Log.Warn("how far messages are counted cannot be noted", "err", err)
-			}
+			f.remember(ctx)
 			if f.present != nil {
 				f.present.forget(f.o.Now())
 			}
@@ -248,7 +246,8 @@ func (f *Fabric) Run(ctx context.Context) error {
 // called again.
 func (f *Fabric) Close(ctx context.Context) error {
 	f.closing.Do(func() {
-		f.closeDone = errors.Join(f.out.drain(ctx), f.remember(ctx))
+		f.closeDone = f.out.drain(ctx)
+		f.remember(ctx)
 		f.shut()
 	})
 	return f.closeDone

@@ -58,13 +58,13 @@ func (f *Fabric) end(ctx context.Context) (span, error) {
 	if !errs.Is(err, errs.NotFound) {
 		return span{}, err
 	}
+	if f.rows { // what JetStream has stored since, and not acknowledged yet, lies behind that
+		seq, place := f.out.rowsEnd()
+		return span{seq, place, 1}, nil
+	}
 	state, _, err := f.state(ctx, stream)
 	if err != nil {
 		return span{}, err
-	}
-	if f.rows {
-		seq, place := f.out.rowsEnd()
-		return span{state.LastSeq, place + rowMessages*(state.LastSeq-min(seq, state.LastSeq)), 1}, nil
 	}
 	return span{state.LastSeq, f.single(state.LastSeq), 1}, nil
 }
@@ -134,6 +134,7 @@ func (f *Fabric) count(ctx context.Context) error {
 		}
 	}
 	if f.server == nil {
+		f.remember(ctx)
 		return nil
 	}
 	last, err := f.end(ctx)
@@ -147,30 +148,34 @@ func (f *Fabric) count(ctx context.Context) error {
 		}
 		if state.Msgs > 0 {
 			f.o.Log.Info("what devices publish is stored message by message, since the stream comes back from servers outside")
+			f.remember(ctx)
 			return nil
 		}
 		// Rows were stored after the last note, and have left since. No place is given twice, but some are not given.
 		last.first = f.rowsEnd.first + behind*rowMessages
 	}
 	f.rows = true
-	f.out.number(last.seq, last.behind()-1)
-	return f.remember(ctx)
+	f.out.number(last.seq, max(last.behind(), f.rowsEnd.behind())-1) // what was noted may be more than what was left when the power failed
+	f.remember(ctx)
+	return nil
 }
 
-// remember notes how far the places are, for when the stream is empty at the next start.
-func (f *Fabric) remember(ctx context.Context) error {
-	if !f.rows {
-		return nil
+// remember notes how far the places are, for when no row is there any more at a start. What it could not note it notes later: nothing waits for it.
+func (f *Fabric) remember(ctx context.Context) {
+	at := span{f.rowsEnd.seq, f.rowsEnd.behind() - 1, 1}
+	if f.rows {
+		at.seq, at.first = f.out.rowsEnd()
 	}
-	seq, place := f.out.rowsEnd()
-	if f.noted.first == place && f.noted.seq == seq {
-		return nil
+	if f.noted == at || !f.rows && at.seq == 0 {
+		return
 	}
-	if _, err := f.put(ctx, slot{subject: f.name.slot(bucketSessions, slotRows), data: fmt.Appendf(nil, "%d %d", seq, place)}); err != nil {
-		return err
+	if _, err := f.put(ctx, slot{subject: f.name.slot(bucketSessions, slotRows), data: fmt.Appendf(nil, "%d %d", at.seq, at.first)}); err != nil {
+		if ctx.Err() == nil {
+			f.o.Log.Warn("how far messages are counted cannot be noted", "err", err)
+		}
+		return
 	}
-	f.noted = span{seq, place, 1}
-	return nil
+	f.noted = at
 }
 
 // recall reads what remember noted, and reports whether there is something.

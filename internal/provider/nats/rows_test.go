@@ -178,6 +178,102 @@ func TestRowsTakenAlong(t *testing.T) {
 	checkNumbers(t, f, 900)
 }
 
+// TestRowsLeftOutside: behind rows that have all left, entries of one message are counted on as they were.
+func TestRowsLeftOutside(t *testing.T) {
+	f, end := open(t, options(t.TempDir()))
+	storeNumbers(t, f, 0, 600)
+	entries, err := f.Entries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	end()
+	for name, o := range map[string]nats.Options{"outside": options("", natstest.Start(t, 1).URLs()...), "and back": options(t.TempDir())} {
+		t.Run(name, func(t *testing.T) {
+			f, end := open(t, o)
+			for _, e := range entries {
+				if err := f.StoreEntry(t.Context(), e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := f.StoreAlone(t.Context(), numbered(600)); err != nil {
+				t.Fatal(err)
+			}
+			for next := uint64(602); next < 605; next++ {
+				end()
+				f, end = open(t, o)
+				if seq := stored(t, f, numbered(0)); seq != next {
+					t.Errorf("a message is told to lie at %d, want %d", seq, next)
+				}
+				if err := f.RowsLeave(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if m, err := f.Next(t.Context(), message.Up, "", 0); err != nil || m.Seq != 601 {
+				t.Errorf("the first message is %+v, %v", m, err)
+			}
+		})
+	}
+}
+
+// TestRowsUnnoted: also what was stored within the first minute of all is counted on from.
+func TestRowsUnnoted(t *testing.T) {
+	o := options(t.TempDir())
+	f, end := open(t, o)
+	storeNumbers(t, f, 0, 500)
+	if err := f.Empty(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.Unnoted()
+	end()
+	f = opened(t, o)
+	if last, err := f.Last(t.Context(), message.Up); err != nil || last < 500 {
+		t.Errorf("the last place is %d, %v, want at least 500", last, err)
+	}
+}
+
+// TestRowsWithoutRoom: where there is no room to note how far places are counted, the server works.
+func TestRowsWithoutRoom(t *testing.T) {
+	o := options(t.TempDir())
+	o.MaxBytes = 1 << 20
+	f, end := open(t, o)
+	for _, size := range []int{10_000, 500, 1} {
+		var err error
+		for i := 0; err == nil; i++ {
+			_, err = f.PutSession(t.Context(), fmt.Sprint(size, "-", i), make([]byte, size), 0, 0)
+		}
+		if !errs.Is(err, errs.Limited) {
+			t.Fatal(err)
+		}
+	}
+	stored(t, f, numbered(0))
+	end()
+	f = opened(t, o)
+	if seq := stored(t, f, numbered(1)); seq != 2 {
+		t.Errorf("it lies at %d, want 2", seq)
+	}
+}
+
+// TestRowsLast: the last place is never beyond what is stored, also when the first message is stored while it is asked for: who reads on behind it would miss some.
+func TestRowsLast(t *testing.T) {
+	f := opened(t, options(t.TempDir()))
+	for range 1000 {
+		if err := f.Empty(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan uint64, 1)
+		f.Append(numbered(0), "", func(seq uint64, err error) {
+			if err != nil {
+				t.Errorf("storing: %v", err)
+			}
+			told <- seq
+		})
+		last, err := f.Last(t.Context(), message.Up)
+		if seq := <-told; err != nil || last > seq {
+			t.Fatalf("the last place was %d, %v, when the message at %d was being stored", last, err, seq)
+		}
+	}
+}
+
 // TestRowOnce: a message of a dedupe text has the place that it had, among and within rows, also after a restart.
 func TestRowOnce(t *testing.T) {
 	o := options(t.TempDir())
