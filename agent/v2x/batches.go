@@ -42,7 +42,7 @@ const (
 	firstAgain = time.Hour          // whether the first tickets are there; when they are at the latest is told
 	givenUp    = 8 * 24 * time.Hour // a batch that does not come; the authority gives up after seven days
 	batchesMax = 256                // that are fetched in a row
-	passedMax  = 8                  // periods that may be over, where it is not known how long one is
+	passedMax  = 8                  // periods that are passed over: they may have ended, where it is not known how long one is, or do not come
 )
 
 // ordered is the request for batches of a station.
@@ -270,6 +270,7 @@ func (s *Station) collect(ctx context.Context, by *Credential) (got int, err err
 	o := *s.order
 	o.looked = s.Now()
 	k := o.current(its.Time32(s.at() / 1e6))
+	first := k // which may come yet; those behind it are looked for where it should have come long ago
 	for range batchesMax {
 		batch, err := s.batch(ctx, by, &o, k)
 		var status *StatusError
@@ -282,17 +283,19 @@ func (s *Station) collect(ctx context.Context, by *Credential) (got int, err err
 			}
 			o.fetched(k, batch)
 			k++
+			first = k
 		case errors.Is(err, ErrPlain):
 			o.plain = true
 			return got, errors.Join(s.keepOrder(&o), errUnusable{err})
-		case errors.As(err, &status) && status.Code == http.StatusNotFound && s.Now().Sub(o.Next) >= givenUp:
+		case errors.As(err, &status) && status.Code == http.StatusNotFound && s.Now().Sub(o.Next) >= givenUp && k < first+passedMax:
 			k++
-			o.low = k
-		case errors.As(err, &status) && status.Code == http.StatusNotFound:
-			o.low, o.refused = k, 0
+			continue
+		case errors.As(err, &status) && (status.Code == http.StatusNotFound || status.final() && k > first):
+			o.low, o.refused = first, 0
 			return got, s.keepOrder(&o)
 		case errors.As(err, &status) && status.final() && o.length == 0 && k < o.low+passedMax:
 			k++ // it may be one that is over
+			first = k
 			continue
 		case errors.As(err, &status) && status.final(), errors.As(err, new(errUnusable)):
 			if o.refused == 0 {

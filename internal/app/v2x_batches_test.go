@@ -297,6 +297,44 @@ func TestV2XStationAsksAnew(t *testing.T) {
 	keysOf(t, s.Tickets()...)
 }
 
+// late is a network by which tickets that were asked for together are not there yet, while it is so.
+type late struct{ so bool }
+
+// RoundTrip implements http.RoundTripper.
+func (l *late) RoundTrip(q *http.Request) (*http.Response, error) {
+	if l.so && q.Method == http.MethodGet && strings.Contains(q.URL.Path, "/butterfly") {
+		return &http.Response{StatusCode: http.StatusNotFound, Status: "404 Not Found", Header: http.Header{}, Body: http.NoBody, Request: q}, nil
+	}
+	return http.DefaultTransport.RoundTrip(q)
+}
+
+// Tickets do not come for weeks: the station has single ones, and those that were asked for together as soon as they are there, of the present period on.
+func TestV2XStationButterflyLate(t *testing.T) {
+	t.Parallel()
+	p := startButterfly(t, 1, nil)
+	network := &late{}
+	s := p.batchStation(t, "car-1", agent.Settings{}, agent.StationOptions{Transport: network})
+	keep(t, s, 1)
+	p.mixed(t)
+	p.later(t, time.Hour)
+	keep(t, s, 6)
+	network.so = true
+	for range 5 {
+		p.later(t, agent.Period)
+		p.mixed(t)
+		if _, err := s.Keep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if from := s.Source(); from.Butterfly != agent.ButterflyOriginal || len(s.Tickets()) != 1 {
+		t.Errorf("while none come it has %d tickets: %+v", len(s.Tickets()), from)
+	}
+	network.so = false
+	p.later(t, time.Hour)
+	keep(t, s, 6)
+	keysOf(t, s.Tickets()...)
+}
+
 // The process of a station is killed again and again while it puts away what it fetched: in the end it has each ticket once, and all of them.
 func TestCrashV2XStationButterfly(t *testing.T) {
 	t.Parallel()
