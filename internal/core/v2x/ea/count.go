@@ -2,6 +2,7 @@ package ea
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -259,17 +260,17 @@ func (s *Service) write(tx *db.Tx, counted []*validating) {
 	s.Audit.Defer(tx, entries...)
 }
 
-// most is how many tickets are valid at once at the most, from a moment on, of intervals that all end after it. That number is reached at that moment, or where
-// one of them begins.
+// most is how many tickets are valid at once at the most, from a moment on, of intervals that all end after it. A station may have very many, of a second each.
 func most(list []interval, from int64) (n int64) {
+	type change struct{ at, by int64 }
+	changes := make([]change, 0, 2*len(list))
 	for _, i := range list {
-		at := max(i.start, from)
-		var here int64
-		for _, other := range list {
-			if other.start <= at && at < other.ends {
-				here += other.tickets
-			}
-		}
+		changes = append(changes, change{max(i.start, from), i.tickets}, change{i.ends, -i.tickets})
+	}
+	slices.SortFunc(changes, func(a, b change) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.by, b.by)) }) // what ends comes first
+	var here int64
+	for _, c := range changes {
+		here += c.by
 		n = max(n, here)
 	}
 	return n
