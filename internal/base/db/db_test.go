@@ -691,9 +691,16 @@ func TestFollow(t *testing.T) {
 			tx.Follow(done, bad, look())
 			return nil
 		}, 4, false, false},
-		{"behind a statement that fails", func(tx *db.Tx, done func()) error { tx.Defer(row(5), row(1)); tx.Follow(done, look()); return nil }, 4, false, true},
-		{"behind a function that fails", func(tx *db.Tx, done func()) error { tx.Defer(row(5)); tx.Follow(done, look()); return errors.New("no") }, 4, false, true},
-		{"and on it goes", func(tx *db.Tx, done func()) error { tx.Defer(row(5)); tx.Follow(done, look()); return nil }, 5, true, false},
+		{"one that cannot be sent", func(tx *db.Tx, done func()) error {
+			bad := look()
+			bad.SQL, bad.Args = `SELECT n FROM thing WHERE n = $1`, []any{struct{}{}}
+			tx.Defer(row(6))
+			tx.Follow(done, look(), bad)
+			return nil
+		}, 5, false, false},
+		{"behind a statement that fails", func(tx *db.Tx, done func()) error { tx.Defer(row(5), row(1)); tx.Follow(done, look()); return nil }, 5, false, true},
+		{"behind a function that fails", func(tx *db.Tx, done func()) error { tx.Defer(row(5)); tx.Follow(done, look()); return errors.New("no") }, 5, false, true},
+		{"and on it goes", func(tx *db.Tx, done func()) error { tx.Defer(row(5)); tx.Follow(done, look()); return nil }, 6, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			answered, committed := 0, 0

@@ -362,6 +362,10 @@ func (s *postgresSession) commitWith(ctx context.Context, last []*Stmt, f follow
 		return tag, errors.Join(err, results.Close())
 	}
 	_ = results.Close() // it says the same
+	var unsent pgx.ErrPreprocessingBatch
+	if unencodable(err) && errors.As(err, &unsent) && f.has(unsent.SQL()) { // giving up the connection, the driver sends what stands before it: the COMMIT too
+		return tag, err
+	}
 	var pg *pgconn.PgError
 	if alive := !s.conn.Conn().IsClosed(); alive || errors.As(err, &pg) || unencodable(err) {
 		_, _ = s.conn.Exec(ctx, "rollback") // when it fails the connection is broken, and the server rolls back
@@ -429,7 +433,7 @@ func postgresError(ctx context.Context, err error, alive bool) error {
 }
 
 // unencodable reports whether the driver could not put the arguments of a statement of a batch into octets. It gives up the connection then, so that this looks
-// like one that broke; but nothing of the batch was sent, a COMMIT at its end neither. The driver has one type for this and for what comes of preparing the
+// like one that broke; but nothing from that statement on was sent, a COMMIT behind it neither. The driver has one type for this and for what comes of preparing the
 // statements, which may be a connection that did break, and tells the two apart in the text alone.
 func unencodable(err error) bool {
 	var batch pgx.ErrPreprocessingBatch

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // Row is the present row of a result. Scan takes pointers to int64, int, int16, uint8, bool, string, []byte or any, in column order.
@@ -113,6 +114,10 @@ func (tx *Tx) Follow(done func(), stmts ...*Stmt) { tx.follow = follow{stmts, do
 type follow struct {
 	stmts []*Stmt
 	done  func()
+}
+
+func (f follow) has(sql string) bool {
+	return slices.ContainsFunc(f.stmts, func(st *Stmt) bool { return st.SQL == sql })
 }
 
 // Optimistic reports whether Apply of a Plan should send what it would do if nobody were refused, in as few round trips as it can. Where it turns out that
