@@ -513,6 +513,32 @@ func TestV2XButterflyMixing(t *testing.T) {
 	}
 }
 
+// BFK-12: stations are counted, however many tickets they ask for.
+func TestV2XButterflyMixingMany(t *testing.T) {
+	t.Parallel()
+	const stations = 10
+	p := startButterfly(t, 10000, func(c *conf.Config) {
+		c.V2X.Tickets, c.V2X.Butterfly.Tickets, c.V2X.Butterfly.Wait = 10000, 1000, 84*time.Hour
+	})
+	way := &capture{Issuing: p.V2X.RA.Issuing, lose: 1}
+	deps := p.V2X.RA.Deps
+	deps.Issuing, deps.Policy.Stations = way, stations
+	mixer := ra.New(deps) // that of the platform waits for more
+	for n := range stations {
+		must(t, mixer.Mix(t.Context()))
+		if len(way.requests) != 0 {
+			t.Fatalf("the tickets of %d stations leave", n)
+		}
+		p.car(t, fmt.Sprintf("car-%d", n)).order(t, butterfly.Original)
+	}
+	if n := rowsOf(t, p.DB, `SELECT COUNT(*) FROM v2x_waiting`); n != stations*2*1000 {
+		t.Fatalf("%d tickets wait", n)
+	}
+	if err := mixer.Mix(t.Context()); err == nil || len(way.requests) != 1 {
+		t.Errorf("of %d stations %d requests leave, and a lost answer gives %v", stations, len(way.requests), err)
+	}
+}
+
 // PRV-1, for butterfly keys: whoever has all files of one authority finds stations or tickets in it, not both, and cannot compute the keys of tickets from what is there.
 func TestV2XButterflyStores(t *testing.T) {
 	if os.Getenv("MOORING_TEST_DB") != "" {

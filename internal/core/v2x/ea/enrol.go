@@ -247,7 +247,7 @@ func (s *Service) makeCredential(e *enrolling) (*its.Certificate, error) {
 		return nil, err
 	}
 	x := &its.Certificate{ToBeSigned: its.ToBeSignedCertificate{Id: its.Name("ec-" + hex.EncodeToString(tail[:])),
-		ValidityPeriod:     trust.Within(its.ValidityPeriod{Start: its.Time32(s.Trust.At() / 1e6), Duration: hours(s.Policy.Credential)}, e.ea.Certificate.ToBeSigned.ValidityPeriod),
+		ValidityPeriod:     its.ValidityPeriod{Start: its.Time32(s.Trust.At() / 1e6), Duration: hours(s.Policy.Credential)}.Within(e.ea.Certificate.ToBeSigned.ValidityPeriod),
 		AppPermissions:     []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0xc0)},
 		EncryptionKey:      e.inner.PublicKeys.EncryptionKey,
 		VerifyKeyIndicator: its.VerificationKeyIndicator{VerificationKey: *e.key}}}

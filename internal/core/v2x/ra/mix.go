@@ -28,8 +28,14 @@ import (
 	"mooring/wire/scr"
 )
 
-// mixMost bounds what is shuffled at once.
-const mixMost = 1 << 14
+// Bounds of what is shuffled at once.
+const (
+	pageMost = 1 << 14 // tickets that are read, if these are of enough stations
+	mixMost  = 1 << 17 // tickets, of however few stations; and so many that are made up
+)
+
+// variants are how many ways to expand keys there are.
+const variants = 3
 
 // waiting is a ticket that is asked for; made up, if it is of no order.
 type waiting struct {
@@ -113,26 +119,30 @@ func count(list []*waiting) (stations int, oldest int64) {
 	return len(seen), oldest
 }
 
-// gather returns what waits, but for stations that are stopped, what a revoked credential asked for, and what was refused a short while ago. There may be more if it is full.
+// gather returns what waits, but for stations that are stopped, what a revoked credential asked for, and what was refused a short while ago: all, or so much that enough stations of one
+// variant are among it. There may be more if it is full.
 func (s *Service) gather(ctx context.Context) (list []*waiting, full bool, err error) {
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		for skip := 0; ; skip += mixMost {
-			if list, err = s.page(ctx, tx, skip); err != nil {
-				return err
-			}
-			full = len(list) == mixMost
-			standing, err := s.EA.StandingTx(ctx, tx, stationsOf(list))
+		list = nil
+		for skip := 0; ; skip += pageMost {
+			page, err := s.page(ctx, tx, skip)
 			if err != nil {
 				return err
 			}
-			revoked, err := s.EA.RevokedTx(ctx, tx, signersOf(list)...)
+			full = len(page) == pageMost
+			standing, err := s.EA.StandingTx(ctx, tx, stationsOf(page))
+			if err != nil {
+				return err
+			}
+			revoked, err := s.EA.RevokedTx(ctx, tx, signersOf(page)...)
 			if err != nil {
 				return err
 			}
 			now := s.Now()
-			if list = slices.DeleteFunc(list, func(w *waiting) bool {
+			list = append(list, slices.DeleteFunc(page, func(w *waiting) bool {
 				return !standing[w.device] || revoked[w.signer] || s.refusedUntil(w.place).After(now)
-			}); len(list) > 0 || !full {
+			})...)
+			if !full || len(list)+pageMost > mixMost || len(stationsOf(list)) >= variants*s.Policy.Stations {
 				return nil
 			}
 		}
@@ -171,7 +181,7 @@ func (s *Service) page(ctx context.Context, tx *db.Tx, skip int) (list []*waitin
 		w.id, w.device, w.signer = its.HashedId8(id), device.ID(dev), its.HashedId8(signer)
 		list = append(list, w)
 		return nil
-	}, selectWaiting, []byte{}, mixMost, skip)
+	}, selectWaiting, []byte{}, pageMost, skip)
 	return list, err
 }
 
@@ -336,7 +346,7 @@ func (s *Service) expand(all []*waiting, within its.ValidityPeriod) []its.RaAcaC
 		group.Go(func() {
 			for n := int(next.Add(1)) - 1; n < len(all); n = int(next.Add(1)) - 1 {
 				w := all[n]
-				requests[n] = w.of.by.Request(uint32(uint16(w.i)), uint32(w.j), trust.Within(s.valid(w.i), within), at)
+				requests[n] = w.of.by.Request(uint32(uint16(w.i)), uint32(w.j), s.valid(w.i).Within(within), at)
 			}
 		})
 	}

@@ -297,9 +297,6 @@ func (g *Grant) follow(before *Authority) error {
 	return nil
 }
 
-// Within cuts a period down to what lies in another one.
-func Within(v, of its.ValidityPeriod) its.ValidityPeriod { return v.Within(of) }
-
 // Install takes the certificate that this store applied for, and the root that issued it, which is believed from then on. It needs the
 // permission to manage authorities of the role, and v2x.root where another root is believed than the one that is new.
 func (s *Service) Install(ctx context.Context, actor access.Actor, cert, root []byte) (*Authority, error) {
