@@ -18,7 +18,9 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
+	"mooring/internal/core/device"
 	"mooring/internal/core/v2x/ea"
+	"mooring/internal/core/v2x/trust"
 	"mooring/wire/butterfly"
 	"mooring/wire/its"
 )
@@ -173,6 +175,33 @@ func TestV2XRevokedCredentialButterfly(t *testing.T) {
 	}
 	fresh := cars[1].order(t, butterfly.Unified)
 	cars[1].fetch(t, fresh, fresh.First)
+}
+
+// A ticket that was counted, but that nobody knows to have been given out, is refused when it is asked for again after the credential was revoked or the station suspended.
+func TestV2XCountedThenStopped(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	by, err := p.Tickets().Trust.Credential(t.Context(), trust.AA)
+	must(t, err)
+	cars := []car{p.car(t, "car-1"), p.car(t, "car-2")}
+	var list []*atRequest
+	for _, c := range cars {
+		r := p.atRequest(t, c.ec)
+		r.message(t)
+		list = append(list, r)
+	}
+	for range 2 {
+		if got := p.codes(t, list, by.Signer); got[0] != its.ValidationOk || got[1] != its.ValidationOk {
+			t.Fatalf("before: %v", got)
+		}
+	}
+	_, err = p.V2X.EA.RevokeCredential(t.Context(), operatorOf(access.RoleV2XEnrolment), credentialID(t, cars[0].ec))
+	must(t, err)
+	_, err = p.Devices.Move(t.Context(), apptest.Operator(), cars[1].device, device.Suspend, "")
+	must(t, err)
+	if got := p.codes(t, list, by.Signer); got[0] != its.ValidationDeniedRequest || got[1] != its.ValidationDeniedRequest {
+		t.Errorf("afterwards: %v", got)
+	}
 }
 
 // What the operators of the enrolment authority see of a station: credentials and numbers, and nothing of tickets.

@@ -116,11 +116,14 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*inquiry) (decid
 
 // decide decides on one more ticket, and takes it into what is known if there may be one.
 func (s *Service) decide(v *validating, n *seen) verdict {
+	if code := may(v, n); code != its.ValidationOk {
+		return verdict{code: code}
+	}
 	if was, again := n.before[string(v.mark)]; again {
 		return verdict{again: true, start: was.start}
 	}
-	if code := s.may(v, n); code != its.ValidationOk {
-		return verdict{code: code}
+	if most(v.beside(n.there[v.cred.device]), int64(v.period.Start))+1 > int64(s.Policy.Tickets) {
+		return verdict{code: its.ValidationDeniedTooManyCerts}
 	}
 	one := interval{int64(v.period.Start), int64(v.period.End()), 1}
 	n.before[string(v.mark)] = one
@@ -195,8 +198,8 @@ func (n *seen) overlapping(row db.Row) error {
 	return nil
 }
 
-// may says whether a station may have one more ticket.
-func (s *Service) may(v *validating, seen *seen) its.AuthorizationValidationResponseCode {
+// may says whether a station may have such a ticket at the moment, also one that was counted before: nobody knows whether it was given out.
+func may(v *validating, seen *seen) its.AuthorizationValidationResponseCode {
 	d, found := seen.devices[v.cred.device]
 	switch {
 	case !found || !d.Tagged(TagStation):
@@ -205,8 +208,6 @@ func (s *Service) may(v *validating, seen *seen) its.AuthorizationValidationResp
 		return its.ValidationDeniedRequest
 	case !granted(&d, v.asked.SharedAtRequest.RequestedSubjectAttributes.AppPermissions):
 		return its.ValidationDeniedPermissions
-	case most(v.beside(seen.there[v.cred.device]), int64(v.period.Start))+1 > int64(s.Policy.Tickets):
-		return its.ValidationDeniedTooManyCerts
 	}
 	return its.ValidationOk
 }
