@@ -219,6 +219,7 @@ type gateway struct {
 	single http.Handler
 	many   atomic.Pointer[http.HandlerFunc]
 	seen   atomic.Int64 // messages about many
+	fault  atomic.Bool  // those about one fail
 }
 
 // ServeHTTP implements http.Handler.
@@ -229,6 +230,9 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if many := g.many.Load(); many != nil {
 			to = many
 		}
+	} else if g.fault.Load() {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
 	}
 	to.ServeHTTP(w, r)
 }
@@ -336,6 +340,25 @@ func TestV2XManyUnknown(t *testing.T) {
 	p.clock.Move(11 * time.Minute)
 	p.fetch(t)
 	p.untilMany(t, g, cars)
+}
+
+// An enrolment authority that answers nothing at all for a moment is not taken for one that does not know messages about many tickets.
+func TestV2XManyFault(t *testing.T) {
+	t.Parallel()
+	p, g := through(t)
+	cars := p.cars(t, 12)
+	fault := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	g.many.Store(&fault)
+	g.fault.Store(true)
+	got, refused := p.untilMany(t, g, cars)
+	if n := refused[its.AaEaCantReachEa.String()]; got != 0 || n < len(cars) || len(refused) != 1 {
+		t.Errorf("%d got tickets, refused: %v", got, refused)
+	}
+	g.many.Store(nil)
+	g.fault.Store(false)
+	if got, refused := p.untilMany(t, g, cars); got < len(cars) || len(refused) > 0 {
+		t.Errorf("%d got tickets, refused: %v", got, refused)
+	}
 }
 
 // AUT-18 where many are asked about at once: an answer that is not one to the message is nobody's, and what it says of each goes to that one.

@@ -159,14 +159,23 @@ func (s *Service) askAbout(ctx context.Context, list []*asking) {
 		return
 	}
 	rand.New(rand.NewChaCha8(seed)).Shuffle(len(list), func(i, k int) { list[i], list[k] = list[k], list[i] })
-	if len(list) > 1 && !s.questions.asksAlone(list[0].asked.SharedAtRequest.EaId, s.Now()) && s.askMany(ctx, list) {
+	ea := list[0].asked.SharedAtRequest.EaId
+	many := len(list) > 1 && !s.questions.asksAlone(ea, s.Now())
+	if many && s.askMany(ctx, list) {
 		return
+	}
+	one := func(a *asking) {
+		code := s.askOne(ctx, a)
+		if many && code != its.AaEaCantReachEa { // it is there, so it does not know the other message
+			s.questions.leaveAlone(ea, s.Now().Add(aloneFor))
+		}
+		a.said <- code
 	}
 	var all sync.WaitGroup
 	for _, a := range list[1:] {
-		all.Go(func() { a.said <- s.askOne(ctx, a) })
+		all.Go(func() { one(a) })
 	}
-	list[0].said <- s.askOne(ctx, list[0])
+	one(list[0])
 	all.Wait()
 }
 
@@ -208,11 +217,10 @@ func (s *Service) askOne(ctx context.Context, a *asking) its.AuthorizationRespon
 	return a.told(said.AuthorizationValidationResponse)
 }
 
-// askMany asks about many tickets, of which it says that they are answered, or that the authority does not know such messages.
+// askMany asks about many tickets. It says whether that is all: an authority that does not know such messages is to be asked about each.
 func (s *Service) askMany(ctx context.Context, list []*asking) bool {
 	answers, known := s.answersTo(ctx, list)
 	if !known {
-		s.questions.leaveAlone(list[0].asked.SharedAtRequest.EaId, s.Now().Add(aloneFor))
 		return false
 	}
 	for i, a := range list {
