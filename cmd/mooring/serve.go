@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"runtime/pprof"
 
 	"github.com/spf13/cobra"
@@ -50,16 +48,7 @@ func (c *cli) serve(ctx context.Context, readyFile string) error {
 	if err != nil {
 		return err
 	}
-	// The server makes much garbage that dies young: collecting less often saves some CPU for some tens of MiB. Where little lives, a share of it would still
-	// be soon full, so a block is counted that is never touched, and takes addresses and no memory. It is small, since an import of 10^6 devices has to stay
-	// below 300 MB. GOGC overrides, and where GOMEMLIMIT bounds the memory, which would count the block, there is none.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(200)
-		if os.Getenv("GOMEMLIMIT") == "" {
-			ballast := make([]byte, 6<<20)
-			defer runtime.KeepAlive(ballast)
-		}
-	}
+	collectLess()
 	p, err := app.Build(ctx, app.Options{Config: config, Prompt: c.prompt, Log: log})
 	if err != nil {
 		return err

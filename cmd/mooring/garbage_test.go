@@ -1,0 +1,41 @@
+package main
+
+import (
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"testing"
+)
+
+func TestGarbagePercent(t *testing.T) {
+	for live, want := range map[uint64]int{0: 1600, 4 << 20: 1600, 8 << 20: 800, 30 << 20: 200, 64 << 20: 100, 1 << 40: 100} {
+		if got := garbagePercent(live); got != want {
+			t.Errorf("%d octets live: %d, want %d", live, got, want)
+		}
+	}
+}
+
+// After each collection, what lives then decides.
+func TestCollectLess(t *testing.T) {
+	t.Setenv("GOGC", "")
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	collectLess()
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	reaches := func(want func(percent uint64) bool) {
+		t.Helper()
+		for range 1000 {
+			runtime.GC()
+			runtime.Gosched() // the finalizer has a goroutine of its own
+			if metrics.Read(sample); want(sample[0].Value.Uint64()) {
+				return
+			}
+		}
+		t.Fatalf("GOGC is %d", sample[0].Value.Uint64())
+	}
+	reaches(func(percent uint64) bool { return percent > 100 })
+	much := make([]byte, 2*spareGarbage)
+	reaches(func(percent uint64) bool { return percent == 100 })
+	runtime.KeepAlive(much)
+	reaches(func(percent uint64) bool { return percent > 100 })
+}
