@@ -131,6 +131,7 @@ func serveProcess(ctx context.Context, self, dir, ready, profile string) *exec.C
 
 // bench prints every line as it comes.
 func (c *cli) bench(run func(print func(bench.Line) error) error) error {
+	collectLess() // what is measured in this process, as the server does it
 	w := tabwriter.NewWriter(c.out, 44, 8, 2, ' ', 0)
 	headed := false
 	return run(func(l bench.Line) error {
