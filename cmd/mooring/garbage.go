@@ -7,12 +7,12 @@ import (
 	"runtime/metrics"
 )
 
-// spareGarbage is how much garbage may lie about whatever lives, in octets. The server makes much that dies young, and where little lives, Go's own rule, as
-// much garbage as lives, would have it collected many times a second. More than this it is only where more lives: an import of 10^6 devices has to stay below 300 MB.
-const spareGarbage = 64 << 20
+// How much garbage may lie about, in octets: twice as much as what lives, within these bounds, and as much as what lives where that is more. The server makes much
+// that dies young, so that Go's own rule, as much as lives, would have it collected many times a second where little lives. An import of 10^6 devices has to
+// stay below 300 MB, of which some 70 live.
+const leastGarbage, mostGarbage = 64 << 20, 96 << 20
 
-// collectLess has the process collect garbage when there is as much of it as what lives, but not before there is spareGarbage. Who has set GOGC decides
-// himself; GOMEMLIMIT bounds the memory as always.
+// collectLess has the process collect garbage when there is so much of it. Who has set GOGC decides himself; GOMEMLIMIT bounds the memory as always.
 func collectLess() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent(0))
@@ -39,6 +39,8 @@ func afterCollection(c *collections) {
 
 // garbagePercent is GOGC for so many octets that live. Small changes do not change it.
 func garbagePercent(live uint64) int {
-	const step, least, most = 25, 100, 1600
-	return min(max(int(100*spareGarbage/max(live, 1))/step*step, least), most)
+	const step, most = 25, 1600
+	live = max(live, 1)
+	garbage := max(live, min(max(2*live, leastGarbage), mostGarbage))
+	return min(int(100*garbage/live)/step*step, most)
 }
