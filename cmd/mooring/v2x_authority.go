@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -117,9 +116,7 @@ func (c *cli) v2xServe(ctx context.Context) error {
 	if config.Listen.V2XAA == "" {
 		return errs.New(errs.Invalid, "%s: set listen.v2x_aa to the address on which the authority is to listen", conf.FileName)
 	}
-	if os.Getenv("GOGC") == "" { // as in serve
-		debug.SetGCPercent(200)
-	}
+	collectLess()
 	t, err := app.OpenTicketAuthority(ctx, app.Options{Config: config, Log: log})
 	if err != nil {
 		return err

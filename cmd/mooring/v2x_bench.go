@@ -17,7 +17,8 @@ both together. Requests are made before; each is answered when both stores are d
 key unwrapped, a key wrapped, two verifications, three signatures and two points decoded; of the EA two keys unwrapped, two verifications, a signature and two
 points decoded. That is with a question of the AA to the EA for each ticket; questions that leave in one message share of it three operations of either side.
 
-The issue of tickets by the AA in this process, without HTTP, 256 requests at once, with a question for each; what answers these is not counted. Each ticket is looked at afterwards.
+The issue of tickets by the AA in this process, without HTTP, 256 requests at once: with questions about many tickets in one message, as our EA takes them, and with a
+question for each, as an EA of others has it; what answers these is not counted. Each ticket is looked at afterwards.
 
 The expansion of cocoon keys, and the private and the compact unified response for one; of these also how much faster two workers are than one.`
 
@@ -30,7 +31,7 @@ func (c *cli) benchV2XCommand() *cobra.Command {
 	cmd.Flags().IntVar(&o.N, "n", 1000, "tickets in each round")
 	cmd.Flags().IntVar(&o.Clients, "clients", 64, "vehicles at once")
 	cmd.Flags().IntVar(&o.Rounds, "rounds", 5, "rounds; the median is printed")
-	cmd.Flags().StringVar(&profile, "cpu-profile", "", "file for a profile of the EA's CPU time; that of the AA has \".aa\" behind it, that of tickets in this process \".issue\"")
+	cmd.Flags().StringVar(&profile, "cpu-profile", "", "file for a profile of the EA's CPU time; that of the AA has \".aa\" behind it, those of tickets in this process \".issue\" and \".issue-alone\"")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if o.N < 1 || o.N > 100_000 || o.Clients < 1 || o.Clients > 1024 || o.Rounds < 1 || o.Rounds > 100 {
 			return usagef("--n must lie between 1 and 100000, --clients between 1 and 1024, --rounds between 1 and 100")

@@ -61,10 +61,8 @@ func Enrol(ctx context.Context, o EnrolOptions, print func(Line) error) error {
 		return fmt.Errorf("there is no protocol %q: use one of %s", o.Protocol, strings.Join(Protocols(), ", "))
 	}
 	for _, database := range o.Databases {
-		for _, registered := range o.Registered {
-			if err := o.measure(ctx, database, registered, print); err != nil {
-				return fmt.Errorf("measuring on %s with %d devices: %w", kind(database), registered, err)
-			}
+		if err := o.measure(ctx, database, print); err != nil {
+			return fmt.Errorf("measuring on %s: %w", kind(database), err)
 		}
 	}
 	return nil
@@ -102,45 +100,86 @@ type installation struct {
 
 type token struct{ device, secret string }
 
-func (o *EnrolOptions) measure(ctx context.Context, database string, registered int, print func(Line) error) (err error) {
-	o.say("%s: registering %d devices", kind(database), registered)
-	in, remove, err := o.install(ctx, database, registered)
-	if err != nil {
-		return err
+// measure measures installations of all sizes by turns, so that what else the machine does in the meantime falls on all of them.
+func (o *EnrolOptions) measure(ctx context.Context, database string, print func(Line) error) (err error) {
+	var fleets []*installation
+	for _, registered := range o.Registered {
+		in, remove, err := o.run(ctx, database, registered)
+		if err != nil {
+			return fmt.Errorf("with %d devices: %w", registered, err)
+		}
+		defer func() { err = errors.Join(err, in.stop(), remove()) }()
+		fleets = append(fleets, in)
 	}
-	defer func() { err = errors.Join(err, remove()) }()
-	if err := in.start(ctx, o.Serve); err != nil {
-		return err
+	samples := make([][][]sample, len(fleets)) // by fleet and number of clients
+	for i := range fleets {
+		samples[i] = make([][]sample, len(o.Clients))
 	}
-	defer func() { err = errors.Join(err, in.stop()) }()
-	o.say("%s: waiting until the record of %d devices has its place in the tree", kind(database), registered)
-	if err := in.quiet(ctx); err != nil {
-		return err
-	}
-	n := min(o.N, registered)
-	samples := make([][]sample, len(o.Clients))
 	for round := range o.Rounds {
 		for k, clients := range o.Clients {
-			o.say("%s, %d devices: round %d of %d, %d clients", kind(database), registered, round+1, o.Rounds, clients)
-			s, err := in.sample(ctx, n, clients)
-			if err != nil {
-				return err
+			for i, in := range fleets {
+				o.say("%s, %d devices: round %d of %d, %d clients", kind(database), o.Registered[i], round+1, o.Rounds, clients)
+				s, err := in.sample(ctx, min(o.N, o.Registered[i]), clients)
+				if err != nil {
+					return fmt.Errorf("with %d devices: %w", o.Registered[i], err)
+				}
+				samples[i][k] = append(samples[i][k], s)
 			}
-			samples[k] = append(samples[k], s)
 		}
 	}
-	for k, clients := range o.Clients {
-		l := summary(samples[k])
-		l.Case = fmt.Sprintf("%s registered=%d clients=%d", kind(database), registered, clients)
-		if in.speak != nil {
-			l.Case = o.Protocol + " " + l.Case
+	name := kind(database)
+	if o.Protocol != "" && o.Protocol != "est" {
+		name = o.Protocol + " " + name
+	}
+	for i, in := range fleets {
+		for k, clients := range o.Clients {
+			l := summary(samples[i][k])
+			l.Case = fmt.Sprintf("%s registered=%d clients=%d", name, o.Registered[i], clients)
+			l.RSS = rssOf(in.server.Process.Pid)
+			if err := print(l); err != nil {
+				return err
+			}
 		}
-		l.RSS = rssOf(in.server.Process.Pid)
-		if err := print(l); err != nil {
-			return err
+	}
+	for i := 1; i < len(fleets); i++ {
+		for k, clients := range o.Clients {
+			l := growth(samples[0][k], samples[i][k])
+			l.Case = fmt.Sprintf("%s growth from registered=%d to %d clients=%d", name, o.Registered[0], o.Registered[i], clients)
+			if err := print(l); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// growth compares what one fleet cost with what another did in the same rounds, which takes the place of the floor.
+func growth(few, many []sample) Line {
+	l := Line{Bench: "enrol"}
+	var cpu, floor, ratio []float64
+	for i := range few {
+		l.N += many[i].n
+		a, b := few[i].server+few[i].database, many[i].server+many[i].database
+		cpu, floor, ratio = append(cpu, b), append(floor, a), append(ratio, b/a)
+	}
+	l.CPU, l.Floor, l.Ratio = median(cpu), median(floor), median(ratio)
+	return l
+}
+
+// run makes an installation, starts its server and waits until that is at rest. The returned function removes it after the server has stopped.
+func (o *EnrolOptions) run(ctx context.Context, database string, registered int) (in *installation, remove func() error, err error) {
+	o.say("%s: registering %d devices", kind(database), registered)
+	in, remove, err = o.install(ctx, database, registered)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err = in.start(ctx, o.Serve); err == nil {
+		o.say("%s: waiting until the record of %d devices has its place in the tree", kind(database), registered)
+		if err = in.quiet(ctx); err == nil {
+			return in, remove, nil
+		}
+	}
+	return nil, nil, errors.Join(err, in.stop(), remove())
 }
 
 func summary(samples []sample) Line {

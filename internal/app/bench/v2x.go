@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -32,7 +31,7 @@ type V2XOptions struct {
 	N       int // tickets in each round
 	Clients int // vehicles at once
 	Rounds  int
-	Profile string // file whose name, with ".issue" behind it, gets a profile of what is measured in this process; "": none
+	Profile string // file whose name, with ".issue" or ".issue-alone" behind it, gets a profile of what is measured in this process; "": none
 	// Serve returns a command that serves the data directory and writes its addresses as JSON to the file ready; ServeAA one that runs the authorization
 	// authority of a directory.
 	Serve    func(dir, ready string) *exec.Cmd
@@ -50,9 +49,8 @@ type V2XOptions struct {
 // Questions that leave in one message share of this a key wrapped, a verification and a signature at the AA, and a key unwrapped, a point decoded, a verification and the signature at the EA: with
 // very many in each message about half of the floor would be left. So the ratio can fall below 1.
 //
-// Then it measures the authorization authority by itself (issue), and what is done for butterfly keys (cocoons).
+// Then it measures the authorization authority by itself (issue), with such messages and with a question for each ticket, and what is done for butterfly keys (cocoons).
 func V2X(ctx context.Context, o V2XOptions, print func(Line) error) (err error) {
-	defer debug.SetGCPercent(debug.SetGCPercent(200)) // as in serve
 	b := &v2xBench{V2XOptions: o}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.prepare(ctx); err != nil {
@@ -85,7 +83,10 @@ func V2X(ctx context.Context, o V2XOptions, print func(Line) error) (err error) 
 	if err := b.stop(); err != nil {
 		return err
 	}
-	if err := b.issue(ctx, print); err != nil {
+	if err := b.issue(ctx, "ticket issue, AA side", true, print); err != nil {
+		return err
+	}
+	if err := b.issue(ctx, "ticket issue, AA side, with a question for each", false, print); err != nil {
 		return err
 	}
 	return b.cocoons(print)

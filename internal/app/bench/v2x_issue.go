@@ -30,20 +30,22 @@ import (
 
 // issue measures the authorization authority by itself, in this process and without HTTP: a request is opened and judged, the question to the enrolment authority made, its
 // answer opened and verified, the ticket and the answer signed, and all of it durable before the answer is out. What answers the question is not counted: it is
-// done here too, by a thread that is asked how much of the processor it had. It knows the messages of the standard and no others, so that there is a question for each ticket.
-func (b *v2xBench) issue(ctx context.Context, print func(Line) error) (err error) {
+// done here too, by a thread that is asked how much of the processor it had. It either takes questions about many tickets in one message, as ours does, or knows the
+// messages of the standard and no others, so that there is a question for each ticket.
+func (b *v2xBench) issue(ctx context.Context, name string, many bool, print func(Line) error) (err error) {
 	t, err := app.OpenTicketAuthority(ctx, app.Options{Config: b.in.config})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	ea, err := b.enrolmentAuthority(ctx)
+	ea, err := b.enrolmentAuthority(ctx, many)
 	if err != nil {
 		return err
 	}
 	svc := aa.New(aa.Deps{DB: t.DB, Audit: t.Audit, Trust: t.Trust, Enrolment: ea, Window: b.in.config.V2X.Window, Timeout: time.Minute, Random: rand.Reader, Now: time.Now})
 	running, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
+	all.Go(func() { ea.work(running) })
 	failed := make([]error, 3)
 	for i, run := range []func(context.Context) error{t.DB.Run, t.Audit.Run, svc.Commit} {
 		all.Go(func() { failed[i] = run(running) })
@@ -54,7 +56,11 @@ func (b *v2xBench) issue(ctx context.Context, print func(Line) error) (err error
 		err = errors.Join(append(failed, err)...)
 	}()
 	if b.Profile != "" {
-		end, err := profiled(b.Profile + ".issue")
+		file := ".issue"
+		if !many {
+			file = ".issue-alone"
+		}
+		end, err := profiled(b.Profile + file)
 		if err != nil {
 			return err
 		}
@@ -70,7 +76,7 @@ func (b *v2xBench) issue(ctx context.Context, print func(Line) error) (err error
 		samples = append(samples, s)
 	}
 	line := summary(samples)
-	line.Bench, line.Case, line.RSS = "v2x", "ticket issue, AA side", rssOf(syscall.Getpid())
+	line.Bench, line.Case, line.RSS = "v2x", name, rssOf(syscall.Getpid())
 	return print(perCore(line))
 }
 
@@ -90,7 +96,7 @@ func profiled(path string) (end func() error, err error) {
 }
 
 // enrolmentAuthority is the enrolment authority of the installation, which is stopped, reduced to its keys.
-func (b *v2xBench) enrolmentAuthority(ctx context.Context) (ea *assenting, err error) {
+func (b *v2xBench) enrolmentAuthority(ctx context.Context, many bool) (ea *assenting, err error) {
 	p, err := app.Open(ctx, app.Options{Config: b.in.config})
 	if err != nil {
 		return nil, err
@@ -100,7 +106,7 @@ func (b *v2xBench) enrolmentAuthority(ctx context.Context) (ea *assenting, err e
 	if err != nil {
 		return nil, err
 	}
-	return &assenting{holder: c.Holder, signer: c.Signer, at: p.V2X.Trust.At}, nil
+	return &assenting{holder: c.Holder, signer: c.Signer, at: p.V2X.Trust.At, many: many, asked: make(chan inquiry)}, nil
 }
 
 // assenting confirms what it is asked for, and counts what that costs.
@@ -108,20 +114,64 @@ type assenting struct {
 	holder spdu.Holder
 	signer spdu.Signer
 	at     func() its.Time64
+	many   bool // it knows messages about many tickets
+	asked  chan inquiry
 	used   atomic.Int64 // nanoseconds of CPU time
 }
 
-// Validate implements aa.Enrolment.
-func (a *assenting) Validate(_ context.Context, _ string, request []byte) ([]byte, error) {
+// inquiry is a message with questions, and where the answer goes.
+type inquiry struct {
+	request []byte
+	answer  func(request []byte) ([]byte, error)
+	told    chan<- told
+}
+
+type told struct {
+	answer []byte
+	err    error
+}
+
+// work answers, until ctx ends, on a thread of its own, so that all that the thread uses is told apart from what the authorization authority uses.
+func (a *assenting) work(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	began := cpuOfThread()
-	defer func() { a.used.Add(int64(cpuOfThread() - began)) }()
-	o, err := scr.Open(request, a.holder)
-	if err != nil {
-		return nil, err
+	for began := cpuOfThread(); ; a.used.Store(int64(cpuOfThread() - began)) {
+		select {
+		case q := <-a.asked:
+			answer, err := q.answer(q.request)
+			q.told <- told{answer, err}
+		case <-ctx.Done():
+			return
+		}
 	}
-	_, octets, err := scr.Signed(o.Message)
+}
+
+func (a *assenting) ask(ctx context.Context, request []byte, answer func([]byte) ([]byte, error)) ([]byte, error) {
+	said := make(chan told, 1)
+	select {
+	case a.asked <- inquiry{request, answer, said}:
+		t := <-said
+		return t.answer, t.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Validate implements aa.Enrolment.
+func (a *assenting) Validate(ctx context.Context, _ string, request []byte) ([]byte, error) {
+	return a.ask(ctx, request, a.validate)
+}
+
+// ValidateMany implements aa.Enrolment.
+func (a *assenting) ValidateMany(ctx context.Context, _ string, request []byte) ([]byte, error) {
+	if !a.many {
+		return nil, nil
+	}
+	return a.ask(ctx, request, a.validateMany)
+}
+
+func (a *assenting) validate(request []byte) ([]byte, error) {
+	o, octets, err := a.open(request)
 	if err != nil {
 		return nil, err
 	}
@@ -129,18 +179,49 @@ func (a *assenting) Validate(_ context.Context, _ string, request []byte) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	confirmed := its.CertificateSubjectAttributes{AppPermissions: asked.AuthorizationValidationRequest.SharedAtRequest.RequestedSubjectAttributes.AppPermissions,
-		ValidityPeriod: coer.Some(its.ValidityPeriod{Start: its.Time32(a.at() / 1e6), Duration: its.Duration{Choice: its.Hours, Value: 168}})}
-	signed, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationResponse, AuthorizationValidationResponse: &its.AuthorizationValidationResponse{
-		RequestHash: o.Hash, ConfirmedSubjectAttributes: coer.Some(confirmed)}}, a.at(), a.signer)
+	yes := a.yes(asked.AuthorizationValidationRequest, o.Hash)
+	signed, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationResponse, AuthorizationValidationResponse: &yes}, a.at(), a.signer)
 	if err != nil {
 		return nil, err
 	}
 	return scr.Answer(rand.Reader, o.Session, signed)
 }
 
-// ValidateMany implements aa.Enrolment: this enrolment authority knows the messages of the standard and no others.
-func (a *assenting) ValidateMany(context.Context, string, []byte) ([]byte, error) { return nil, nil }
+func (a *assenting) validateMany(request []byte) ([]byte, error) {
+	o, octets, err := a.open(request)
+	if err != nil {
+		return nil, err
+	}
+	asked, err := scr.ParseQuestions(octets)
+	if err != nil {
+		return nil, err
+	}
+	answers := &scr.Answers{List: make([]its.AuthorizationValidationResponse, len(asked))}
+	for i := range asked {
+		answers.List[i] = a.yes(&asked[i], o.Hash)
+	}
+	signed, err := scr.SignMany(answers, a.at(), a.signer)
+	if err != nil {
+		return nil, err
+	}
+	return scr.Answer(rand.Reader, o.Session, signed)
+}
+
+// open opens a message of the authorization authority. Who signed it is not looked at.
+func (a *assenting) open(request []byte) (scr.Opened, []byte, error) {
+	o, err := scr.Open(request, a.holder)
+	if err != nil {
+		return o, nil, err
+	}
+	_, octets, err := scr.Signed(o.Message)
+	return o, octets, err
+}
+
+func (a *assenting) yes(r *its.AuthorizationValidationRequest, hash its.RequestHash) its.AuthorizationValidationResponse {
+	return its.AuthorizationValidationResponse{RequestHash: hash, ConfirmedSubjectAttributes: coer.Some(its.CertificateSubjectAttributes{
+		AppPermissions: r.SharedAtRequest.RequestedSubjectAttributes.AppPermissions,
+		ValidityPeriod: coer.Some(its.ValidityPeriod{Start: its.Time32(a.at() / 1e6), Duration: its.Duration{Choice: its.Hours, Value: 168}})})}
+}
 
 // cpuOfThread is the CPU time of the thread that asks.
 func cpuOfThread() time.Duration {

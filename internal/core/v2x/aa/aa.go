@@ -79,7 +79,7 @@ func New(d Deps) *Service {
 }
 
 // linger is how long tickets wait for others to be recorded with: a commit costs as much as two signatures, whoever shares it.
-const linger = 5 * time.Millisecond
+const linger = 20 * time.Millisecond
 
 // Commit asks enrolment authorities, about many tickets at once, and records tickets, many in one transaction, until ctx ends.
 func (s *Service) Commit(ctx context.Context) error {
