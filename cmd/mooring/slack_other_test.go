@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// printSlack tells nothing where there is none.
+func printSlack() {}
