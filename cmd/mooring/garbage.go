@@ -7,16 +7,15 @@ import (
 	"runtime/metrics"
 )
 
-// How much garbage may lie about, in octets: twice as much as what lives, within these bounds, and as much as what lives where that is more. The server makes much
-// that dies young, so that Go's own rule, as much as lives, would have it collected many times a second where little lives. An import of 10^6 devices has to
-// stay below 300 MB, of which some 70 live.
-const leastGarbage, mostGarbage = 64 << 20, 96 << 20
+// leastGarbage is how much garbage may lie about, in octets; where more lives, as much as that. The server makes much that dies young, so that Go's own rule, as much as
+// lives, would have it collected many times a second where little lives. An import of 10^6 devices has to stay below 300 MB, of which some 70 live.
+const leastGarbage = 64 << 20
 
 // collectLess has the process collect garbage when there is so much of it. Who has set GOGC decides himself; GOMEMLIMIT bounds the memory as always.
 func collectLess() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent(0))
-		afterCollection(&collections{samples: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}})
+		afterCollection(&collections{samples: []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}})
 	}
 }
 
@@ -29,7 +28,11 @@ type collections struct {
 func afterCollection(c *collections) {
 	runtime.SetFinalizer(c, func(c *collections) {
 		metrics.Read(c.samples)
-		if percent := garbagePercent(c.samples[0].Value.Uint64()); percent != c.percent { // to set it stops the world
+		var live uint64 // GOGC counts from all of it
+		for _, s := range c.samples {
+			live += s.Value.Uint64()
+		}
+		if percent := garbagePercent(live); percent != c.percent { // to set it stops the world
 			c.percent = percent
 			debug.SetGCPercent(percent)
 		}
@@ -41,6 +44,5 @@ func afterCollection(c *collections) {
 func garbagePercent(live uint64) int {
 	const step, most = 25, 1600
 	live = max(live, 1)
-	garbage := max(live, min(max(2*live, leastGarbage), mostGarbage))
-	return min(int(100*garbage/live)/step*step, most)
+	return min(int(100*max(live, leastGarbage)/live)/step*step, most)
 }

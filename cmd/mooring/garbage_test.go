@@ -8,7 +8,7 @@ import (
 )
 
 func TestGarbagePercent(t *testing.T) {
-	for live, want := range map[uint64]int{0: 1600, 4 << 20: 1600, 8 << 20: 800, 32 << 20: 200, 40 << 20: 200, 64 << 20: 150, 96 << 20: 100, 1 << 40: 100} {
+	for live, want := range map[uint64]int{0: 1600, 4 << 20: 1600, 8 << 20: 800, 24 << 20: 250, 40 << 20: 150, 60 << 20: 100, 64 << 20: 100, 1 << 40: 100} {
 		if got := garbagePercent(live); got != want {
 			t.Errorf("%d octets live: %d, want %d", live, got, want)
 		}
@@ -34,7 +34,7 @@ func TestCollectLess(t *testing.T) {
 		t.Fatalf("GOGC is %d", sample[0].Value.Uint64())
 	}
 	reaches(func(percent uint64) bool { return percent > 100 })
-	much := make([]byte, 2*mostGarbage)
+	much := make([]byte, 2*leastGarbage)
 	reaches(func(percent uint64) bool { return percent == 100 })
 	runtime.KeepAlive(much)
 	reaches(func(percent uint64) bool { return percent > 100 })
