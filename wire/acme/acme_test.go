@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -241,7 +242,6 @@ func TestKeyAuthorization(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever parses is written again in a form that jose reads too, and never verifies under a key that did not sign it.
 // FuzzSplit: what is read the short way is read the same the long way.
 func FuzzSplit(f *testing.F) {
 	for _, text := range []string{`{"protected":"a","payload":"","signature":"-_"}`, " { \"signature\" : \"c\" ,\n\"payload\":\"b\",\t\"protected\":\"a\" } \r\n",
@@ -261,6 +261,56 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
+// FuzzPlainHeader: a header that is read the short way is read the same the long way.
+func FuzzPlainHeader(f *testing.F) {
+	for _, text := range []string{`{"alg":"ES256","nonce":"n","url":"https://a/b?c","kid":"k"}`, " { \"kid\" : \"k\" ,\n\"alg\":\"ES256\" } \r\n", `{"alg":"ES256","jwk":{}}`, `{"alg":"a","alg":"b"}`,
+		`{"alg":"","alg":"b"}`, `{"alg":"\u0061"}`, `{"alg":"é"}`, `{"alg":"a"}]`, `{"alg":"a",}`, `{"Alg":"a"}`, `{"alg":"a","crit":["x"]}`, `{"alg":null}`, `{}`, ``} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		short, ok := plainHeader(text)
+		if !ok {
+			return
+		}
+		var long header
+		if err := json.Unmarshal(text, &long); err != nil || !reflect.DeepEqual(long, short) {
+			t.Errorf("%q is read as %+v; the long way as %+v with error %v", text, short, long, err)
+		}
+	})
+}
+
+func TestPlainHeader(t *testing.T) {
+	want := header{Alg: "ES256", Nonce: "n-_", URL: "https://a/b", KID: "https://a/1"}
+	if got, ok := plainHeader([]byte(`{"alg":"ES256","kid":"https://a/1","nonce":"n-_","url":"https://a/b"}`)); !ok || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, ok)
+	}
+}
+
+// The key of a message, written as it came or otherwise, is its key, and no other is.
+func TestHasKey(t *testing.T) {
+	all := signers(t)
+	text, err := Sign(all["ES256"], Header{Nonce: "n", URL: "u"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := NewKey(all["ES384"].Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwk := m.Key.JWK()
+	if !m.HasKey(jwk) || !m.HasKey([]byte(" "+string(jwk))) {
+		t.Errorf("%s is not its key", jwk)
+	}
+	if m.HasKey(other.JWK()) || m.HasKey(nil) || m.HasKey([]byte("{}")) || (&Message{}).HasKey(nil) {
+		t.Error("another key is its key")
+	}
+}
+
+// FuzzParse: whatever parses is written again in a form that jose reads too, and never verifies under a key that did not sign it.
 func FuzzParse(f *testing.F) {
 	signer := signers(f)["EdDSA"]
 	text, err := Sign(signer, Header{Nonce: "n", URL: "u"}, []byte("{}"))

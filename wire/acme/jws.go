@@ -127,8 +127,21 @@ type Message struct {
 	Key     *Key // of the header, when there is one
 	Payload []byte
 
+	jwk       []byte // Key as it came
 	signed    []byte // protected "." payload, as they came
 	signature []byte
+}
+
+// HasKey reports whether jwk, JSON, is the key of the header.
+func (m *Message) HasKey(jwk []byte) bool {
+	if m.Key == nil {
+		return false
+	}
+	if bytes.Equal(jwk, m.jwk) { // as a rule both were written by one program, and to parse a key costs as much as a message
+		return true
+	}
+	other, err := ParseKey(jwk)
+	return err == nil && other.Thumbprint == m.Key.Thumbprint
 }
 
 type flattened struct {
@@ -193,14 +206,16 @@ func parse(text []byte) (*Message, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, errors.New("a part of it is not base64url without padding")
 	}
-	var h header
-	if err := json.Unmarshal(raw, &h); err != nil {
-		return nil, errors.New("the protected header is not a JSON object of the right form")
+	h, plain := plainHeader(raw)
+	if !plain {
+		if err := json.Unmarshal(raw, &h); err != nil {
+			return nil, errors.New("the protected header is not a JSON object of the right form")
+		}
 	}
 	if len(h.Crit) > 0 || h.B64 != nil {
 		return nil, errors.New("the header has critical extensions, of which none is known here")
 	}
-	m := &Message{Alg: h.Alg, Nonce: h.Nonce, URL: h.URL, KID: h.KID, Payload: payload, signature: signature, signed: []byte(*parts.Protected + "." + *parts.Payload)}
+	m := &Message{Alg: h.Alg, Nonce: h.Nonce, URL: h.URL, KID: h.KID, Payload: payload, jwk: h.JWK, signature: signature, signed: []byte(*parts.Protected + "." + *parts.Payload)}
 	if len(h.JWK) > 0 {
 		if m.Key, err2 = ParseKey(h.JWK); err2 != nil {
 			return nil, err2
@@ -247,6 +262,61 @@ func split(text []byte) (parts flattened, ok bool) {
 		return flattened{}, false
 	}
 	return parts, true
+}
+
+// plainHeader reads the form that the headers of nearly all messages have: an object of alg, nonce, url and kid, each at most once, with strings of
+// printable ASCII in which nothing is escaped. What has another form, ok being false, is read by encoding/json.
+func plainHeader(text []byte) (h header, ok bool) {
+	rest, ok := after(text, '{')
+	var seen header
+	for n := 0; ok; n++ {
+		if n > 0 {
+			if end, over := after(rest, '}'); over {
+				return seen, len(space(end)) == 0
+			}
+			if rest, ok = after(rest, ','); !ok {
+				break
+			}
+		}
+		var name, value string
+		if name, rest, ok = letters(rest); ok {
+			rest, ok = after(rest, ':')
+		}
+		if ok {
+			value, rest, ok = printable(rest)
+		}
+		var into *string
+		switch name {
+		case "alg":
+			into = &seen.Alg
+		case "nonce":
+			into = &seen.Nonce
+		case "url":
+			into = &seen.URL
+		case "kid":
+			into = &seen.KID
+		}
+		if ok = ok && into != nil && *into == "" && value != ""; ok {
+			*into = value
+		}
+	}
+	return header{}, false
+}
+
+// printable returns a string of printable ASCII in which nothing is escaped, and what follows it.
+func printable(text []byte) (value string, rest []byte, ok bool) {
+	if text, ok = after(text, '"'); !ok {
+		return "", nil, false
+	}
+	for i, c := range text {
+		switch {
+		case c == '"':
+			return string(text[:i]), text[i+1:], true
+		case c < ' ' || c > '~' || c == '\\':
+			return "", nil, false
+		}
+	}
+	return "", nil, false
 }
 
 // space returns text without the white space of JSON before it.

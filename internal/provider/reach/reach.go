@@ -180,7 +180,8 @@ func (v *Validator) dial(ctx context.Context, host string, port int) (net.Conn, 
 	}
 	for _, ip := range ips {
 		var conn net.Conn
-		if conn, err = v.dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(ip, uint16(port))); err == nil {
+		// Not DialTCP, which binds the socket to a port of its own first, of which there are few: each stays taken for a minute after its use.
+		if conn, err = v.dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(ip, uint16(port)).String()); err == nil {
 			return conn, nil
 		}
 	}

@@ -86,8 +86,7 @@ func (s *server) binding(c *call, raw json.RawMessage) (*acme.Message, error) {
 	case b.URL != c.message.URL:
 		return nil, refuse(errs.Invalid, core.Malformed, "the external account binding is for another address than the request")
 	}
-	key, err := acme.ParseKey(b.Payload)
-	if err != nil || key.Thumbprint != c.message.Key.Thumbprint {
+	if !c.message.HasKey(b.Payload) {
 		return nil, refuse(errs.Invalid, core.Malformed, "the external account binding is for another key than the account's")
 	}
 	return b, nil
