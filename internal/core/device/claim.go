@@ -30,6 +30,7 @@ type Claim struct {
 	// Rescue is set when the device asked by a certificate that has expired: the second that its last such rescue must lie before. 0 = it did not.
 	Rescue int64
 
+	Seen   int64 // how many certificates the device had had when it was decided; a guess that saves something when it is right
 	Issued int64 // set by ClaimTx for an accepted claim: the number of this certificate among the device's, from 1
 }
 
@@ -60,11 +61,15 @@ func (c *Claim) Annotate(e *audit.Entry) {
 // and acting. A read before it, or a condition on a joined table, would be a race. The array text serves PostgreSQL, the row text SQLite and
 // small batches; a test holds them equal.
 const (
-	claimRow = `UPDATE device SET state = 2, issued = issued + 1, updated = $4, token_used = CASE WHEN $5 = 1 THEN $4 ELSE token_used END,
+	claimSet = `UPDATE device SET state = 2, issued = issued + 1, updated = $4, token_used = CASE WHEN $5 = 1 THEN $4 ELSE token_used END,
  rescued = CASE WHEN $7 > 0 THEN $4 ELSE rescued END
  WHERE cell = $1 AND id = $2 AND state IN (1, 2) AND policy = $3
- AND ($5 = 0 OR token = $6 AND token_used = 0 AND token_until > $4) AND ($7 = 0 OR rescued < $7)
+ AND ($5 = 0 OR token = $6 AND token_used = 0 AND token_until > $4) AND ($7 = 0 OR rescued < $7)`
+	claimRow = claimSet + `
 RETURNING cell, id, issued`
+	// In SQLite a row that is returned goes through a table of its own first, which is made and dropped for it. So it is asked only where the number
+	// is another one than the claim says.
+	claimSeen  = claimSet + ` AND issued = $8`
 	claimArray = `UPDATE device AS d SET state = 2, issued = d.issued + 1, updated = t.at,
  token_used = CASE WHEN t.bytoken = 1 THEN t.at ELSE d.token_used END,
  rescued = CASE WHEN t.rescue > 0 THEN t.at ELSE d.rescued END
@@ -117,6 +122,12 @@ func (r *Registry) claimTx(ctx context.Context, tx *db.Tx, claims []Claim, byRow
 		claims[place[ID(id)]].Issued = issued
 		return nil
 	}
+	if !tx.Arrays() {
+		if err := claimAsSeen(ctx, tx, claims, before); err != nil {
+			return nil, err
+		}
+		before = nil
+	}
 	stmts := claimStmts(claims, byRow)
 	for _, s := range stmts {
 		s.Each = accepted
@@ -137,12 +148,35 @@ func (r *Registry) claimTx(ctx context.Context, tx *db.Tx, claims []Claim, byRow
 	return refused, nil
 }
 
+// claimAsSeen accepts the claims whose devices have had as many certificates as they say. Why another one was not accepted stays open.
+func claimAsSeen(ctx context.Context, tx *db.Tx, claims []Claim, before []*db.Stmt) error {
+	stmts := make([]*db.Stmt, len(claims))
+	for i := range claims {
+		stmts[i] = &db.Stmt{SQL: claimSeen, Args: append(claims[i].args(), claims[i].Seen)}
+	}
+	if err := tx.Send(ctx, append(slices.Clip(before), stmts...)...); err != nil {
+		return err
+	}
+	for i, s := range stmts {
+		if s.N == 1 {
+			claims[i].Issued = claims[i].Seen + 1
+		}
+	}
+	return nil
+}
+
+func (c *Claim) args() []any {
+	return []any{int64(c.Cell), c.ID[:], c.Policy, c.At, c.byToken(), octets(c.Token), c.Rescue}
+}
+
+// claimStmts returns the statements for the claims that are not accepted yet; by arrays none is.
 func claimStmts(claims []Claim, byRow bool) []*db.Stmt {
 	if byRow {
-		stmts := make([]*db.Stmt, len(claims))
+		var stmts []*db.Stmt
 		for i := range claims {
-			c := &claims[i]
-			stmts[i] = &db.Stmt{SQL: claimRow, Args: []any{int64(c.Cell), c.ID[:], c.Policy, c.At, c.byToken(), octets(c.Token), c.Rescue}}
+			if claims[i].Issued == 0 {
+				stmts = append(stmts, &db.Stmt{SQL: claimRow, Args: claims[i].args()})
+			}
 		}
 		return stmts
 	}

@@ -28,11 +28,6 @@ const (
 	selectAllToDecide = `SELECT ` + rowColumns + `0` + slotColumns + ` FROM unnest($1::smallint[], $2::bytea[]) AS t(cell, id)
  JOIN device d ON d.cell = t.cell AND d.id = t.id` + joinedSlots + ` ORDER BY d.cell, d.id, s.slot`
 
-	// The same for fourAtOnce devices where there are no arrays: most of what a single read costs is not the row.
-	selectFourToDecide = `WITH t (cell, id) AS (VALUES ($1, $2), ($3, $4), ($5, $6), ($7, $8)) SELECT ` + rowColumns + `0` + slotColumns +
-		` FROM t CROSS JOIN device d ON d.cell = t.cell AND d.id = t.id` + joinedSlots + ` ORDER BY d.cell, d.id, s.slot`
-	fourAtOnce = 4
-
 	selectByBirth = `SELECT ` + deviceColumns + ` FROM birth b JOIN device d ON d.cell = b.device_cell AND d.id = b.device` + joinedTables +
 		` WHERE b.cell = $1 AND b.fingerprint = $2 ORDER BY s.slot`
 )
@@ -145,22 +140,25 @@ func loadByArray(ctx context.Context, tx *db.Tx, keys []cellID, row func(db.Row)
 	return tx.Each(ctx, row, selectAllToDecide, cells, ids)
 }
 
+// loadByRows reads several devices by one statement: most of what a single read costs is not the row.
 func loadByRows(ctx context.Context, tx *db.Tx, keys []cellID, row func(db.Row) error) error {
-	args := make([]any, 0, 2*len(keys))
-	for i := range keys {
-		args = append(args, int64(keys[i].cell), keys[i].id[:])
-	}
-	for ; len(args) >= 2*fourAtOnce; args = args[2*fourAtOnce:] {
-		if err := tx.Each(ctx, row, selectFourToDecide, args[:2*fourAtOnce]...); err != nil {
-			return err
+	return db.Chunks(len(keys), func(from, to int) error {
+		args := make([]any, 0, 2*(to-from))
+		for i := from; i < to; i++ {
+			args = append(args, int64(keys[i].cell), keys[i].id[:])
 		}
+		return tx.Each(ctx, row, selectSomeToDecide(to-from), args...)
+	})
+}
+
+// selectSomeToDecide is selectAllToDecide for n devices where there are no arrays. A CROSS JOIN is done from left to right, so that the slots of a device
+// follow each other, by name, without being sorted.
+func selectSomeToDecide(n int) string {
+	if n == 1 {
+		return selectToDecide
 	}
-	for ; len(args) > 0; args = args[2:] {
-		if err := tx.Each(ctx, row, selectToDecide, args[:2]...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return `WITH t (cell, id) AS (VALUES ` + db.Values("", 2, n) + `) SELECT ` + rowColumns + `0` + slotColumns +
+		` FROM t CROSS JOIN device d ON d.cell = t.cell AND d.id = t.id` + joinedSlots
 }
 
 // ByBirth returns the device that was born with the certificate of this SHA-256, without asking for permission. The error is NotFound when

@@ -46,7 +46,7 @@ func (s *Service) newItem(sub *submission, c *ca.Certificate) *item {
 	}
 	i := &item{device: id.Device.ID, cell: id.Device.Cell, cert: c, approved: sub.approved, entry: c.Entry(id.Actor(sub.req.Protocol))}
 	i.claim = device.Claim{ID: id.Device.ID, Cell: id.Device.Cell, Policy: id.Device.Policy, Token: token, Slot: c.Slot, Serial: c.Serial[:], Prev: id.presented(c.Slot),
-		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(),
+		NotAfter: c.NotAfter, SPKI: c.SPKIHash[:], Request: sub.sameness(), At: s.Now().Unix(), Seen: id.Device.Issued,
 		Issuer: c.Issuer[:], Key: sub.keyKind(), Rescue: s.rescueClaim(sub)}
 	i.expired = id.expired
 	i.entry.Detail["evidence"] = string(id.Evidence)
