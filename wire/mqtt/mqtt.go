@@ -151,6 +151,8 @@ type Limits struct {
 	UserProperties int // in a packet: 32; a will has its own
 	UserOctets     int // of the names and values of those: 4 KiB
 	Filters        int // that are kept of a SUBSCRIBE or UNSUBSCRIBE: 64
+
+	resolved bool // nothing is 0: each packet asks
 }
 
 // The defaults.
@@ -171,9 +173,13 @@ const (
 func (l *Limits) Resolved() Limits {
 	var r Limits
 	if l != nil {
-		r = *l
+		if r = *l; r.resolved {
+			return r
+		}
 	}
 	return Limits{
+		resolved: true,
+
 		Connect: or(r.Connect, defaultConnect), Packet: or(r.Packet, defaultPacket), Topic: or(r.Topic, defaultTopic),
 		Levels: or(r.Levels, defaultLevels), ClientID: or(r.ClientID, defaultClientID), UserName: or(r.UserName, defaultUserName),
 		Password: or(r.Password, defaultPassword), UserProperties: or(r.UserProperties, defaultUserProperties),

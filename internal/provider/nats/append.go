@@ -63,11 +63,15 @@ const (
 	largeEntry = 512 << 10
 )
 
-// gather is how long after the beginning of one flight in a row, or of one row, the next one begins at the earliest, unless enough are waiting or the one before
-// was a message alone: the more go together, the less each costs, but who comes alone is not held up, nor is one who waits for each answer.
+// While many publish, a flight in a row, or a row, waits for gather behind the coming of its first message, so that more go together: the more, the less each costs.
+// It does not wait when enough are there, or least and as many as ever of late, if nobody came while the last flight was on its way: then all who publish wait for
+// their answers. Nor does who comes alone, or first after a pause.
 const (
 	gather = 5 * time.Millisecond
-	enough = 16
+	enough = 64
+	least  = 16
+	silent = 4 * gather // since the last flight began: a pause
+	lately = 16         // flights
 )
 
 // lane is what waits for one subject or stream behind what is on its way.
@@ -78,10 +82,13 @@ type lane struct {
 	busy  bool // a flight is on its way, or it is being looked what became of it
 
 	// Of a stream to which nobody else writes.
-	last   uint64    // its last entry: never beyond it, since prove reads from there; 0 = it is not known, and messages go alone until it is
-	since  time.Time // when the last flight began
-	before int       // how many were in it
-	set    bool      // a timer will have the next one begin
+	last  uint64      // its last entry: never beyond it, since prove reads from there; 0 = it is not known, and messages go alone until it is
+	since time.Time   // when the last flight began
+	peak  int         // how many were in the largest flight of late
+	below int         // flights since that
+	all   bool        // nobody came while the last one was on its way
+	set   bool        // timer will have the next one begin
+	timer *time.Timer // nil before there was need of it
 
 	// Of Up in rows, where last may be wrong: then the next row is refused, and it is looked.
 	rows  bool
@@ -275,7 +282,7 @@ func (p *publisher) add(name string, e *entry) {
 	}
 	l.queue = append(l.queue, e)
 	var fl *flight
-	if !l.busy && (!l.set || len(l.queue) >= enough) {
+	if !l.busy && (!l.set || l.complete(len(l.queue))) {
 		fl = p.board(l, now)
 	}
 	p.mu.Unlock()
@@ -294,14 +301,17 @@ func (p *publisher) board(l *lane, now time.Time) *flight {
 		return nil
 	}
 	n := p.fits(l)
-	if wait := gather - now.Sub(l.since); p.manner == inRow && n == len(l.queue) && n < enough && l.before > 1 && wait > 0 && wait <= gather {
-		l.set = true
-		time.AfterFunc(wait, func() { p.begin(l) })
+	if wait := p.patience(l, n, now); wait > 0 {
+		p.wake(l, wait)
 		return nil
 	}
+	l.set = false
 	p.token++
 	fl := &flight{lane: l, token: p.token, entries: l.queue[:n:n], first: now, sent: now, sending: true}
-	l.queue, l.busy, l.since, l.before = l.queue[n:], true, now, n
+	l.queue, l.busy, l.since = l.queue[n:], true, now
+	if l.below++; n >= l.peak || l.below > lately {
+		l.peak, l.below = n, 0
+	}
 	p.flying[fl.token] = fl
 	reply := p.inbox + strconv.FormatUint(fl.token, 36)
 	if l.rows {
@@ -336,13 +346,37 @@ func (fl *flight) pack(subject, reply string) {
 // headMark stands before the token in the subject to which the first message of a row is acknowledged.
 const headMark = "-"
 
+// complete reports whether n messages are not worth waiting with.
+func (l *lane) complete(n int) bool { return n >= enough || l.all && n >= max(least, l.peak) }
+
+// patience is for how long the next flight of l, of n messages, is waited with. mu is held.
+func (p *publisher) patience(l *lane, n int, now time.Time) time.Duration {
+	first := l.queue[0].since
+	if p.manner != inRow || n < len(l.queue) || l.complete(n) || l.peak < 2 || first.Sub(l.since) > silent {
+		return 0
+	}
+	return min(gather-now.Sub(first), gather)
+}
+
+// wake has begin called in a while. mu is held.
+func (p *publisher) wake(l *lane, wait time.Duration) {
+	switch {
+	case l.set: // it will be
+	case l.timer == nil:
+		l.timer = time.AfterFunc(wait, func() { p.begin(l) })
+	default:
+		l.timer.Reset(wait)
+	}
+	l.set = true
+}
+
 // begin has the next flight of a lane begin that was waited with.
 func (p *publisher) begin(l *lane) {
 	now := p.f.o.Now()
 	p.mu.Lock()
-	l.set = false
 	var fl *flight
-	if !l.busy && !p.ended {
+	if l.set && !l.busy && !p.ended {
+		l.set = false
 		fl = p.board(l, now)
 	}
 	p.mu.Unlock()
@@ -563,7 +597,7 @@ func (p *publisher) settle(token uint64, a answer) {
 	} else {
 		p.land(fl, a)
 	}
-	fl.lane.busy = false
+	fl.lane.busy, fl.lane.all = false, len(fl.lane.queue) == 0
 	next := p.board(fl.lane, now)
 	p.mu.Unlock()
 	p.send(next)

@@ -129,3 +129,22 @@ func BenchmarkNext(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkCatchUp walks what devices have published, which lies in rows.
+func BenchmarkCatchUp(b *testing.B) {
+	f := sizes(b, options(b.TempDir()))
+	const stored = 10_000
+	var all sync.WaitGroup
+	for i := range stored {
+		all.Add(1)
+		f.Append(&message.Message{Topic: "t", Payload: bytes.Repeat([]byte("x"), 100), Stream: message.Up, Key: fmt.Sprint(i % 500)}, "", func(uint64, error) { all.Done() })
+	}
+	all.Wait()
+	perMessage(b, func() {
+		for i := range b.N {
+			if _, err := f.Next(b.Context(), message.Up, "", uint64(i%stored)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -105,6 +105,7 @@ type Fabric struct {
 	rowsEnd span // the last row that was there at Open, behind which entries have one message
 	noted   span // how far remember has noted the places; of Run, and of Open and Close
 	spans   spans
+	read    rowsRead
 	stand   atomic.Pointer[message.Standing]
 	denied  atomic.Pointer[string] // the newest refusal by the server, for a better error than a timeout
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/message"
@@ -229,4 +230,50 @@ func (s *spans) find(place uint64) (seq uint64) {
 		}
 	}
 	return seq
+}
+
+// rowsRead are the rows that Next read last: who goes on behind a message finds the next one in the same row.
+type rowsRead struct {
+	mu   sync.Mutex
+	last [8]rowRead // guarded by mu
+	next int        // guarded by mu
+}
+
+// rowRead is a row, which nobody changes, and when it was read.
+type rowRead struct {
+	*stored
+	at time.Time
+}
+
+// rowFresh is how long a row is remembered: it may leave the stream meanwhile.
+const rowFresh = time.Second
+
+// keep remembers an entry of s, if it is a row.
+func (f *Fabric) keep(s message.Stream, from *stored) {
+	if s != message.Up || from.subject != f.name.rows() {
+		return
+	}
+	r, now := &f.read, f.o.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last[r.next] = rowRead{from, now}
+	r.next = (r.next + 1) % len(r.last)
+}
+
+// row returns a row of s by its number, nil when it is not remembered.
+func (r *rowsRead) row(s message.Stream, seq uint64, now time.Time) *stored {
+	if s != message.Up {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.last {
+		if l := &r.last[i]; l.stored != nil && l.seq == seq {
+			if age := now.Sub(l.at); age >= 0 && age < rowFresh {
+				return l.stored
+			}
+			*l = rowRead{}
+		}
+	}
+	return nil
 }

@@ -137,9 +137,12 @@ func (f *Fabric) Next(ctx context.Context, s message.Stream, name string, after 
 		return nil, err
 	}
 	for found == nil {
-		from, err := f.get(ctx, stream, lookup{Seq: seq, Next: subject})
-		if err != nil {
-			return nil, err
+		from := f.read.row(s, seq, f.o.Now())
+		if from == nil {
+			if from, err = f.get(ctx, stream, lookup{Seq: seq, Next: subject}); err != nil {
+				return nil, err
+			}
+			f.keep(s, from)
 		}
 		f.unpack(s, from, after, func(m *message.Message) bool {
 			if name != "" && name != m.Key {

@@ -311,6 +311,23 @@ func TestRowFollowed(t *testing.T) {
 	}
 }
 
+// TestRowReadTwice has what Next returned belong to who asked: who reads the same row after that finds it as it was stored.
+func TestRowReadTwice(t *testing.T) {
+	f := opened(t, options(t.TempDir()))
+	storeNumbers(t, f, 0, 100)
+	for range 2 {
+		for i := range 100 {
+			want := numbered(i)
+			want.Seq = uint64(i + 1)
+			m, err := f.Next(t.Context(), message.Up, "", uint64(i))
+			if err != nil || !reflect.DeepEqual(m, want) {
+				t.Fatalf("behind %d lies %+v, %v", i, m, err)
+			}
+			clear(m.Payload)
+		}
+	}
+}
+
 func FuzzRow(f *testing.F) {
 	whole := &message.Message{Topic: "a/ü", Payload: []byte("p"), QoS: 1, Retain: true, Thing: "dev", Key: "dev", At: time.Now().UnixMilli(), Stream: message.Up,
 		Properties: message.Properties{ContentType: "c", Correlation: []byte("x"), User: []message.Pair{{Name: "n", Value: "v"}}}}

@@ -125,8 +125,9 @@ func (s *Server) sharedLimits(l mqtt.Limits) *mqtt.Limits {
 	if len(s.limits) >= maxLimits { // the policy was changed often
 		clear(s.limits)
 	}
-	s.limits[l] = &l
-	return &l
+	resolved := l.Resolved()
+	s.limits[l] = &resolved
+	return &resolved
 }
 
 // survive is deferred around everything that runs for one connection: what the programmer broke ends that one alone.

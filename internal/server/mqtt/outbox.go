@@ -209,7 +209,6 @@ func (c *conn) write() {
 
 // take counts what does not wait any more and returns what is to be written now: none at the end of the connection, and false when there is nothing to do.
 func (c *conn) take(octets, answers int) (batch []parcel, more bool) {
-	now := c.server.deps.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.box.octets -= octets
@@ -217,7 +216,7 @@ func (c *conn) take(octets, answers int) (batch []parcel, more bool) {
 	c.wake()
 	if batch = c.box.next(); len(batch) > 0 {
 		c.box.busy = true
-		c.box.slow.in(c.server.times.write, now)
+		c.box.slow.in(c.server.times.write, c.server.deps.Now())
 		return batch, true
 	}
 	c.box.busy = false
