@@ -48,9 +48,6 @@ const (
 	Period = 7 * 24 * time.Hour
 	period = its.Time32(Period / time.Second)
 
-	// firstPeriod is when period 0 began: Tuesday, 6 January 2015, 09:00 UTC, as deployed systems have it, and as tickets of butterfly keys have it by default.
-	firstPeriod its.Time32 = 347619603
-
 	// resend is how long a request may be sent again. Authorities take it for as long as its time is fresh, which is five minutes by default.
 	resend = 4 * time.Minute
 )
@@ -427,7 +424,7 @@ func (s *Station) spans() (list []its.ValidityPeriod, err error) {
 		return nil, err
 	}
 	now := its.Time32(s.at() / 1e6)
-	begin := now - (now-firstPeriod)%period
+	begin := now - (now-its.FirstPeriod)%period
 	for range 1 + max(s.Ahead, 0) {
 		v := its.ValidityPeriod{Start: begin, Duration: its.Duration{Choice: its.Hours, Value: uint16(Period / time.Hour)}}.Within(aa.ToBeSigned.ValidityPeriod)
 		if v.End() > max(now, v.Start) {

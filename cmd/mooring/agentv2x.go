@@ -159,9 +159,28 @@ func (c *cli) agentV2XEnrol(ctx context.Context, f *agentFlags, v *v2xFlags) (er
 		return errs.New(errs.Conflict, "%s is the folder of the station %q already: remove it to begin anew as %q", f.v2xDir(), s.ID, v.settings.ID)
 	}
 	if err := s.Enrol(ctx, key); err != nil {
+		var refused *v2x.Refused
+		if errors.As(err, &refused) {
+			c.advise("%s", enrolmentAdvice(refused.Code))
+		}
 		return err
 	}
 	return c.showStation(s)
+}
+
+// enrolmentAdvice says what to do about a refusal of an enrolment authority, which says nothing but the code (TS 102 941, annex A.2).
+func enrolmentAdvice(code string) string {
+	switch code {
+	case "unknownits":
+		return "The authority knows no vehicle of this name. With Mooring that is a device of the registry, of the same name and with the tag v2x: mooring device change NAME --tag v2x=vehicle"
+	case "invalidsignature":
+		return "The key is not the one by which the authority knows the vehicle: that of its certificate (mooring agent enrol), or that of its tag v2x-key."
+	case "baditsstatus":
+		return "The authority has stopped the vehicle: its device is suspended, retired or lost, or the credential that asks was revoked (mooring device show NAME, mooring v2x ea station NAME)."
+	case "deniedrequest":
+		return "The clock of the vehicle is off, or it got many credentials today already."
+	}
+	return "What each code means says doc/v2x.md. The authority has the refusal in its record: mooring audit list --newest"
 }
 
 // makeStation makes the folder, from the flags.

@@ -162,7 +162,7 @@ func (c *cli) deviceAdd(ctx context.Context, s *client.Client, n v1.NewDevice, t
 		fact(w, "ID", added.Device.ID)
 		if added.Token != nil {
 			c.token(w, added.Device.Name, *added.Token, secret)
-		} else if n.Birth == "" && n.Maker == "" {
+		} else if n.Birth == "" && n.Maker == "" && n.Tags["v2x-key"] == "" {
 			c.advise("To let it enrol, give it a token: mooring device token %s", quoted(added.Device.Name))
 		}
 	})

@@ -199,8 +199,8 @@ func enrolSteps(name, root, address string) string {
      or without any program of ours:
        openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj /CN=%[2]s -outform DER |
          openssl base64 > request.b64
-       curl -sS --fail-with-body --cacert %[1]s -u %[2]s -H "Content-Type: application/pkcs10" \
+       rm -f answer.b64; curl -sS --fail-with-body --cacert %[1]s -u %[2]s -H "Content-Type: application/pkcs10" \
          --data-binary @request.b64 -o answer.b64 %[3]s/.well-known/est/simpleenroll &&
        openssl base64 -d -in answer.b64 | openssl pkcs7 -inform DER -print_certs -out cert.pem ||
-       cat answer.b64  # which says what is wrong`, quoted(root), quoted(name), address)
+       cat answer.b64  # which says what is wrong; if there is none, curl -v does`, quoted(root), quoted(name), address)
 }

@@ -113,6 +113,7 @@ func (c *cli) profileShow(ctx context.Context, s *client.Client, name string, so
 			fact(w, "Rescue", fmt.Sprintf("up to %s after its end, evidence: %s, approval: %s, for %s", p.Rescue.MaxExpired, p.Rescue.Evidence, p.Rescue.Approval, p.Rescue.Validity))
 		}
 		fact(w, "Lint exceptions", strings.Join(p.LintExceptions, ", "))
+		c.advise("Subject, names and extensions are in its file: mooring profile show %s --source", quoted(p.Name))
 	})
 }
 

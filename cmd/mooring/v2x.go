@@ -90,7 +90,10 @@ func readOctets(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if block, _ := pem.Decode(b); block != nil && block.Type == stationCertificate {
+	if block, _ := pem.Decode(b); block != nil {
+		if block.Type != stationCertificate {
+			return nil, errs.New(errs.Invalid, "%s holds a %s in PEM. Certificates and messages of V2X are octets: that of the root is in the file that mooring v2x init --root wrote", path, block.Type)
+		}
 		return block.Bytes, nil
 	}
 	digits := strings.Join(strings.Fields(string(b)), "")

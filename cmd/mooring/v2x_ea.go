@@ -20,7 +20,7 @@ which serves the authority itself where listen.v2x_ea is set: it knows the stati
 v2x.ea, which the role v2x-ea has.`
 
 const v2xStationHelp = `Shows what the enrolment authority knows of a station: its enrolment credentials, and how many tickets it has: now, and by the week in which they begin, which
-is from Monday, 0:00 UTC, until the next. DEVICE is its name in the registry, or its id. Weeks whose tickets are all over are not kept. Which tickets it has nobody knows here.`
+is from Tuesday, 9:00 UTC, until the next. DEVICE is its name in the registry, or its id. Weeks whose tickets are all over are not kept. Which tickets it has nobody knows here.`
 
 const v2xRevokeCredentialHelp = `Revokes one enrolment credential for good. From then on, within a second and on all nodes, no request that it signs gets a ticket, an archive or another
 credential (baditsstatus). Tickets that there are live until they end. CREDENTIAL is its HashedId8, as "mooring v2x ea station" shows it.

@@ -214,16 +214,20 @@ func TestV2XStationShown(t *testing.T) {
 	ec, err := client.Enrol(ctx, "car-1", canonical)
 	must(t, err)
 	at := p.clock.Now().UTC()
-	monday := at.Truncate(24*time.Hour).AddDate(0, 0, -(int(at.Weekday())+6)%7)
+	const nine = 9*time.Hour - 2*time.Second // two leap seconds came since the first period began
+	tuesday := at.Add(-nine).Truncate(24 * time.Hour).Add(nine)
+	for tuesday.Weekday() != time.Tuesday {
+		tuesday = tuesday.AddDate(0, 0, -1)
+	}
 	begin := func(at time.Time) its.Time32 { return its.Time32(its.TimeAt(at, its.LeapSeconds) / 1e6) }
-	for _, start := range []time.Time{at, at, monday.AddDate(0, 0, 7), monday.AddDate(0, 0, 20)} {
+	for _, start := range []time.Time{at, at, tuesday.AddDate(0, 0, 7), tuesday.AddDate(0, 0, 20)} {
 		_, err := client.Ticket(ctx, ec, agent.Order{Start: begin(start), Life: its.Duration{Choice: its.Hours, Value: 24}})
 		must(t, err)
 	}
 	for _, name := range []string{"car-1", d.ID.String()} {
 		st, err := p.V2X.EA.Station(ctx, who, name)
 		must(t, err)
-		want := []ea.Week{{From: monday, Tickets: 2}, {From: monday.AddDate(0, 0, 7), Tickets: 1}, {From: monday.AddDate(0, 0, 14), Tickets: 1}}
+		want := []ea.Week{{From: tuesday, Tickets: 2}, {From: tuesday.AddDate(0, 0, 7), Tickets: 1}, {From: tuesday.AddDate(0, 0, 14), Tickets: 1}}
 		if !st.Tagged || st.Device.Name != "car-1" || st.Valid != 2 || fmt.Sprint(st.Weeks) != fmt.Sprint(want) || len(st.Credentials) != 1 || st.Credentials[0].ID != credentialID(t, ec) {
 			t.Errorf("%s: %+v, want the weeks %v", name, st, want)
 		}

@@ -130,6 +130,10 @@ const LeapSeconds = 5
 
 const epoch = 1072915200 // 2004-01-01T00:00:00Z in Unix time
 
+// FirstPeriod is when period 0 of tickets began: Tuesday, 6 January 2015, 9:00 UTC, as deployed systems have it. Each leap second since then has periods begin a second
+// earlier by UTC.
+const FirstPeriod Time32 = 347619603
+
 // Time is the moment in UTC, given the leap seconds since 2004.
 func (t Time32) Time(leap int) time.Time { return time.Unix(epoch+int64(t)-int64(leap), 0).UTC() }
 

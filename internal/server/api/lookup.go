@@ -56,7 +56,7 @@ func (s *server) unknownProfile(k errs.Kind, name string) error {
 		more = fmt.Sprintf(" or one of %d others", len(known)-mostChoices)
 		known = known[:mostChoices]
 	}
-	return errs.New(k, "profile: there is no profile %q: use %s%s", shortened(name), strings.Join(known, ", "), more)
+	return errs.New(k, "profile: there is no profile %q: use %s%s. New files are read when the server starts", shortened(name), strings.Join(known, ", "), more)
 }
 
 // actions are those that entries of the record can have.

@@ -23,7 +23,7 @@ type Station struct {
 	Weeks       []Week    // those with tickets that are not over, the first one first
 }
 
-// Week is how many tickets begin in a week, which begins on Monday, 0:00 UTC.
+// Week is how many tickets begin in a week, which begins as the periods of tickets do: on Tuesday, 9:00 UTC less the leap seconds since 2015.
 type Week struct {
 	From    time.Time
 	Tickets int64
@@ -77,10 +77,13 @@ func (s *Service) deviceOf(ctx context.Context, nameOrID string) (d device.Devic
 	return d, err
 }
 
+// period is that of tickets, in seconds.
+const period = 7 * 24 * 3600
+
 // countTx counts the tickets of a station that are not over.
 func (s *Service) countTx(ctx context.Context, tx *db.Tx, st *Station) error {
 	now := its.Time32(s.Trust.At() / 1e6)
-	weeks := map[int64]int64{} // by the second when they begin
+	weeks := map[int64]int64{} // by the number of the period
 	st.Valid, st.Weeks = 0, nil
 	err := tx.Each(ctx, func(row db.Row) error {
 		var i interval
@@ -90,17 +93,12 @@ func (s *Service) countTx(ctx context.Context, tx *db.Tx, st *Station) error {
 		if i.start <= int64(now) {
 			st.Valid += i.tickets
 		}
-		weeks[monday(its.Time32(i.start).Time(s.Trust.Leap))] += i.tickets
+		weeks[(i.start-int64(its.FirstPeriod))/period] += i.tickets
 		return nil
 	}, selectCounted, st.Device.ID[:], int64(now))
-	for _, from := range slices.Sorted(maps.Keys(weeks)) {
-		st.Weeks = append(st.Weeks, Week{time.Unix(from, 0).UTC(), weeks[from]})
+	for _, n := range slices.Sorted(maps.Keys(weeks)) {
+		from := its.FirstPeriod + its.Time32(n*period)
+		st.Weeks = append(st.Weeks, Week{from.Time(s.Trust.Leap), weeks[n]})
 	}
 	return err
-}
-
-// monday is when the week of a moment began.
-func monday(at time.Time) int64 {
-	const week, first = 7 * 24 * 3600, 4 * 24 * 3600 // 1970 began on a Thursday
-	return (at.Unix()-first)/week*week + first
 }

@@ -102,12 +102,9 @@ const (
 	IssueManyPath = "/butterfly/many"
 )
 
-// firstPeriod is when period 0 began (Time32): Tuesday, 6 January 2015, 09:00 UTC, as deployed systems have it.
-const firstPeriod = 347619603
-
 // period is the number of the one that a moment lies in.
 func (s *Service) period(at its.Time32) int64 {
-	return (int64(at) - firstPeriod) / int64(s.Policy.Period/time.Second)
+	return (int64(at) - int64(its.FirstPeriod)) / int64(s.Policy.Period/time.Second)
 }
 
 // valid is how long tickets of a period are.
@@ -117,7 +114,7 @@ func (s *Service) valid(i int64) its.ValidityPeriod {
 	if life%time.Hour == 0 {
 		d = its.Duration{Choice: its.Hours, Value: uint16(min(life/time.Hour, 1<<16-1))}
 	}
-	return its.ValidityPeriod{Start: its.Time32(firstPeriod + i*int64(s.Policy.Period/time.Second)), Duration: d}
+	return its.ValidityPeriod{Start: its.FirstPeriod + its.Time32(i*int64(s.Policy.Period/time.Second)), Duration: d}
 }
 
 func (s *Service) seconds() its.Time32 { return its.Time32(s.Trust.At() / 1e6) }

@@ -120,6 +120,6 @@ type V2XTickets struct {
 
 // V2XWeek is how many tickets begin in a week.
 type V2XWeek struct {
-	From    time.Time `json:"from" doc:"Monday, 0:00 UTC"`
+	From    time.Time `json:"from" doc:"Tuesday, 9:00 UTC less the leap seconds since 2015"`
 	Tickets int64     `json:"tickets" doc:"How many"`
 }
