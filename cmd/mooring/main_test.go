@@ -26,7 +26,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mooring": main, "print-slack": printSlack})
+	testscript.Main(m, map[string]func(){"mooring": main, "print-slack": printSlack, "print-files": printFiles})
 }
 
 // TestScripts runs the conversations in testdata: the real program, in processes of its own, against real servers on loopback.

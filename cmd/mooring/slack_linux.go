@@ -31,9 +31,19 @@ func allowSlack(args []string) {
 		return
 	}
 	if self, err := os.Executable(); err == nil {
-		_ = syscall.Exec(self, args, os.Environ()) // it returns only when it fails
+		executeAgain(self, args)
 	}
 	setSlack(slackGiven) // else programs that this thread starts would inherit it
+}
+
+// executeAgain has self take the place of this program. It returns only when that fails.
+func executeAgain(self string, args []string) {
+	var files syscall.Rlimit
+	unknown := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files)
+	_ = syscall.Exec(self, args, os.Environ())
+	if unknown == nil { // Exec has lowered the soft limit to what it was before Go raised it, for the next program, and leaves it there: 1024 as a rule
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files)
+	}
 }
 
 // slackOf is that of the calling thread.

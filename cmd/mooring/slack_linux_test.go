@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -41,5 +43,25 @@ func TestAllowSlack(t *testing.T) {
 				t.Errorf("got %q, %v, want %s", got, err, row.want)
 			}
 		})
+	}
+}
+
+// printFiles is a program that tells how many files it may open, before and after it could not execute itself.
+func printFiles() {
+	for range 2 {
+		var files syscall.Rlimit
+		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+			panic(err)
+		}
+		os.Stdout.WriteString(strconv.FormatUint(files.Cur, 10) + " ")
+		executeAgain("/does/not/exist", os.Args)
+	}
+}
+
+// Who cannot be executed again may open as many files as before.
+func TestExecuteAgainFails(t *testing.T) {
+	got, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", "ulimit -S -n 64; ulimit -H -n 128; exec print-files").Output()
+	if limits := strings.Fields(string(got)); err != nil || len(limits) != 2 || limits[0] == "64" || limits[1] != limits[0] {
+		t.Errorf("got %q, %v, want what Go has raised it to twice", got, err)
 	}
 }
