@@ -18,7 +18,7 @@ key unwrapped, a key wrapped, two verifications, three signatures and two points
 points decoded. That is with a question of the AA to the EA for each ticket; questions that leave in one message share of it three operations of either side.
 
 The issue of tickets by the AA in this process, without HTTP, 256 requests at once: with questions about many tickets in one message, as our EA takes them, and with a
-question for each, as an EA of others has it; what answers these is not counted. Each ticket is looked at afterwards.
+question for each, as an EA of others has it; the primitives are those of the messages that there were, and what answers them is not counted. Each ticket is looked at afterwards.
 
 The expansion of cocoon keys, and the private and the compact unified response for one; of these also how much faster two workers are than one.`
 

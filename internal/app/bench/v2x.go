@@ -49,7 +49,7 @@ type V2XOptions struct {
 // Questions that leave in one message share of this a key wrapped, a verification and a signature at the AA, and a key unwrapped, a point decoded, a verification and the signature at the EA: with
 // very many in each message about half of the floor would be left. So the ratio can fall below 1.
 //
-// Then it measures the authorization authority by itself (issue), with such messages and with a question for each ticket, and what is done for butterfly keys (cocoons).
+// Then it measures the authorization authority by itself (issue), with such messages and with a question for each ticket, by the primitives of as many questions as there were, and what is done for butterfly keys (cocoons).
 func V2X(ctx context.Context, o V2XOptions, print func(Line) error) (err error) {
 	b := &v2xBench{V2XOptions: o}
 	defer func() { err = errors.Join(err, b.close()) }()
@@ -239,7 +239,7 @@ func (b *v2xBench) sample(ctx context.Context) (aa, ea sample, err error) {
 	if err := errors.Join(failed...); err != nil {
 		return aa, ea, err
 	}
-	floorAA, floorEA, err := floorsV2X()
+	floorAA, floorEA, _, err := floorsV2X()
 	if err != nil {
 		return aa, ea, err
 	}
@@ -263,25 +263,25 @@ func (b *v2xBench) cpu() (used [2]time.Duration) {
 	return used
 }
 
-// floorsV2X measures the primitives of either side.
-func floorsV2X() (aa, ea float64, err error) {
+// floorsV2X measures the primitives of either side, with a question for each ticket, and those of a question by itself at the authorization authority.
+func floorsV2X() (aa, ea, question float64, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	private, err := butterfly.RandomScalar(rand.Reader)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	digest := sha256.Sum256([]byte("a message"))
 	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	public := private.Public()
 	wrapped, err := butterfly.Wrap(rand.Reader, public, [16]byte{1}, nil)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	octets := public.Bytes()
 	wrap := func() error { _, err := butterfly.Wrap(rand.Reader, public, [16]byte{1}, nil); return err }
@@ -295,10 +295,13 @@ func floorsV2X() (aa, ea float64, err error) {
 		return nil
 	}
 	if aa, err = costOf(500, inTurn(decode, unwrap, wrap, decode, verify, verify, sign, sign, sign)); err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
-	ea, err = costOf(500, inTurn(decode, unwrap, decode, unwrap, verify, verify, sign))
-	return aa, ea, err
+	if ea, err = costOf(500, inTurn(decode, unwrap, decode, unwrap, verify, verify, sign)); err != nil {
+		return 0, 0, 0, err
+	}
+	question, err = costOf(500, inTurn(wrap, verify, sign))
+	return aa, ea, question, err
 }
 
 // stop ends the processes of the authorities.
