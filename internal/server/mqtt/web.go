@@ -52,7 +52,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serveWeb serves one WebSocket until it has ended.
 func (s *Server) serveWeb(ctx context.Context, ws *websocket.Conn, peer *gate.Peer, draining <-chan struct{}) {
-	t := &webSocket{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), peer: peer, ended: make(chan struct{})}
+	t := &webSocket{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), ws: ws, peer: peer, ended: make(chan struct{})}
 	ws.SetReadLimit(maxFrame)
 	c := s.newConn(t, peer, "wss")
 	go func() {
@@ -104,6 +104,7 @@ func offers(r *http.Request, protocol string) bool {
 // webSocket is a transport.
 type webSocket struct {
 	net.Conn // a stream over the frames
+	ws       *websocket.Conn
 	peer     *gate.Peer
 	ended    chan struct{}
 	once     sync.Once
@@ -117,9 +118,11 @@ func (w *webSocket) Close() error {
 }
 
 // End closes as WebSockets do (RFC 6455, section 7.1.2), but waits no longer for the peer's part of it.
+//
+// Closing the stream would first break off the read that is under way, which ends the connection with a reset: it can overtake the last word.
 func (w *webSocket) End(within time.Duration) {
 	overdue := time.AfterFunc(within, func() { _ = w.Close() })
 	defer overdue.Stop()
-	_ = w.Conn.Close() // that the peer did not answer makes no difference
+	_ = w.ws.Close(websocket.StatusNormalClosure, "") // that the peer did not answer makes no difference
 	_ = w.Close()
 }

@@ -161,6 +161,7 @@ func TestWebSocketsEnd(t *testing.T) {
 	cut, drained := w.openClient("dev-1", 0), w.openClient("dev-2", 0)
 	cut.is(cut.hello("dev-1", nil).Reason, mqtt.Success)
 	drained.is(drained.hello("dev-2", nil).Reason, mqtt.Success)
+	until(t, "CONNACK is written", func() bool { return w.hub.linkOf("dev-1").Queued() == 0 }) // who is being written to hears nothing
 	w.hub.cut("dev-1", message.ReasonCut)
 	p, err := cut.next()
 	cut.is([]any{p, err}, []any{mqtt.Disconnect{Reason: mqtt.AdministrativeAction}, nil})
@@ -169,6 +170,8 @@ func TestWebSocketsEnd(t *testing.T) {
 	w.stop()
 	p, err = drained.next()
 	drained.is([]any{p, err}, []any{mqtt.Disconnect{Reason: mqtt.ServerShuttingDown}, nil})
+	_, err = drained.next()
+	drained.is(err, io.EOF) // so the stream says that the WebSocket was closed with 1000
 	until(t, "core hears of it", func() bool { return has(w.hub.seen(), "detach dev-2|dev-2 stopping") })
 }
 
