@@ -113,7 +113,7 @@ func (r *Runner) Metrics(ctx context.Context) (Metric, error) {
 		}
 	}
 	m.Dead, m.Lag = dead, last-min(last, m.Place)
-	if m.oldest > 0 {
+	if m.Lag > 0 && m.oldest > 0 {
 		m.Behind = max(0, r.o.Store.Now().Sub(time.UnixMilli(m.oldest)))
 	}
 	return m, nil
@@ -252,10 +252,10 @@ func (s *supply) deliver(ctx context.Context, b Batch) error {
 		if done > 0 {
 			failures, tries = 0, 0
 			clear(s.refused)
+			s.note(func(m *Metric) { m.Delivered += uint64(done) }) // before the place, with which who looks expects them
 			if err := s.safe(ctx, b.Messages[done-1].Seq); err != nil {
 				return err
 			}
-			s.note(func(m *Metric) { m.Delivered += uint64(done) })
 			b.Messages = b.Messages[done:]
 		}
 		if err == nil || ctx.Err() != nil {
