@@ -271,3 +271,23 @@ func TestOptimismThatWasWrong(t *testing.T) {
 		t.Errorf("optimism: %v, want %v; %d rows, want 1", hopes, want, count(t, d))
 	}
 }
+
+// Of a statement of many rows that fails in the middle nothing stays, whatever the function makes of its error.
+func TestManyRowsOrNone(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	rows := []any{1, id(1), 0, "", 1, id(2), 0, "", 1, id(2), 0, ""}
+	for name, swallow := range map[string]bool{"returned": false, "swallowed": true} {
+		err := d.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+			if _, err := tx.Exec(ctx, `INSERT INTO thing (cell, id, n, note) VALUES `+db.Values("", 4, 3), rows...); err != nil && !swallow {
+				return err
+			}
+			return nil
+		})
+		if !db.IsConflict(err) {
+			t.Errorf("%s: got %v, want a conflict", name, err)
+		}
+		if n := count(t, d); n != 0 {
+			t.Errorf("%s: %d rows are left", name, n)
+		}
+	}
+}
