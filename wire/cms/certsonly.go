@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"mooring/wire/der"
 )
 
 // CertsOnly returns the DER of a message that carries certificates and nothing else: SignedData of version 1 without
@@ -33,24 +35,44 @@ func CRLsOnly(crls [][]byte) ([]byte, error) {
 	return unsigned(tag1, crls)
 }
 
-// unsigned returns SignedData of version 1 whose only content is a set.
+// unsigned returns SignedData of version 1 whose only content is a set with an implicit tag. All else in it is constant, and so it is written from its
+// sizes, once, without the buffers of a builder.
 func unsigned(tag cbasn1.Tag, elements [][]byte) ([]byte, error) {
-	return buildContentInfo(OIDSignedData, func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1Int64(1)
-			addSetOf(b, cbasn1.SET, nil) // digestAlgorithms
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(OIDData) })
-			addSetOf(b, tag, elements)
-			addSetOf(b, cbasn1.SET, nil) // signerInfos
-		})
-	})
+	const signedData = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02"
+	// version 1, no digestAlgorithms, encapContentInfo of the type data without content
+	const head = "\x02\x01\x01" + "\x31\x00" + "\x30\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01"
+	const signerInfos = "\x31\x00"
+	set := 0
+	for _, e := range elements {
+		set += len(e)
+	}
+	signed := len(head) + elementSize(set) + len(signerInfos)
+	content := len(signedData) + elementSize(elementSize(signed))
+	if size := elementSize(content); size > MaxSize {
+		return nil, fmt.Errorf("CMS message has %d bytes; at most %d are allowed", size, MaxSize)
+	}
+	b := der.AppendHeader(make([]byte, 0, elementSize(content)), byte(cbasn1.SEQUENCE), content)
+	b = append(b, signedData...)
+	b = der.AppendHeader(b, byte(tag0), elementSize(signed))
+	b = append(der.AppendHeader(b, byte(cbasn1.SEQUENCE), signed), head...)
+	b = der.AppendHeader(b, byte(tag), set)
+	for _, e := range sortedSet(elements) {
+		b = append(b, e...)
+	}
+	return append(b, signerInfos...), nil
+}
+
+// elementSize is the number of octets of a value with n octets of content, header included.
+func elementSize(n int) int {
+	var room [8]byte
+	return len(der.AppendHeader(room[:0], 0, n)) + n
 }
 
 // ParseCertsOnly returns the certificates of a certs-only message, each as DER, in the order in which they stand there.
 // A message with a signer or content is refused, since nobody would look at either. The certificates themselves are
 // not parsed.
-func ParseCertsOnly(der []byte) ([][]byte, error) {
-	signed, err := ParseSigned(der)
+func ParseCertsOnly(message []byte) ([][]byte, error) {
+	signed, err := ParseSigned(message)
 	if err != nil {
 		return nil, fmt.Errorf("reading a certs-only message: %w", err)
 	}

@@ -129,14 +129,19 @@ func encoded(f cryptobyte.BuilderContinuation) ([]byte, error) {
 
 // addSetOf adds DER elements as a SET OF in the order that DER demands.
 func addSetOf(b *cryptobyte.Builder, tag cbasn1.Tag, elements [][]byte) {
-	if len(elements) > 1 {
-		elements = slices.SortedFunc(slices.Values(elements), bytes.Compare)
-	}
 	b.AddASN1(tag, func(b *cryptobyte.Builder) {
-		for _, element := range elements {
+		for _, element := range sortedSet(elements) {
 			b.AddBytes(element)
 		}
 	})
+}
+
+// sortedSet returns the elements in the order that DER demands of a SET OF.
+func sortedSet(elements [][]byte) [][]byte {
+	if len(elements) < 2 {
+		return elements
+	}
+	return slices.SortedFunc(slices.Values(elements), bytes.Compare)
 }
 
 func addAlgorithm(b *cryptobyte.Builder, a Algorithm) {

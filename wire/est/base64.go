@@ -22,12 +22,13 @@ func EncodeBase64Line(der []byte) []byte {
 }
 
 func wrap(der []byte, lineEnd string) []byte {
-	text := EncodeBase64Line(der)
-	out := make([]byte, 0, len(text)+(len(text)/column+1)*len(lineEnd))
-	for len(text) > 0 {
-		n := min(column, len(text))
-		out = append(append(out, text[:n]...), lineEnd...)
-		text = text[n:]
+	const octets = column / 4 * 3 // of a full line
+	n := base64.StdEncoding.EncodedLen(len(der))
+	out := make([]byte, 0, n+(n/column+1)*len(lineEnd))
+	for len(der) > 0 {
+		line := der[:min(octets, len(der))]
+		out = append(base64.StdEncoding.AppendEncode(out, line), lineEnd...)
+		der = der[len(line):]
 	}
 	return out
 }
