@@ -91,6 +91,7 @@ func (s *Service) Commit(ctx context.Context) error {
 
 // made is a ticket that was signed and waits to be recorded.
 type made struct {
+	place                int64 // of the answer
 	request, key, answer []byte
 	id                   its.HashedId8
 	ends                 int64
@@ -150,16 +151,17 @@ func (s *Service) Authorize(ctx context.Context, from access.Actor, request []by
 }
 
 const (
-	insertAnswers = `INSERT INTO v2x_answer (cell, request, answer, at) VALUES `
-	selectAnswer  = `SELECT answer FROM v2x_answer WHERE cell = 0 AND request = $1`
+	insertAnswers = `INSERT INTO v2x_answer (cell, made, request, answer, at) VALUES `
+	selectAnswer  = `SELECT answer FROM v2x_answer WHERE cell = 0 AND made IN (0, $1) AND request = $2`
+	pruneAnswers  = `DELETE FROM v2x_answer WHERE cell = 0 AND made < $1 AND at < $2`
 	insertTicket  = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`
 	insertTickets = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES `
 	whoseKeys     = ` ON CONFLICT DO NOTHING RETURNING key`
 )
 
-func (s *Service) answered(ctx context.Context, request []byte) (answer []byte, err error) {
+func (s *Service) answered(ctx context.Context, a *asking) (answer []byte, err error) {
 	err = s.DB.View(ctx, func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Get(ctx, []any{&answer}, selectAnswer, request)
+		_, err := tx.Get(ctx, []any{&answer}, selectAnswer, a.made(), a.digest)
 		return err
 	})
 	return answer, err
@@ -223,6 +225,15 @@ func encryption(a *asking) its.AuthorizationResponseCode {
 		return its.ItsAaInvalidEncryptionKey
 	}
 	return its.AuthorizationOk
+}
+
+// made is where the answer to a request is kept: in the order in which requests were made, as they say themselves, in milliseconds. So answers that are recorded together lie
+// together, and one that is sent again says the same. 0 is for those that do not say.
+func (a *asking) made() int64 {
+	if a.pop == nil {
+		return 0
+	}
+	return int64(a.pop.TbsData.HeaderInfo.GenerationTime.Value / 1000)
 }
 
 func (s *Service) timely(a *asking) its.AuthorizationResponseCode {
@@ -295,7 +306,7 @@ func within(a *asking) its.AuthorizationResponseCode {
 
 // refuse records a refusal and answers with its code, if there is a key to answer with. A request that got a ticket before gets it again.
 func (s *Service) refuse(ctx context.Context, a *asking, code its.AuthorizationResponseCode) ([]byte, error) {
-	if answer, err := s.answered(ctx, a.digest); answer != nil || err != nil {
+	if answer, err := s.answered(ctx, a); answer != nil || err != nil {
 		return answer, err
 	}
 	if err := s.Audit.Refuse(ctx, a.from, audit.Entry{Action: "v2x.ticket", Refused: code.String()}); err != nil {
@@ -379,7 +390,7 @@ func (s *Service) record(ctx context.Context, a *asking, x *its.Certificate, ans
 		return err
 	}
 	key := sha256.Sum256(b)
-	return s.commit.Do(ctx, &made{a.digest, key[:], answer, id, x.ToBeSigned.ValidityPeriod.End().Time(s.Trust.Leap).Unix()})
+	return s.commit.Do(ctx, &made{a.made(), a.digest, key[:], answer, id, x.ToBeSigned.ValidityPeriod.End().Time(s.Trust.Leap).Unix()})
 }
 
 // apply records a batch. Whose key has a ticket already is refused.
@@ -391,20 +402,20 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused 
 	}
 	refused = make([]error, len(batch))
 	n := 0
-	answers := make([]any, 0, 3*len(batch))
+	answers := make([]any, 0, 4*len(batch))
 	for i, m := range batch {
 		if !fresh[string(m.key)] {
 			refused[i] = errUsed
 			continue
 		}
-		answers = append(answers, m.request, m.answer, now)
+		answers = append(answers, m.place, m.request, m.answer, now)
 		n++
 	}
 	if n == 0 {
 		return refused, nil
 	}
 	if err := db.Chunks(n, func(from, to int) error {
-		tx.Defer(&db.Stmt{SQL: insertAnswers + db.Values("0, ", 3, to-from) + ` ON CONFLICT DO NOTHING`, Args: answers[3*from : 3*to]})
+		tx.Defer(&db.Stmt{SQL: insertAnswers + db.Values("0, ", 4, to-from) + ` ON CONFLICT DO NOTHING`, Args: answers[4*from : 4*to]})
 		return nil
 	}); err != nil {
 		return nil, err
@@ -457,7 +468,8 @@ func (s *Service) Prune(ctx context.Context) error {
 	}
 	now := s.Now()
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `DELETE FROM v2x_answer WHERE cell = 0 AND at < $1`, now.Add(-3*s.Window).Unix())
+		// No request is from later than the window allows, so that these are all that are old enough.
+		_, err := tx.Exec(ctx, pruneAnswers, int64((s.Trust.At()-2*its.Time64(s.Window.Microseconds()))/1000)+1, now.Add(-3*s.Window).Unix())
 		_, err2 := tx.Exec(ctx, `DELETE FROM v2x_ticket WHERE cell = 0 AND ends < $1 AND told = 1`, now.Unix())
 		_, err3 := tx.Exec(ctx, pruneCocoons, now.Add(-KeepCocoons).Unix())
 		return errors.Join(err, err2, err3)
