@@ -111,18 +111,21 @@ func (n numbering) appendCompact(b []byte, stamp int64, entries []Entry) []byte 
 }
 
 func (c *compactor) entry(e *Entry) {
+	list := c.listOf(e.Detail)
 	var room [16]string
 	names := room[:0]
-	for name := range e.Detail {
-		if bounded(name) != name || len(e.Detail) > maxDetails {
-			c.raw(e)
-			return
+	if list < 0 {
+		for name := range e.Detail {
+			if bounded(name) != name || len(e.Detail) > maxDetails {
+				c.raw(e)
+				return
+			}
+			names = append(names, name)
 		}
-		names = append(names, name)
+		slices.Sort(names)
 	}
-	slices.Sort(names)
 	mask := byte(0)
-	for i, set := range [5]bool{e.Device != "", e.Serial != "", e.Object != "", e.Refused != "", len(names) > 0} {
+	for i, set := range [5]bool{e.Device != "", e.Serial != "", e.Object != "", e.Refused != "", len(e.Detail) > 0} {
 		if set {
 			mask |= 1 << i
 		}
@@ -139,9 +142,28 @@ func (c *compactor) entry(e *Entry) {
 			c.value(s)
 		}
 	}
-	if len(names) > 0 {
-		c.detail(names, e.Detail)
+	switch {
+	case len(e.Detail) == 0:
+	case list < 0:
+		c.newDetail(names, e.Detail)
+	default:
+		c.detail(list, e.Detail)
 	}
+}
+
+// listOf returns the number of the earlier list that has the names of detail, or -1: entries of one batch mostly have the same.
+func (c *compactor) listOf(detail map[string]string) int {
+	return slices.IndexFunc(c.lists, func(l nameList) bool {
+		if len(l.names) != len(detail) {
+			return false
+		}
+		for _, name := range l.names {
+			if _, ok := detail[name]; !ok {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func (c *compactor) raw(e *Entry) {
@@ -151,25 +173,24 @@ func (c *compactor) raw(e *Entry) {
 	c.out = append(c.out, data...)
 }
 
-// detail refers to an earlier list of names or writes a new one, and then the values.
-func (c *compactor) detail(names []string, detail map[string]string) {
-	for i, l := range c.lists {
-		if !slices.Equal(l.names, names) {
-			continue
+// detail refers to an earlier list of names, and writes those values that are others than the last entry's that has them.
+func (c *compactor) detail(list int, detail map[string]string) {
+	l := c.lists[list]
+	c.out = binary.AppendUvarint(c.out, uint64(list)+1)
+	same := len(c.out)
+	c.out = append(c.out, make([]byte, (len(l.names)+7)/8)...)
+	for k, name := range l.names {
+		if value := bounded(detail[name]); value == l.last[k] {
+			c.out[same+k/8] |= 1 << (k % 8)
+		} else {
+			c.value(value)
+			l.last[k] = value
 		}
-		c.out = binary.AppendUvarint(c.out, uint64(i)+1)
-		same := len(c.out)
-		c.out = append(c.out, make([]byte, (len(names)+7)/8)...)
-		for k, name := range names {
-			if value := bounded(detail[name]); value == l.last[k] {
-				c.out[same+k/8] |= 1 << (k % 8)
-			} else {
-				c.value(value)
-				l.last[k] = value
-			}
-		}
-		return
 	}
+}
+
+// newDetail writes a new list of names, sorted, and then the values.
+func (c *compactor) newDetail(names []string, detail map[string]string) {
 	c.out = append(c.out, 0)
 	c.out = binary.AppendUvarint(c.out, uint64(len(names)))
 	l := nameList{names: slices.Clone(names), last: make([]string, len(names))}

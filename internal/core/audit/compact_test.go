@@ -67,7 +67,7 @@ func TestNamesOutOfOrder(t *testing.T) {
 		c := &compactor{fixed: numbered(), dictionary: dictionary{own: map[string]uint64{}, texts: words}, stamp: stamp / microseconds}
 		c.out = binary.AppendUvarint([]byte{compactVersion}, stamp)
 		e := Entry{At: c.stamp, Action: "a.b", Actor: "c", Detail: map[string]string{}}
-		for range 2 { // the second refers to the first
+		for turn := range 2 { // the second refers to the first
 			c.out = binary.AppendVarint(append(c.out, 16), 0)
 			c.value(e.Action)
 			c.actor(e.Actor)
@@ -75,7 +75,11 @@ func TestNamesOutOfOrder(t *testing.T) {
 			for k, name := range names {
 				values[name] = fmt.Sprint("value ", k)
 			}
-			c.detail(names, values)
+			if turn == 0 {
+				c.newDetail(names, values)
+			} else {
+				c.detail(0, values)
+			}
 			for _, name := range names {
 				e.Detail[bounded(name)] = values[name]
 			}
