@@ -65,7 +65,8 @@ type DB struct {
 type engine interface {
 	// begin waits for a connection until ctx ends.
 	begin(ctx context.Context, write bool) (session, error)
-	glance(ctx context.Context) (session, error) // for reading by a single statement
+	// glance waits for a connection for reading by a single statement; patient says that a little longer wait is worth it, when what is read is then had for less.
+	glance(ctx context.Context, patient bool) (session, error)
 	migrate(ctx context.Context, schemas []Schema) error
 	run(ctx context.Context) error // upkeep, until ctx ends
 	trim(ctx context.Context) error
@@ -260,12 +261,12 @@ func (d *DB) attempt(ctx context.Context, write bool, batch BatchID, fn func(ctx
 }
 
 // glance runs fn, which reads by one statement or does not mind if each of several sees a state of its own.
-func (d *DB) glance(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+func (d *DB) glance(ctx context.Context, patient bool, fn func(ctx context.Context, tx *Tx) error) error {
 	return d.retry(ctx, func() error {
 		if err := d.usable(); err != nil {
 			return err
 		}
-		s, err := d.engine.glance(ctx)
+		s, err := d.engine.glance(ctx, patient)
 		if err != nil {
 			return err
 		}

@@ -134,7 +134,9 @@ func (e *postgresEngine) begin(ctx context.Context, write bool) (session, error)
 }
 
 // glance is a view of one statement, which needs no transaction and so a third of the messages.
-func (e *postgresEngine) glance(ctx context.Context) (session, error) { return e.session(ctx, "") }
+func (e *postgresEngine) glance(ctx context.Context, _ bool) (session, error) {
+	return e.session(ctx, "")
+}
 
 func (e *postgresEngine) session(ctx context.Context, begin string) (session, error) {
 	conn, err := e.pool.Acquire(ctx)

@@ -37,6 +37,8 @@ const (
 	// checkpointAt is the size of the write-ahead log, in octets, from which a checkpoint runs beside the writer. The automatic one, at
 	// 256 MiB, is the safety net: it would run inside somebody's commit.
 	checkpointAt = 32 << 20
+	// patience is how long a glance waits for the writing connection, about as long as a commit of a few dozen takes.
+	patience = 4 * time.Millisecond
 )
 
 func openSQLite(ctx context.Context, path string, log *slog.Logger) (*sqliteEngine, error) {
@@ -144,14 +146,35 @@ func closeNext(ctx context.Context, pool chan *sqliteConn) error {
 	}
 }
 
-// glance needs no transaction: a statement that runs alone sees one state, and to open and end one costs as much as a small statement.
-func (e *sqliteEngine) glance(ctx context.Context) (session, error) {
+// glance needs no transaction: a statement that runs alone sees one state, and to open and end one costs as much as a small statement. The writing connection has
+// read what it wrote and what it is about to write, while a reading one forgets all its pages when anything was committed. So a look goes
+// by that one when no transaction is open on it, which a patient one waits for a little.
+func (e *sqliteEngine) glance(ctx context.Context, patient bool) (session, error) {
+	select {
+	case c := <-e.writer:
+		return bareSession(c, e.writer), nil
+	default:
+	}
+	if patient {
+		late := time.NewTimer(patience)
+		defer late.Stop()
+		select {
+		case c := <-e.writer:
+			return bareSession(c, e.writer), nil
+		case <-late.C:
+		case <-ctx.Done():
+		}
+	}
 	select {
 	case c := <-e.readers:
-		return &sqliteSession{conn: c, pool: e.readers, bare: true}, nil
+		return bareSession(c, e.readers), nil
 	case <-ctx.Done():
 		return nil, &storeError{class: classGivenUp, cause: ctx.Err()}
 	}
+}
+
+func bareSession(c *sqliteConn, pool chan *sqliteConn) *sqliteSession {
+	return &sqliteSession{conn: c, pool: pool, bare: true}
 }
 
 func (e *sqliteEngine) begin(ctx context.Context, write bool) (session, error) {
@@ -234,6 +257,9 @@ type sqliteSession struct {
 func (s *sqliteSession) exec(ctx context.Context, text string, args []any) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, &storeError{class: classGivenUp, cause: err}
+	}
+	if s.bare { // nothing would stop it on the writing connection
+		return 0, &storeError{class: classBug, cause: errors.New("a glance is for reading")}
 	}
 	n, err := s.conn.exec(text, args)
 	return n, sqliteError(err)
