@@ -369,13 +369,13 @@ func TestV2XForgets(t *testing.T) {
 		{"at once", 0, map[string]int{"v2x_enrolment": 1, "v2x_validation": 3, "v2x_answer": 3, "v2x_ticket": 3, "v2x_interval": 1}},
 		{"within the window", window, map[string]int{"v2x_enrolment": 1, "v2x_validation": 3, "v2x_answer": 3, "v2x_ticket": 3, "v2x_interval": 1}},
 		{"after the window", 3 * window, map[string]int{"v2x_enrolment": 0, "v2x_validation": 0, "v2x_answer": 0, "v2x_ticket": 3, "v2x_interval": 1}},
-		{"after the tickets", 24 * time.Hour, map[string]int{"v2x_enrolment": 0, "v2x_validation": 0, "v2x_answer": 0, "v2x_ticket": 0, "v2x_interval": 0}},
+		{"after the tickets", 24 * time.Hour, map[string]int{"v2x_enrolment": 0, "v2x_validation": 0, "v2x_answer": 0, "v2x_ticket": 0, "v2x_untold": 0, "v2x_interval": 0}},
 	} {
 		p.clock.Move(step.move)
 		prune()
 		for table, want := range step.want {
 			of := p.DB
-			if table == "v2x_answer" || table == "v2x_ticket" {
+			if table == "v2x_answer" || table == "v2x_ticket" || table == "v2x_untold" {
 				of = p.Tickets().DB
 			}
 			got := rows(of, table)

@@ -154,8 +154,9 @@ const (
 	insertAnswers = `INSERT INTO v2x_answer (cell, made, request, answer, at) VALUES `
 	selectAnswer  = `SELECT answer FROM v2x_answer WHERE cell = 0 AND made IN (0, $1) AND request = $2`
 	pruneAnswers  = `DELETE FROM v2x_answer WHERE cell = 0 AND made < $1 AND at < $2`
-	insertTicket  = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES (0, $1, $2, $3, $4) ON CONFLICT DO NOTHING`
-	insertTickets = `INSERT INTO v2x_ticket (cell, key, id, hour, ends) VALUES `
+	insertTicket  = `INSERT INTO v2x_ticket (cell, key, id, ends) VALUES (0, $1, $2, $3) ON CONFLICT DO NOTHING`
+	insertTickets = `INSERT INTO v2x_ticket (cell, key, id, ends) VALUES `
+	pruneTickets  = `DELETE FROM v2x_ticket WHERE cell = 0 AND ends < $1`
 	whoseKeys     = ` ON CONFLICT DO NOTHING RETURNING key`
 )
 
@@ -396,21 +397,21 @@ func (s *Service) record(ctx context.Context, a *asking, x *its.Certificate, ans
 // apply records a batch. Whose key has a ticket already is refused.
 func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused []error, err error) {
 	hour, now := s.hour(), s.Now().Unix()
-	fresh, err := s.take(ctx, tx, batch, hour)
+	fresh, err := s.take(ctx, tx, batch)
 	if err != nil {
 		return nil, err
 	}
 	refused = make([]error, len(batch))
-	n := 0
-	answers := make([]any, 0, 4*len(batch))
+	answers, ids := make([]any, 0, 4*len(batch)), make([]its.HashedId8, 0, len(batch))
 	for i, m := range batch {
 		if !fresh[string(m.key)] {
 			refused[i] = errUsed
 			continue
 		}
 		answers = append(answers, m.place, m.request, m.answer, now)
-		n++
+		ids = append(ids, m.id)
 	}
+	n := len(ids)
 	if n == 0 {
 		return refused, nil
 	}
@@ -420,12 +421,11 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused 
 	}); err != nil {
 		return nil, err
 	}
-	s.Audit.Defer(tx, issued(n, hour))
-	return refused, nil
+	return refused, s.issuedTx(tx, ids, hour)
 }
 
 // take writes the rows of tickets, and returns the keys that had none.
-func (s *Service) take(ctx context.Context, tx *db.Tx, batch []*made, hour int64) (map[string]bool, error) {
+func (s *Service) take(ctx context.Context, tx *db.Tx, batch []*made) (map[string]bool, error) {
 	fresh := make(map[string]bool, len(batch))
 	row := func(r db.Row) error {
 		var key []byte
@@ -435,11 +435,11 @@ func (s *Service) take(ctx context.Context, tx *db.Tx, batch []*made, hour int64
 	}
 	var stmts []*db.Stmt
 	err := db.Chunks(len(batch), func(from, to int) error {
-		args := make([]any, 0, 4*(to-from))
+		args := make([]any, 0, 3*(to-from))
 		for _, m := range batch[from:to] {
-			args = append(args, m.key, m.id[:], hour, m.ends)
+			args = append(args, m.key, m.id[:], m.ends)
 		}
-		stmts = append(stmts, &db.Stmt{SQL: insertTickets + db.Values("0, ", 4, to-from) + whoseKeys, Args: args, Each: row})
+		stmts = append(stmts, &db.Stmt{SQL: insertTickets + db.Values("0, ", 3, to-from) + whoseKeys, Args: args, Each: row})
 		return nil
 	})
 	return fresh, errors.Join(err, tx.Send(ctx, stmts...))
@@ -470,7 +470,7 @@ func (s *Service) Prune(ctx context.Context) error {
 	return s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		// No request is from later than the window allows, so that these are all that are old enough.
 		_, err := tx.Exec(ctx, pruneAnswers, int64((s.Trust.At()-2*its.Time64(s.Window.Microseconds()))/1000)+1, now.Add(-3*s.Window).Unix())
-		_, err2 := tx.Exec(ctx, `DELETE FROM v2x_ticket WHERE cell = 0 AND ends < $1 AND told = 1`, now.Unix())
+		_, err2 := tx.Exec(ctx, pruneTickets, now.Unix())
 		_, err3 := tx.Exec(ctx, pruneCocoons, now.Add(-KeepCocoons).Unix())
 		return errors.Join(err, err2, err3)
 	})

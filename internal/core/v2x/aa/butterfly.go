@@ -275,12 +275,13 @@ func (s *Service) recordAll(ctx context.Context, tx *db.Tx, e *expanding, rows [
 	hour, n := s.hour(), len(rows)
 	byKey := slices.Clone(rows)
 	slices.SortFunc(byKey, func(a, b ticketed) int { return bytes.Compare(a.key, b.key) })
-	stmts := make([]*db.Stmt, 2*n)
+	stmts, ids := make([]*db.Stmt, 2*n), make([]its.HashedId8, n)
 	for i, t := range rows {
 		stmts[i] = &db.Stmt{SQL: insertCocoon, Args: []any{t.asked, t.answer, hour}}
 	}
 	for i, t := range byKey {
-		stmts[n+i] = &db.Stmt{SQL: insertTicket, Args: []any{t.key, t.id[:], hour, t.ends}}
+		stmts[n+i] = &db.Stmt{SQL: insertTicket, Args: []any{t.key, t.id[:], t.ends}}
+		ids[i] = t.id
 	}
 	if err := tx.Send(ctx, stmts...); err != nil {
 		return err
@@ -300,5 +301,5 @@ func (s *Service) recordAll(ctx context.Context, tx *db.Tx, e *expanding, rows [
 	if err != nil {
 		return err
 	}
-	return s.Audit.Append(ctx, tx, issued(n, hour))
+	return s.issuedTx(tx, ids, hour)
 }

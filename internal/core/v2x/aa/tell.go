@@ -14,8 +14,9 @@ import (
 const tellMost = 500
 
 const (
-	selectUntold = `SELECT key, id, hour FROM v2x_ticket WHERE cell = 0 AND told = 0 AND hour < $1 ORDER BY hour, key LIMIT 500` // tellMost
-	markTold     = `UPDATE v2x_ticket SET told = 1 WHERE cell = 0 AND key = $1 AND told = 0`
+	insertUntold = `INSERT INTO v2x_untold (cell, hour, id) VALUES `
+	selectUntold = `SELECT hour, id FROM v2x_untold WHERE cell = 0 AND hour < $1 ORDER BY hour, id LIMIT 500` // tellMost
+	deleteUntold = `DELETE FROM v2x_untold WHERE cell = 0 AND hour = $1 AND id = $2`
 )
 
 // issued is the entry for tickets at the moment when they are recorded: how many they are. Which they are would tell in what order they were issued, and that is the order of
@@ -24,7 +25,20 @@ func issued(n int, hour int64) audit.Entry {
 	return audit.Entry{Action: "v2x.ticket", At: hour, Actor: "system:v2x", Detail: map[string]string{"tickets": strconv.Itoa(n)}}
 }
 
-// Tell names in the record the tickets of hours that are over, in the order of the digests of their keys, which says nothing of when each was issued. Each is named once,
+// issuedTx records with the commit that tickets were issued, and which are to be named.
+func (s *Service) issuedTx(tx *db.Tx, ids []its.HashedId8, hour int64) error {
+	s.Audit.Defer(tx, issued(len(ids), hour))
+	args := make([]any, 0, 2*len(ids))
+	for i := range ids {
+		args = append(args, hour, ids[i][:])
+	}
+	return db.Chunks(len(ids), func(from, to int) error {
+		tx.Defer(&db.Stmt{SQL: insertUntold + db.Values("0, ", 2, to-from), Args: args[2*from : 2*to]})
+		return nil
+	})
+}
+
+// Tell names in the record the tickets of hours that are over, in the order of their digests, which says nothing of when each was issued. Each is named once,
 // whichever node does it.
 func (s *Service) Tell(ctx context.Context) error {
 	for {
@@ -40,17 +54,17 @@ func (s *Service) Tell(ctx context.Context) error {
 
 func (s *Service) tellTx(ctx context.Context, tx *db.Tx) (seen int, err error) {
 	type ticket struct {
-		key, id []byte
-		hour    int64
+		id   []byte
+		hour int64
 	}
 	var list []ticket
 	if err := tx.Each(ctx, func(r db.Row) error {
 		var t ticket
-		if err := r.Scan(&t.key, &t.id, &t.hour); err != nil {
+		if err := r.Scan(&t.hour, &t.id); err != nil {
 			return err
 		}
 		if len(t.id) != len(its.HashedId8{}) {
-			return errs.New(errs.Internal, "table v2x_ticket: a row has no digest of a ticket")
+			return errs.New(errs.Internal, "table v2x_untold: a row has no digest of a ticket")
 		}
 		list = append(list, t)
 		return nil
@@ -59,7 +73,7 @@ func (s *Service) tellTx(ctx context.Context, tx *db.Tx) (seen int, err error) {
 	}
 	var entries []audit.Entry
 	for _, t := range list {
-		n, err := tx.Exec(ctx, markTold, t.key)
+		n, err := tx.Exec(ctx, deleteUntold, t.hour, t.id)
 		if err != nil {
 			return 0, err
 		}
