@@ -13,6 +13,8 @@ const leastGarbage = 64 << 20
 
 // collectLess has the process collect garbage when there is so much of it. Who has set GOGC decides himself; GOMEMLIMIT bounds the memory as always.
 func collectLess() {
+	// Go would note the stack of an allocation each 512 KiB, twelve enrolments, for a profile that nobody can ask for.
+	runtime.MemProfileRate = 0
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent(0))
 		afterCollection(&collections{samples: []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}})

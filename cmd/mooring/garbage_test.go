@@ -20,6 +20,7 @@ func TestCollectLess(t *testing.T) {
 	t.Setenv("GOGC", "")
 	before := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(before)
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
 	collectLess()
 	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
 	reaches := func(want func(percent uint64) bool) {
