@@ -219,9 +219,11 @@ func (e *entry) free() {
 	if e.again {
 		return
 	}
-	for name := range e.msg.Header {
-		if name != headerTopic && name != headerMeta {
-			delete(e.msg.Header, name)
+	if len(e.msg.Header) > 2 {
+		for name := range e.msg.Header {
+			if name != headerTopic && name != headerMeta {
+				delete(e.msg.Header, name)
+			}
 		}
 	}
 	header, record := e.msg.Header, e.record[:0]
