@@ -95,7 +95,7 @@ func wait(ctx context.Context, d time.Duration) {
 
 // drop closes a connection that was not let in, with a reset, so that it costs us no state afterwards.
 func drop(c net.Conn) {
-	if tcp, ok := c.(interface{ SetLinger(int) error }); ok {
+	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
 	_ = c.Close()
@@ -220,16 +220,10 @@ type conn struct {
 	read, write deadline
 }
 
-// becomeStream says that something else than HTTP is spoken on out, which nobody is reading or writing.
+// becomeStream says that something else than HTTP is spoken on out.
 func (c *conn) becomeStream(out net.Conn, set *streams) {
 	c.stream = &Stream{out: out, conn: c, set: set}
 	c.hard.Store(true)
-	if set.poll == nil {
-		return
-	}
-	if polled := set.poll.take(c.Conn); polled != nil {
-		c.Conn, c.stream.polled = polled, polled
-	}
 }
 
 func (c *conn) Close() error {

@@ -169,23 +169,16 @@ func (g *Gate) serve(ctx context.Context, streams func(context.Context, *Stream)
 	in := &entrance{gate: g, ready: make(chan net.Conn), failed: make(chan error, 1), done: work.Done()}
 	if streams != nil {
 		in.streams, in.serve, in.sessions = newStreams(), streams, requests
-		in.streams.poll = newPoll(g.o.Now)
 	}
 
 	var tasks sync.WaitGroup
-	if in.streams != nil && in.streams.poll != nil {
-		tasks.Go(in.streams.poll.run)
-	}
 	tasks.Go(func() { in.accept(work) })
 	tasks.Go(func() {
 		<-work.Done()
 		drain, cancel := context.WithTimeout(requests, g.o.Limits.DrainTimeout)
 		defer cancel()
 		if in.streams != nil {
-			tasks.Go(func() {
-				in.streams.finish(g.o.Limits.DrainTimeout)
-				in.streams.poll.end()
-			})
+			tasks.Go(func() { in.streams.finish(g.o.Limits.DrainTimeout) })
 		}
 		if server.Shutdown(drain) != nil || !waited(drain, &taken) {
 			abandon()

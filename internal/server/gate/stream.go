@@ -15,10 +15,9 @@ import (
 //
 // Its methods hold no lock that a client could keep held: Close works at once against a client that neither reads nor answers.
 type Stream struct {
-	out    net.Conn // conn, or TLS upon it
-	conn   *conn
-	set    *streams
-	polled *polled // what conn lies upon, or nil
+	out  net.Conn // conn, or TLS upon it
+	conn *conn
+	set  *streams
 
 	mu    sync.Mutex
 	drain func() // guarded by mu
@@ -26,7 +25,6 @@ type Stream struct {
 
 // streams are the open streams of a listener.
 type streams struct {
-	poll     *poll // nil: Go's own poller serves
 	mu       sync.Mutex
 	open     map[*Stream]struct{} // guarded by mu
 	stopping bool                 // guarded by mu: nobody is let in any more
@@ -124,40 +122,8 @@ func (s *Stream) Peer() *Peer { return s.conn.peer }
 // Read is that of net.Conn.
 func (s *Stream) Read(b []byte) (int, error) { return s.out.Read(b) }
 
-// piece is how much is written before it is waited for that the client takes it.
-const piece = 16 << 10
-
 // Write is that of net.Conn.
-func (s *Stream) Write(b []byte) (int, error) {
-	if s.polled == nil {
-		return s.out.Write(b)
-	}
-	for done := 0; ; {
-		n, err := s.out.Write(b[done:min(len(b), done+piece)])
-		done += n
-		if err == nil {
-			err = s.polled.flush()
-		}
-		if err != nil || done == len(b) {
-			return done, err
-		}
-	}
-}
-
-// Pushes reports whether the stream has Push.
-func (s *Stream) Pushes() bool { return s.polled != nil }
-
-// Push is Write, of 32 KiB at the most, that does not wait: it reports whether the system has taken all of it. If not, the rest is kept, and nothing else may be written
-// before Flush has returned. It is for streams of which Pushes is true.
-func (s *Stream) Push(b []byte) (all bool, err error) {
-	if _, err := s.out.Write(b); err != nil {
-		return false, err
-	}
-	return !s.polled.kept(), nil
-}
-
-// Flush waits until what Push has kept is on its way.
-func (s *Stream) Flush() error { return s.polled.flush() }
+func (s *Stream) Write(b []byte) (int, error) { return s.out.Write(b) }
 
 // Close ends the stream at once, with a reset: nothing that was not sent yet is sent, and the kernel keeps nothing. It may be called again.
 func (s *Stream) Close() error { return s.conn.Close() }
@@ -169,9 +135,6 @@ func (s *Stream) End(within time.Duration) {
 	defer overdue.Stop()
 	defer func() { _ = s.Close() }()
 	if secure, ok := s.out.(*tls.Conn); ok && secure.CloseWrite() != nil {
-		return
-	}
-	if s.polled != nil && s.polled.flush() != nil {
 		return
 	}
 	if half, ok := s.conn.Conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {

@@ -25,7 +25,6 @@ type transport interface {
 type conn struct {
 	server *Server
 	out    transport
-	stream *gate.Stream // out, if the post may write to it; or nil
 	peer   *gate.Peer
 	front  string        // "mqtt" or "wss"
 	why    atomic.Uint32 // isOver and a message.Reason once the connection is to end, 0 before
@@ -88,9 +87,6 @@ const refused message.Reason = 0
 
 func (s *Server) newConn(out transport, peer *gate.Peer, front string) *conn {
 	c := &conn{server: s, out: out, peer: peer, front: front}
-	if stream, ok := out.(*gate.Stream); ok && stream.Pushes() {
-		c.stream = stream
-	}
 	c.box.held, c.may.outbound = true, heldOutbound
 	s.counts.open.Add(1)
 	c.patient.ring, c.box.slow.ring, c.in.late.ring = c.overdue, c.tooSlow, c.tooLate

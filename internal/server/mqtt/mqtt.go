@@ -6,8 +6,7 @@
 //
 //	gate ─ stream ─→ admit: CONNECT, who is it, Connect, CONNACK       a goroutine that ends then, with the stack that verifying needed
 //	                   └→ loop: reads packets and hands them to core    one goroutine for as long as the connection lives
-//	core ─ Deliver ─→ outbox ─→ post: writes                           few goroutines for all, only while there is something to write
-//	                             └→ write: what takes longer           a goroutine
+//	core ─ Deliver ─→ outbox ─→ write                                  a goroutine only while there is something to write
 //
 // The promises. An acknowledgement (PUBACK, PUBREC) leaves when the message is stored, and in the order in which the messages came. No lock is held while
 // writing, so a peer that does not read holds nobody up: what waits for it is bounded in octets, and after ten seconds it is cut off. Every wait has an end:
@@ -79,7 +78,6 @@ type Server struct {
 	counts counts
 
 	buffers sync.Pool // of *[]byte, for what is being written
-	mail    post
 
 	mu     sync.Mutex
 	limits map[mqtt.Limits]*mqtt.Limits // guarded by mu; connections of a group share theirs

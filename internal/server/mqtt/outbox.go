@@ -125,15 +125,10 @@ func (c *conn) release(answer []byte) {
 
 // startWriter has what waits written, if nobody does that already. mu is held.
 func (c *conn) startWriter() {
-	switch {
-	case c.box.writing:
-		return
-	case c.stream != nil:
-		c.server.post(c)
-	default:
-		go c.write(nil)
+	if !c.box.writing {
+		c.box.writing = true
+		go c.write()
 	}
-	c.box.writing = true
 }
 
 // conclude has the connection end after what waits and a last word.
@@ -181,18 +176,16 @@ func (c *conn) hangUp(code mqtt.Reason) {
 	time.AfterFunc(c.server.times.farewell, func() { _ = c.out.Close() })
 }
 
-// write writes batch, if there is one, and what waits, until there is nothing more, and then ends the connection if it is to end. There is one at a time.
-func (c *conn) write(batch []parcel) {
+// write writes what waits, until there is nothing more, and then ends the connection if it is to end. There is one at a time.
+func (c *conn) write() {
 	defer c.survive()
 	buffer := c.server.buffer()
 	defer c.server.giveBack(buffer)
 	octets, answers := 0, 0
 	for {
-		if batch == nil {
-			var more bool
-			if batch, more = c.take(octets, answers); !more {
-				return
-			}
+		batch, more := c.take(octets, answers)
+		if !more {
+			return
 		}
 		if batch == nil {
 			c.out.End(c.server.times.linger)
@@ -200,24 +193,18 @@ func (c *conn) write(batch []parcel) {
 		}
 		octets, answers = measure(batch)
 		*buffer = c.pack((*buffer)[:0], batch)
-		batch = nil
 		if len(*buffer) == 0 {
 			continue
 		}
 		if _, err := c.out.Write(*buffer); err != nil {
-			c.unwritten()
+			c.end(message.ReasonLost, mqtt.Success, true)
+			_ = c.out.Close()
+			c.mu.Lock()
+			c.box.slow.stop()
+			c.mu.Unlock()
 			return
 		}
 	}
-}
-
-// unwritten ends the connection after a write that failed.
-func (c *conn) unwritten() {
-	c.end(message.ReasonLost, mqtt.Success, true)
-	_ = c.out.Close()
-	c.mu.Lock()
-	c.box.slow.stop()
-	c.mu.Unlock()
 }
 
 // take counts what does not wait any more and returns what is to be written now: none at the end of the connection, and false when there is nothing to do.
