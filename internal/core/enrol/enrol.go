@@ -199,10 +199,13 @@ func (s *Service) Issued() Issued {
 	return Issued{Rescued: s.counts.rescued.Load(), Records: map[ca.Record]int64{ca.Full: s.counts.full.Load(), ca.Brief: s.counts.brief.Load(), ca.Ephemeral: s.counts.ephemeral.Load()}}
 }
 
+// linger is how long certificates wait for others that are under way: a commit costs as much as ten of them.
+const linger = 5 * time.Millisecond
+
 // New returns the service. Nothing is issued until Run runs.
 func New(d Deps) *Service {
 	s := &Service{Deps: d}
-	s.group = db.NewGroup(d.DB, db.Plan[*item]{Key: (*item).key, Apply: s.apply})
+	s.group = db.NewGroup(d.DB, db.Plan[*item]{Key: (*item).key, Apply: s.apply, Linger: linger})
 	return s
 }
 
