@@ -199,7 +199,7 @@ func (s *Service) Issued() Issued {
 	return Issued{Rescued: s.counts.rescued.Load(), Records: map[ca.Record]int64{ca.Full: s.counts.full.Load(), ca.Brief: s.counts.brief.Load(), ca.Ephemeral: s.counts.ephemeral.Load()}}
 }
 
-// linger is how long certificates wait for others that are under way: a commit costs as much as ten of them.
+// linger is how long certificates wait for others that are under way: most of what a commit costs is the same, whoever shares it.
 const linger = 5 * time.Millisecond
 
 // New returns the service. Nothing is issued until Run runs.
