@@ -259,14 +259,21 @@ func (s *sqliteSession) exec(ctx context.Context, text string, args []any) (int6
 		return 0, &storeError{class: classGivenUp, cause: err}
 	}
 	if s.bare { // nothing would stop it on the writing connection
-		return 0, &storeError{class: classBug, cause: errors.New("a glance is for reading")}
+		return 0, notForWriting()
 	}
 	n, err := s.conn.exec(text, args)
 	return n, sqliteError(err)
 }
 
 func (s *sqliteSession) query(ctx context.Context, each func(Row) (bool, error), text string, args []any) error {
+	if s.bare && !strings.HasPrefix(text, "SELECT ") && !strings.HasPrefix(text, "WITH ") { // such as INSERT with RETURNING
+		return notForWriting()
+	}
 	return sqliteError(s.conn.each(ctx, each, text, args))
+}
+
+func notForWriting() error {
+	return &storeError{class: classBug, cause: errors.New("a glance is for reading")}
 }
 
 func (s *sqliteSession) send(ctx context.Context, stmts []*Stmt) error {
