@@ -193,7 +193,6 @@ func render(w http.ResponseWriter, mediaType string, der []byte, unwrapped bool)
 
 // enrol answers the three operations that lead to a certificate.
 func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op est.Operation) {
-	defer s.Enrol.Expect()()
 	if label != "" {
 		if _, err := s.Enrol.Profile(label); err != nil {
 			s.refuse(w, r, err)
@@ -240,6 +239,7 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request, label string, op 
 
 // submit asks core, and notes what the connection shows about the roots that the device trusts. An authority's connection shows nothing about it.
 func (s *server) submit(r *http.Request, req enrol.Request, peer *gate.Peer) (enrol.Answer, error) {
+	defer s.Enrol.Expect()() // not before: everybody's batch would wait for one whose body does not come
 	answer, err := s.Enrol.Submit(r.Context(), req)
 	if err == nil && req.Vouch == nil {
 		s.anchors.Trusts(peer, answer.Device, r.Header.Get(AnchorsHeader))

@@ -199,13 +199,13 @@ func (c *call) nextCACert() ([]byte, error) {
 // operate answers RFC 8894, section 4.3. What cannot be read as a message at all, and what the platform cannot do now, is an HTTP error; all else is an answer
 // in the protocol.
 func (c *call) operate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	defer c.Enrol.Expect()()
 	req := enrol.Request{Protocol: "scep", Op: enrol.Enrol, Profile: c.label, Source: c.source}
 	raw, err := message(w, r)
 	if err != nil {
 		c.Enrol.Refuse(r.Context(), req, err)
 		return nil, err
 	}
+	defer c.Enrol.Expect()() // not before: everybody's batch would wait for one whose body does not come
 	parse := scep.Parse
 	if c.profile.SCEP.SHA1 {
 		parse = scep.ParseSHA1
