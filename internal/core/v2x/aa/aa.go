@@ -402,16 +402,16 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused 
 		return nil, err
 	}
 	refused = make([]error, len(batch))
-	answers, ids := make([]any, 0, 4*len(batch)), make([]its.HashedId8, 0, len(batch))
+	answers, list := make([]any, 0, 4*len(batch)), make([]named, 0, len(batch))
 	for i, m := range batch {
 		if !fresh[string(m.key)] {
 			refused[i] = errUsed
 			continue
 		}
 		answers = append(answers, m.place, m.request, m.answer, now)
-		ids = append(ids, m.id)
+		list = append(list, named{m.key, m.id})
 	}
-	n := len(ids)
+	n := len(list)
 	if n == 0 {
 		return refused, nil
 	}
@@ -421,7 +421,7 @@ func (s *Service) apply(ctx context.Context, tx *db.Tx, batch []*made) (refused 
 	}); err != nil {
 		return nil, err
 	}
-	return refused, s.issuedTx(tx, ids, hour)
+	return refused, s.issuedTx(tx, list, hour)
 }
 
 // take writes the rows of tickets, and returns the keys that had none.

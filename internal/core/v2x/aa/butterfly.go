@@ -275,13 +275,13 @@ func (s *Service) recordAll(ctx context.Context, tx *db.Tx, e *expanding, rows [
 	hour, n := s.hour(), len(rows)
 	byKey := slices.Clone(rows)
 	slices.SortFunc(byKey, func(a, b ticketed) int { return bytes.Compare(a.key, b.key) })
-	stmts, ids := make([]*db.Stmt, 2*n), make([]its.HashedId8, n)
+	stmts, list := make([]*db.Stmt, 2*n), make([]named, n)
 	for i, t := range rows {
 		stmts[i] = &db.Stmt{SQL: insertCocoon, Args: []any{t.asked, t.answer, hour}}
 	}
 	for i, t := range byKey {
 		stmts[n+i] = &db.Stmt{SQL: insertTicket, Args: []any{t.key, t.id[:], t.ends}}
-		ids[i] = t.id
+		list[i] = named{t.key, t.id}
 	}
 	if err := tx.Send(ctx, stmts...); err != nil {
 		return err
@@ -301,5 +301,5 @@ func (s *Service) recordAll(ctx context.Context, tx *db.Tx, e *expanding, rows [
 	if err != nil {
 		return err
 	}
-	return s.issuedTx(tx, ids, hour)
+	return s.issuedTx(tx, list, hour)
 }

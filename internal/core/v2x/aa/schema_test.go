@@ -50,8 +50,8 @@ func TestRowsOfBefore(t *testing.T) {
 		var untold []string
 		err := tx.Each(ctx, func(row db.Row) error {
 			var hour int64
-			var id []byte
-			err := row.Scan(&hour, &id)
+			var id, key []byte
+			err := row.Scan(&hour, &id, &key)
 			untold = append(untold, string(id))
 			return err
 		}, selectUntold, 3601)
