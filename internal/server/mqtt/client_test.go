@@ -44,7 +44,7 @@ func newWorld(t *testing.T, change func(*Server)) *world {
 // newWebWorld is newWorld for who names no protocol and means HTTP, as Go's client of WebSockets does.
 func newWebWorld(t *testing.T) *world {
 	t.Helper()
-	return startWorld(t, nil, true)
+	return startWorld(t, patient, true)
 }
 
 func startWorld(t *testing.T, change func(*Server), web bool) *world {

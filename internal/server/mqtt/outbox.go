@@ -160,20 +160,26 @@ func (c *conn) lastWord(code mqtt.Reason) []byte {
 	return p.Append(nil, mqtt.V5)
 }
 
-// hangUp closes the connection. If nothing is being written, the peer gets one chance to hear why, which holds nobody up.
+// hangUp closes the connection. A peer to which nothing has been written for long in vain gets one chance to hear why, which holds nobody up.
 func (c *conn) hangUp(code mqtt.Reason) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.box.ending, c.box.items, c.box.after = true, nil, nil
 	c.wake()
 	word := c.lastWord(code)
-	if word == nil || c.box.busy {
+	if word == nil || c.stalled() {
 		_ = c.out.Close()
 		return
 	}
 	c.box.items = []parcel{{answer: word}}
 	c.startWriter()
 	time.AfterFunc(c.server.times.farewell, func() { _ = c.out.Close() })
+}
+
+// stalled reports whether a write goes on for longer than a last word may take. A shorter one may be over already, and its writer not back. mu is held.
+func (c *conn) stalled() bool {
+	began := c.box.slow.end.Add(-c.server.times.write)
+	return c.box.busy && c.server.deps.Now().Sub(began) > c.server.times.farewell
 }
 
 // write writes what waits, until there is nothing more, and then ends the connection if it is to end. There is one at a time.
