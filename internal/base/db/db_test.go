@@ -496,18 +496,7 @@ func TestLookupSharesReadsAndFindsWhatIsThere(t *testing.T) {
 	l := db.NewLookup(d, func(ctx context.Context, tx *db.Tx, keys []int) (map[int]int64, error) {
 		reads.Add(1)
 		once.Do(func() { close(entered); <-release })
-		found := map[int]int64{}
-		for _, k := range keys {
-			var n int64
-			ok, err := tx.Get(ctx, []any{&n}, `SELECT n FROM thing WHERE cell = 1 AND id = $1`, id(k))
-			if err != nil {
-				return nil, err
-			}
-			if ok {
-				found[k] = n
-			}
-		}
-		return found, nil
+		return readThings(ctx, tx, keys)
 	})
 	var wg sync.WaitGroup
 	get := func(k int) {

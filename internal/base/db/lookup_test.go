@@ -9,23 +9,26 @@ import (
 	"mooring/internal/base/db/dbtest"
 )
 
+// readThings is what a Lookup of things asks.
+func readThings(ctx context.Context, tx *db.Tx, keys []int) (map[int]int64, error) {
+	found := map[int]int64{}
+	for _, k := range keys {
+		var n int64
+		ok, err := tx.Get(ctx, []any{&n}, `SELECT n FROM thing WHERE cell = 1 AND id = $1`, id(k))
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			found[k] = n
+		}
+	}
+	return found, nil
+}
+
 // While somebody writes, a look neither waits for the end of that nor sees what is not committed, whether it is alone or one of many; afterwards it sees all.
 func TestLookupBesideAWriter(t *testing.T) {
 	d := dbtest.Open(t, schema())
-	l := db.NewLookup(d, func(ctx context.Context, tx *db.Tx, keys []int) (map[int]int64, error) {
-		found := map[int]int64{}
-		for _, k := range keys {
-			var n int64
-			ok, err := tx.Get(ctx, []any{&n}, `SELECT n FROM thing WHERE cell = 1 AND id = $1`, id(k))
-			if err != nil {
-				return nil, err
-			}
-			if ok {
-				found[k] = n
-			}
-		}
-		return found, nil
-	})
+	l := db.NewLookup(d, readThings)
 	const many = 40
 	look := func(want bool) {
 		t.Helper()
