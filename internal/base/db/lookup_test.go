@@ -65,10 +65,10 @@ func TestLookupBesideAWriter(t *testing.T) {
 // SQLite may look by the connection that writes.
 func TestLookupDoesNotWrite(t *testing.T) {
 	d := dbtest.Open(t, schema())
+	if d.Arrays() {
+		t.Skip("on a server a look has a connection that may write")
+	}
 	l := db.NewLookup(d, func(ctx context.Context, tx *db.Tx, keys []int) (map[int]int64, error) {
-		if tx.Arrays() {
-			t.Skip("on a server the look itself is what one statement does")
-		}
 		if keys[0] == 1 {
 			_, err := tx.Exec(ctx, insert, 1, id(1), int64(1), "")
 			return nil, err
