@@ -96,21 +96,22 @@ func (r *Runner) Run(ctx context.Context) error {
 // Metrics returns how the sink is; with an error only what it is called.
 func (r *Runner) Metrics(ctx context.Context) (Metric, error) {
 	none := Metric{Sink: r.o.Name}
-	last, err := r.o.Log.Last(ctx, message.Up)
-	if err != nil {
-		return none, err
+	r.mu.Lock()
+	m := r.m // before what is read: a place is never ahead of the dead letters that it goes past
+	r.mu.Unlock()
+	if !m.Running {
+		var err error
+		if _, m.Place, err = r.o.Store.place(ctx, r.o.Name); err != nil {
+			return none, err
+		}
 	}
 	dead, err := r.o.Store.dead(ctx, r.o.Name)
 	if err != nil {
 		return none, err
 	}
-	r.mu.Lock()
-	m := r.m
-	r.mu.Unlock()
-	if !m.Running {
-		if _, m.Place, err = r.o.Store.place(ctx, r.o.Name); err != nil {
-			return none, err
-		}
+	last, err := r.o.Log.Last(ctx, message.Up)
+	if err != nil {
+		return none, err
 	}
 	m.Dead, m.Lag = dead, last-min(last, m.Place)
 	if m.Lag > 0 && m.oldest > 0 {
