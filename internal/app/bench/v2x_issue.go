@@ -279,7 +279,7 @@ func (b *v2xBench) issueRound(ctx context.Context, svc *aa.Service, ea *assentin
 	if err := errors.Join(failed...); err != nil {
 		return s, err
 	}
-	floor, _, question, err := floorsV2X()
+	floor, err := floorsV2X()
 	if err != nil {
 		return s, err
 	}
@@ -296,7 +296,12 @@ func (b *v2xBench) issueRound(ctx context.Context, svc *aa.Service, ea *assentin
 		return s, err
 	}
 	s.n, s.rate, s.server = b.N, float64(b.N)/took.Seconds(), micros(cpuSelf()-cpu-time.Duration(ea.used.Load()-used), b.N)
-	s.floor = floor - question*(1-float64(ea.messages.Load()-messages)/float64(b.N)) // what a message of questions takes is done once for all of them
+	again, err := floorsV2X()
+	if err != nil {
+		return s, err
+	}
+	floor = floor.between(again)
+	s.floor = floor.aa - floor.question*(1-float64(ea.messages.Load()-messages)/float64(b.N)) // what a message of questions takes is done once for all of them
 	for i, answer := range answers {
 		d.answers[string(d.given[i])] = answer
 	}
