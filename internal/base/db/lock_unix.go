@@ -15,7 +15,7 @@ import (
 
 // lockFile makes this process the only one that uses a database file. The lock ends with the process, however it ends; the file only says
 // who holds it.
-func lockFile(path string) (*os.File, error) {
+func lockFile(path string) (unlock func() error, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, errs.Wrap(errs.Unavailable, err, "the lock file %s cannot be written (permissions, read-only or full disk?)", path)
@@ -32,5 +32,8 @@ func lockFile(path string) (*os.File, error) {
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	}
-	return f, nil
+	return func() error {
+		// Closing alone is not enough: a program that is being started has a copy of the descriptor for a moment.
+		return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+	}, nil
 }

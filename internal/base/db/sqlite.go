@@ -26,7 +26,7 @@ import (
 type sqliteEngine struct {
 	path    string
 	log     *slog.Logger
-	lock    *os.File
+	unlock  func() error
 	driver  driver.Driver
 	writer  chan *sqliteConn // capacity 1: SQLite has one writer
 	readers chan *sqliteConn
@@ -49,7 +49,7 @@ func openSQLite(ctx context.Context, path string, log *slog.Logger) (*sqliteEngi
 	if _, err := os.Stat(filepath.Dir(abs)); err != nil {
 		return nil, errs.Wrap(errs.Invalid, err, "the folder of the database %s cannot be used; create it, or run mooring init", path)
 	}
-	lock, err := lockFile(abs + ".lock")
+	unlock, err := lockFile(abs + ".lock")
 	if err != nil {
 		return nil, err
 	}
@@ -57,20 +57,20 @@ func openSQLite(ctx context.Context, path string, log *slog.Logger) (*sqliteEngi
 	// told when it is opened.
 	if f, err := os.OpenFile(abs, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
 		if err := f.Close(); err != nil {
-			return nil, errors.Join(err, lock.Close())
+			return nil, errors.Join(err, unlock())
 		}
 	}
 	pool, err := sql.Open("sqlite", "") // only to reach the registered driver
 	if err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, unlock())
 	}
-	e := &sqliteEngine{path: abs, log: log, lock: lock, driver: pool.Driver(), writer: make(chan *sqliteConn, 1), readers: make(chan *sqliteConn, sqliteReaders)}
+	e := &sqliteEngine{path: abs, log: log, unlock: unlock, driver: pool.Driver(), writer: make(chan *sqliteConn, 1), readers: make(chan *sqliteConn, sqliteReaders)}
 	if err := pool.Close(); err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, unlock())
 	}
 	w, err := e.connect(ctx, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-32768)&_pragma=wal_autocheckpoint(65536)")
 	if err != nil {
-		return nil, errors.Join(e.cannotOpen(err), lock.Close())
+		return nil, errors.Join(e.cannotOpen(err), unlock())
 	}
 	e.writer <- w
 	for n := range sqliteReaders {
@@ -133,7 +133,7 @@ func (e *sqliteEngine) closeFirst(ctx context.Context, readers int) error {
 	if err := errors.Join(all...); err != nil {
 		return err // the lock stays until the process ends: something is still in use
 	}
-	return e.lock.Close()
+	return e.unlock()
 }
 
 // closeNext closes a connection of pool when it is free.

@@ -3,6 +3,7 @@
 package ceremony
 
 import (
+	"errors"
 	"os"
 	"syscall"
 
@@ -19,5 +20,8 @@ func lock(path string) (unlock func() error, err error) {
 		_ = f.Close() // nothing was written
 		return nil, errs.Wrap(errs.Conflict, err, "another process is using this root: wait until it has ended")
 	}
-	return f.Close, nil
+	return func() error {
+		// Closing alone is not enough: a program that is being started has a copy of the descriptor for a moment.
+		return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+	}, nil
 }

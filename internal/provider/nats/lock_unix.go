@@ -22,5 +22,8 @@ func lock(path string) (unlock func(), err error) {
 		}
 		return nil, errors.Join(err, file.Close())
 	}
-	return func() { _ = file.Close() }, nil // nothing was written to it
+	return func() {
+		_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN) // a program that is being started has a copy of the descriptor for a moment
+		_ = file.Close()                                   // nothing was written to it
+	}, nil
 }
