@@ -51,9 +51,11 @@ func (s *Service) Purge(ctx context.Context, l *db.Lease) error {
 		args  []any
 		entry bool
 	}{
-		{`DELETE FROM acme_order WHERE id IN (SELECT id FROM acme_order WHERE expires <= $1 ORDER BY expires, id LIMIT $2)`, []any{now, int64(purgeBatch)}, false},
+		{`DELETE FROM acme_order WHERE id IN (SELECT id FROM acme_order WHERE id < $3 AND expires <= $1 ORDER BY id LIMIT $2)`, []any{now, int64(purgeBatch), madeBefore(now)}, false},
 		{`DELETE FROM acme_nonce WHERE id IN (SELECT id FROM acme_nonce WHERE expires <= $1 ORDER BY expires LIMIT $2)`, []any{now, int64(purgeMost)}, false},
-		{`DELETE FROM acme_account WHERE id IN (SELECT id FROM acme_account WHERE used <= $1 AND (state <> 1 AND used <= $3 OR device = $4 AND used <= $5) ORDER BY used, id LIMIT $2)`,
+		// The first condition is that of the index.
+		{`DELETE FROM acme_account WHERE id IN (SELECT id FROM acme_account WHERE (state <> 1 OR length(device) = 0)
+ AND used <= $1 AND (state <> 1 AND used <= $3 OR device = $4 AND used <= $5) ORDER BY used, id LIMIT $2)`,
 			[]any{now - int64(endedLife/time.Second), int64(purgeBatch), now - int64(endedLife/time.Second), []byte{}, now - int64(openLife/time.Second)}, true},
 	} {
 		for gone := int64(purgeBatch); gone >= purgeBatch && ctx.Err() == nil; {
@@ -76,6 +78,12 @@ func (s *Service) Purge(ctx context.Context, l *db.Lease) error {
 		}
 	}
 	return nil
+}
+
+// madeBefore is an id beyond those of all orders that have expired at a time. Each row's own expiry decides; the minute is for clocks that are set.
+func madeBefore(now int64) []byte {
+	id := idAt(time.Unix(now, 0).Add(time.Minute - orderLife))
+	return id[:]
 }
 
 // count keeps the number of orders, until ctx ends. It is a bound and no exact figure: other nodes add to it meanwhile.
