@@ -41,13 +41,11 @@ func Algorithms() []string { return []string{"ES256", "ES384", "EdDSA", "RS256"}
 type Key struct {
 	Public     crypto.PublicKey
 	Thumbprint [sha256.Size]byte // RFC 7638
+	jwk        jose.JSONWebKey
 }
 
 // JWK returns the key as JSON, with nothing but what RFC 7638 requires.
 func (k *Key) JWK() []byte {
-	if curve, x, y, ok := k.point(); ok {
-		return []byte(`{"kty":"EC","crv":"` + curve + `","x":"` + x + `","y":"` + y + `"}`)
-	}
 	text, err := (&jose.JSONWebKey{Key: k.Public}).MarshalJSON()
 	if err != nil {
 		panic("acme: " + err.Error()) // ParseKey and NewKey take only keys that can be written
@@ -55,42 +53,28 @@ func (k *Key) JWK() []byte {
 	return text
 }
 
-// Is reports whether the key is public.
-func (k *Key) Is(public crypto.PublicKey) bool {
-	own, ok := k.Public.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && own.Equal(public)
-}
-
 // ParseKey reads a public key from JSON. Private, symmetric and unsuitable ones are ErrKey.
 func ParseKey(text []byte) (*Key, error) {
-	if public := plainKey(text); public != nil {
-		return NewKey(public)
-	}
-	var read jose.JSONWebKey
-	if err := read.UnmarshalJSON(text); err != nil {
+	k := &Key{}
+	if err := k.jwk.UnmarshalJSON(text); err != nil {
 		return nil, fmt.Errorf("%w: it cannot be read", ErrKey)
 	}
-	return NewKey(read.Key)
+	return k, k.complete()
 }
 
 // NewKey returns the account key of a signer.
 func NewKey(public crypto.PublicKey) (*Key, error) {
-	k := &Key{Public: public}
+	k := &Key{jwk: jose.JSONWebKey{Key: public}}
 	return k, k.complete()
 }
 
 func (k *Key) complete() error {
+	k.Public = k.jwk.Key
 	switch pub := k.Public.(type) {
 	case *ecdsa.PublicKey:
 		if pub.Curve != elliptic.P256() && pub.Curve != elliptic.P384() {
 			return fmt.Errorf("%w: use P-256 or P-384", ErrKey)
 		}
-		curve, x, y, ok := k.point()
-		if !ok {
-			return fmt.Errorf("%w: it is not a valid public key", ErrKey)
-		}
-		k.Thumbprint = sha256.Sum256([]byte(`{"crv":"` + curve + `","kty":"EC","x":"` + x + `","y":"` + y + `"}`))
-		return nil
 	case ed25519.PublicKey:
 	case *rsa.PublicKey:
 		if n := pub.N.BitLen(); n < 2048 || n > 8192 || pub.E < 3 || pub.E&1 == 0 {
@@ -99,70 +83,14 @@ func (k *Key) complete() error {
 	default:
 		return fmt.Errorf("%w: use a public EC, Ed25519 or RSA key", ErrKey)
 	}
-	jwk := jose.JSONWebKey{Key: k.Public}
-	if !jwk.Valid() {
+	if !k.jwk.Valid() {
 		return fmt.Errorf("%w: it is not a valid public key", ErrKey)
 	}
-	thumb, err := jwk.Thumbprint(crypto.SHA256)
+	thumb, err := k.jwk.Thumbprint(crypto.SHA256)
 	if err != nil {
 		return fmt.Errorf("%w: it has no thumbprint", ErrKey)
 	}
 	copy(k.Thumbprint[:], thumb)
-	return nil
-}
-
-// point returns what the JSON of a key on a curve consists of (RFC 7518, section 6.2.1). ok is false for other keys, and for what is no point of the curve.
-func (k *Key) point() (curve, x, y string, ok bool) {
-	pub, ok := k.Public.(*ecdsa.PublicKey)
-	if !ok {
-		return "", "", "", false
-	}
-	raw, err := pub.Bytes()
-	if err != nil {
-		return "", "", "", false
-	}
-	half := len(raw) / 2 // an octet that says of which form it is, and the two coordinates
-	encode := base64.RawURLEncoding.EncodeToString
-	return pub.Params().Name, encode(raw[1 : 1+half]), encode(raw[1+half:]), true
-}
-
-// plainKey reads the form that most keys have: an object of kty, crv, x and y, each once, with a point on P-256 or P-384. What has another form, or is
-// wrong, is nil, and go-jose's affair.
-func plainKey(text []byte) *ecdsa.PublicKey {
-	var kty, name, x, y string
-	member := func(of string) *string {
-		switch of {
-		case "kty":
-			return &kty
-		case "crv":
-			return &name
-		case "x":
-			return &x
-		case "y":
-			return &y
-		}
-		return nil
-	}
-	if !plainObject(text, member) || kty != "EC" {
-		return nil
-	}
-	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
-		if curve.Params().Name != name {
-			continue
-		}
-		raw := make([]byte, 1, 1+2*48)
-		raw[0] = 4
-		for _, text := range []string{x, y} {
-			part, err := base64.RawURLEncoding.Strict().DecodeString(text)
-			if err != nil || len(part) != (curve.Params().BitSize+7)/8 {
-				return nil
-			}
-			raw = append(raw, part...)
-		}
-		if public, err := ecdsa.ParseUncompressedPublicKey(curve, raw); err == nil {
-			return public
-		}
-	}
 	return nil
 }
 
@@ -336,42 +264,15 @@ func split(text []byte) (parts flattened, ok bool) {
 	return parts, true
 }
 
-// plainHeader reads the form that the headers of nearly all messages have: an object of alg, nonce, url and either kid or jwk, each at most once, with strings of
+// plainHeader reads the form that the headers of nearly all messages have: an object of alg, nonce, url and kid, each at most once, with strings of
 // printable ASCII in which nothing is escaped. What has another form, ok being false, is read by encoding/json.
 func plainHeader(text []byte) (h header, ok bool) {
-	var jwk string
-	member := func(of string) *string {
-		switch of {
-		case "alg":
-			return &h.Alg
-		case "nonce":
-			return &h.Nonce
-		case "url":
-			return &h.URL
-		case "kid":
-			return &h.KID
-		case "jwk":
-			return &jwk
-		}
-		return nil
-	}
-	if !plainObject(text, member) {
-		return header{}, false
-	}
-	if jwk != "" {
-		h.JWK = json.RawMessage(jwk)
-	}
-	return h, true
-}
-
-// plainObject reads an object of strings that are not empty, of printable ASCII and with nothing escaped, and under the name jwk an object of the same kind, as it
-// stands. member says where those of a name go, nil: nowhere, and each is there at most once. With false some may have been written to.
-func plainObject(text []byte, member func(name string) *string) bool {
 	rest, ok := after(text, '{')
+	var seen header
 	for n := 0; ok; n++ {
 		if n > 0 {
 			if end, over := after(rest, '}'); over {
-				return len(space(end)) == 0
+				return seen, len(space(end)) == 0
 			}
 			if rest, ok = after(rest, ','); !ok {
 				break
@@ -381,40 +282,25 @@ func plainObject(text []byte, member func(name string) *string) bool {
 		if name, rest, ok = letters(rest); ok {
 			rest, ok = after(rest, ':')
 		}
-		if ok && name == "jwk" {
-			value, rest, ok = object(rest)
-		} else if ok {
+		if ok {
 			value, rest, ok = printable(rest)
 		}
-		into := member(name)
+		var into *string
+		switch name {
+		case "alg":
+			into = &seen.Alg
+		case "nonce":
+			into = &seen.Nonce
+		case "url":
+			into = &seen.URL
+		case "kid":
+			into = &seen.KID
+		}
 		if ok = ok && into != nil && *into == "" && value != ""; ok {
 			*into = value
 		}
 	}
-	return false
-}
-
-// object returns an object of strings of printable ASCII in which nothing is escaped, and what follows it.
-func object(text []byte) (value string, rest []byte, ok bool) {
-	text = space(text)
-	rest, ok = after(text, '{')
-	for n := 0; ok; n++ {
-		if n > 0 {
-			if end, over := after(rest, '}'); over {
-				return string(text[:len(text)-len(end)]), end, true
-			}
-			if rest, ok = after(rest, ','); !ok {
-				break
-			}
-		}
-		if _, rest, ok = printable(rest); ok {
-			rest, ok = after(rest, ':')
-		}
-		if ok {
-			_, rest, ok = printable(rest)
-		}
-	}
-	return "", nil, false
+	return header{}, false
 }
 
 // printable returns a string of printable ASCII in which nothing is escaped, and what follows it.
@@ -455,24 +341,15 @@ func letters(text []byte) (value string, rest []byte, ok bool) {
 		return "", nil, false
 	}
 	for i, c := range text {
-		if isLetter[c] {
-			continue
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+		case c == '"':
+			return string(text[:i]), text[i+1:], true
+		default:
+			return "", nil, false
 		}
-		if c != '"' {
-			break
-		}
-		return string(text[:i]), text[i+1:], true
 	}
 	return "", nil, false
-}
-
-// isLetter are the letters of base64url: a table, since comparing cost as much as all the rest of reading a message.
-var isLetter = [256]bool{
-	'A': true, 'B': true, 'C': true, 'D': true, 'E': true, 'F': true, 'G': true, 'H': true, 'I': true, 'J': true, 'K': true, 'L': true, 'M': true,
-	'N': true, 'O': true, 'P': true, 'Q': true, 'R': true, 'S': true, 'T': true, 'U': true, 'V': true, 'W': true, 'X': true, 'Y': true, 'Z': true,
-	'a': true, 'b': true, 'c': true, 'd': true, 'e': true, 'f': true, 'g': true, 'h': true, 'i': true, 'j': true, 'k': true, 'l': true, 'm': true,
-	'n': true, 'o': true, 'p': true, 'q': true, 'r': true, 's': true, 't': true, 'u': true, 'v': true, 'w': true, 'x': true, 'y': true, 'z': true,
-	'0': true, '1': true, '2': true, '3': true, '4': true, '5': true, '6': true, '7': true, '8': true, '9': true, '-': true, '_': true,
 }
 
 // decode reads one JSON object and refuses members that it does not know.

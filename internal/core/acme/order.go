@@ -509,7 +509,7 @@ func (o *Order) check(csr []byte, account *acme.Key) error {
 	if err != nil {
 		return refuse(errs.Invalid, BadCSR, "the certification request is not acceptable: %v", err)
 	}
-	if account.Is(r.PublicKey) {
+	if key, err := acme.NewKey(r.PublicKey); err == nil && key.Thumbprint == account.Thumbprint {
 		return refuse(errs.Invalid, BadCSR, "the request is for the account's own key: make another one")
 	}
 	if hash := r.HashSPKI(); o.Evidence == ca.EvidenceAttested && !bytes.Equal(o.spki(), hash[:]) {
