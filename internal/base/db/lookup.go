@@ -11,7 +11,7 @@ import (
 
 // Lookup answers the point reads of many goroutines with few transactions: while one is under way the others gather, and the next one reads
 // for all of them; and whoever is to read lets those go first who are ready to run, since some of them will ask too. A lonely read waits for nobody; where many
-// asked the last time, SQLite may have the next ones wait until the commit that is under way is done, for 20 ms at most.
+// asked the last time, SQLite may have the next ones wait until the commit that is under way is done, for 4 ms at most.
 // What a read returns was committed when it began, or later.
 //
 // It is for the hot path, where a transaction for each read would cost more than the read.

@@ -37,9 +37,8 @@ const (
 	// checkpointAt is the size of the write-ahead log, in octets, from which a checkpoint runs beside the writer. The automatic one, at
 	// 256 MiB, is the safety net: it would run inside somebody's commit.
 	checkpointAt = 32 << 20
-	// patience is how long a glance waits for the writing connection at most: longer than a commit of a few dozen takes, also where the disk or the
-	// processors have other work.
-	patience = 20 * time.Millisecond
+	// patience is how long a glance waits for the writing connection, about as long as a commit of a few dozen takes.
+	patience = 4 * time.Millisecond
 )
 
 func openSQLite(ctx context.Context, path string, log *slog.Logger) (*sqliteEngine, error) {
