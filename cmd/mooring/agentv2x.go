@@ -80,7 +80,7 @@ func (c *cli) agentV2XCommand(f *agentFlags) *cobra.Command {
 	v := new(v2xFlags)
 	enrol := &cobra.Command{Use: "enrol", Short: "Get the enrolment credential", Long: agentV2XEnrolHelp, Args: needs(),
 		Example: "  mooring agent v2x enrol --root root.oer --dc http://dc.example.com --name car-7 --key canonical.pem\n  mooring agent v2x enrol --manager tlm.oer --cpoc http://cpoc.example.com --name car-7",
-		RunE:    func(cmd *cobra.Command, _ []string) error { return v2xError(c.agentV2XEnrol(cmd.Context(), f, v)) }}
+		RunE:    func(cmd *cobra.Command, _ []string) error { return v2xError(c.agentV2XEnrol(cmd, f, v)) }}
 	flags := enrol.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&v.root, "root", "", "certificate of the root to believe, or with --manager of the root that the station belongs to")
@@ -138,7 +138,7 @@ func v2xError(err error) error {
 	return errs.New(kind, "%v", err)
 }
 
-func (c *cli) agentV2XEnrol(ctx context.Context, f *agentFlags, v *v2xFlags) (err error) {
+func (c *cli) agentV2XEnrol(cmd *cobra.Command, f *agentFlags, v *v2xFlags) (err error) {
 	keyPath := v.key
 	if keyPath == "" {
 		keyPath = filepath.Join(f.dir, "current", keyfile.Name)
@@ -148,17 +148,20 @@ func (c *cli) agentV2XEnrol(ctx context.Context, f *agentFlags, v *v2xFlags) (er
 		return errs.Wrap(errs.Invalid, err, "the canonical key cannot be read: name it with --key, or enrol the device first (mooring agent enrol)")
 	}
 	s, err := v2x.OpenStation(f.v2xDir(), v2x.StationOptions{Now: time.Now})
-	if errors.Is(err, fs.ErrNotExist) {
+	existed := !errors.Is(err, fs.ErrNotExist)
+	if !existed {
 		s, err = c.makeStation(f, v)
 	}
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	if v.settings.ID != "" && v.settings.ID != s.ID {
-		return errs.New(errs.Conflict, "%s is the folder of the station %q already: remove it to begin anew as %q", f.v2xDir(), s.ID, v.settings.ID)
+	if existed {
+		if err := v.sameAs(s, cmd.Flags().Changed, f.v2xDir()); err != nil {
+			return err
+		}
 	}
-	if err := s.Enrol(ctx, key); err != nil {
+	if err := s.Enrol(cmd.Context(), key); err != nil {
 		var refused *v2x.Refused
 		if errors.As(err, &refused) {
 			c.advise("%s", enrolmentAdvice(refused.Code))
@@ -166,6 +169,23 @@ func (c *cli) agentV2XEnrol(ctx context.Context, f *agentFlags, v *v2xFlags) (er
 		return err
 	}
 	return c.showStation(s)
+}
+
+// sameAs refuses flags that say something else than the folder of a station, which holds.
+func (v *v2xFlags) sameAs(s *v2x.Station, given func(flag string) bool, dir string) error {
+	for _, f := range []struct {
+		name         string
+		wanted, held any
+	}{
+		{"name", v.settings.ID, s.ID}, {"dc", v.settings.DC, s.DC}, {"cpoc", v.settings.CPOC, s.CPOC},
+		{"stock", v.settings.Stock, s.Stock}, {"ahead", v.settings.Ahead, s.Ahead}, {"pause", v.settings.Pause, s.Pause},
+		{"butterfly", v2x.ByButterfly(v.butterfly), s.Butterfly}, {"butterfly-plain", v.settings.Plain, s.Plain}, {"no-privacy", v.settings.Open, s.Open},
+	} {
+		if given(f.name) && f.wanted != f.held {
+			return errs.New(errs.Conflict, "%s is the folder of the station %q already, with --%s %v: remove it to begin anew with %v", dir, s.ID, f.name, f.held, f.wanted)
+		}
+	}
+	return nil
 }
 
 // enrolmentAdvice says what to do about a refusal of an enrolment authority, which says nothing but the code (TS 102 941, annex A.2).
@@ -181,6 +201,17 @@ func enrolmentAdvice(code string) string {
 		return "The clock of the vehicle is off, or it got many credentials today already."
 	}
 	return "What each code means says doc/v2x.md. The authority has the refusal in its record: mooring audit list --newest"
+}
+
+// ticketAdvice is enrolmentAdvice for tickets.
+func ticketAdvice(code string) string {
+	switch code {
+	case "deniedpermissions":
+		return "The vehicle gets no such ticket: its device is suspended, retired or lost, its credential was revoked, or it asks for more than the tags v2x-cam and v2x-denm of its device permit (mooring device show NAME, mooring v2x ea station NAME)."
+	case "deniedtoomanycerts":
+		return "The vehicle has as many tickets for that time as one may have (v2x.tickets)."
+	}
+	return enrolmentAdvice(code)
 }
 
 // makeStation makes the folder, from the flags.
@@ -229,6 +260,10 @@ func (c *cli) agentV2XRun(ctx context.Context, f *agentFlags, v *v2xFlags) error
 	defer s.Close()
 	if v.once {
 		if _, err := s.Keep(ctx); err != nil {
+			var refused *v2x.Refused
+			if errors.As(err, &refused) {
+				c.advise("%s", ticketAdvice(refused.Code))
+			}
 			return err
 		}
 		return c.showStation(s)

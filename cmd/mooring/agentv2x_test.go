@@ -100,6 +100,9 @@ func TestAgentV2X(t *testing.T) {
 	if _, report := d.run(t.Context(), exitFailure, "", "v2x", "enrol", "--root", root, "--dc", dc, "--name", "car-2", "--key", key); !strings.Contains(report, `of the station "car-1" already`) {
 		t.Errorf("another name in the same folder: %s", report)
 	}
+	if _, report := d.run(t.Context(), exitFailure, "", "v2x", "enrol", "--root", root, "--dc", "http://localhost:1", "--name", "car-1", "--key", key); !strings.Contains(report, "--dc "+dc+": remove it to begin anew") {
+		t.Errorf("another distribution centre in the same folder: %s", report)
+	}
 	seen := filepath.Join(t.TempDir(), "seen")
 	out, _ = d.run(t.Context(), exitOK, "", "v2x", "run", "--once", "--json", "--before", "echo x >> "+seen)
 	var status stationStatus

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,6 +57,12 @@ func TestV2XStationByCommand(t *testing.T) {
 	}
 	if text := ea(exitOK, "station", "car-1"); !strings.Contains(text, "revoked 20") {
 		t.Errorf("after the revocation station printed %s", text)
+	}
+	if err := os.RemoveAll(filepath.Join(d.dir, "v2x", "tickets")); err != nil { // so that it asks for some
+		t.Fatal(err)
+	}
+	if _, report := d.run(t.Context(), exitDenied, "", "v2x", "run", "--once"); !strings.Contains(report, "deniedpermissions") || !strings.Contains(report, "mooring v2x ea station") {
+		t.Errorf("with the revoked credential run --once says %s", report)
 	}
 	again := &device{t: t, dir: filepath.Join(t.TempDir(), "agent")}
 	again.run(t.Context(), exitOK, "", "v2x", "enrol", "--root", root, "--dc", dc, "--name", "car-1", "--key", key)
