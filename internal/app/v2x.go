@@ -346,7 +346,9 @@ func (p *Platform) InitV2X(ctx context.Context, name string) (made V2XMade, err 
 	made.Dir = c.Path(c.V2X.AADir)
 	anew := p.V2X.Trust.State().Begun() && len(p.V2X.Trust.State().Roots) == 0
 	if !anew {
-		if _, err := emptyDir(made.Dir); err != nil {
+		if _, err := emptyDir(made.Dir); errs.Is(err, errs.Conflict) && len(p.V2X.Trust.State().Roots) > 0 {
+			return made, errs.New(errs.Conflict, "the authorities were made already, and %s is that of the tickets; nothing was changed. Start them with mooring serve", made.Dir)
+		} else if err != nil {
 			return made, err
 		}
 	}
