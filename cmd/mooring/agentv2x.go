@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -171,8 +172,16 @@ func (c *cli) agentV2XEnrol(cmd *cobra.Command, f *agentFlags, v *v2xFlags) (err
 	return c.showStation(s)
 }
 
-// sameAs refuses flags that say something else than the folder of a station, which holds.
+// sameAs refuses flags that say something else than the folder of a station, which holds. Whom an enrolled station believes may have changed since: it followed.
 func (v *v2xFlags) sameAs(s *v2x.Station, given func(flag string) bool, dir string) error {
+	if s.Credential() == nil {
+		if err := v.readCertificates(); err != nil {
+			return err
+		}
+		if given("root") && !bytes.Equal(v.settings.Root, s.Root) || given("manager") && !bytes.Equal(v.settings.Manager, s.Manager) {
+			return errs.New(errs.Conflict, "%s is the folder of the station %q already, with another --root or --manager: remove it to begin anew", dir, s.ID)
+		}
+	}
 	for _, f := range []struct {
 		name         string
 		wanted, held any
@@ -215,7 +224,7 @@ func ticketAdvice(code string) string {
 }
 
 // makeStation makes the folder, from the flags.
-func (c *cli) makeStation(f *agentFlags, v *v2xFlags) (_ *v2x.Station, err error) {
+func (c *cli) makeStation(f *agentFlags, v *v2xFlags) (*v2x.Station, error) {
 	if v.settings.ID == "" || (v.root == "" || v.settings.DC == "") && (v.manager == "" || v.settings.CPOC == "") {
 		return nil, usagef("the first time, enrol needs --name, and --root with --dc or --manager with --cpoc")
 	}
@@ -224,17 +233,25 @@ func (c *cli) makeStation(f *agentFlags, v *v2xFlags) (_ *v2x.Station, err error
 	default:
 		return nil, usagef("--butterfly: %q is none of original, unified, compact and no", v.butterfly)
 	}
+	if err := v.readCertificates(); err != nil {
+		return nil, err
+	}
+	return v2x.MakeStation(f.v2xDir(), v.settings, v2x.StationOptions{Now: time.Now})
+}
+
+// readCertificates reads the files that say whom to believe.
+func (v *v2xFlags) readCertificates() (err error) {
 	for _, file := range []struct {
 		path string
 		into *[]byte
 	}{{v.root, &v.settings.Root}, {v.manager, &v.settings.Manager}} {
 		if file.path != "" {
 			if *file.into, err = readOctets(file.path); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return v2x.MakeStation(f.v2xDir(), v.settings, v2x.StationOptions{Now: time.Now})
+	return nil
 }
 
 func (c *cli) agentV2XRun(ctx context.Context, f *agentFlags, v *v2xFlags) error {

@@ -103,6 +103,14 @@ func TestAgentV2X(t *testing.T) {
 	if _, report := d.run(t.Context(), exitFailure, "", "v2x", "enrol", "--root", root, "--dc", "http://localhost:1", "--name", "car-1", "--key", key); !strings.Contains(report, "--dc "+dc+": remove it to begin anew") {
 		t.Errorf("another distribution centre in the same folder: %s", report)
 	}
+	failed, other := &device{t: t, dir: filepath.Join(t.TempDir(), "agent")}, filepath.Join(t.TempDir(), "other.oer")
+	if err := os.WriteFile(other, []byte("another root"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	failed.run(t.Context(), exitFailure, "", "v2x", "enrol", "--root", root, "--dc", "http://localhost:1", "--name", "car-1", "--key", key)
+	if _, report := failed.run(t.Context(), exitFailure, "", "v2x", "enrol", "--root", other, "--dc", "http://localhost:1", "--name", "car-1", "--key", key); !strings.Contains(report, "with another --root or --manager") {
+		t.Errorf("another root after a try that failed: %s", report)
+	}
 	seen := filepath.Join(t.TempDir(), "seen")
 	out, _ = d.run(t.Context(), exitOK, "", "v2x", "run", "--once", "--json", "--before", "echo x >> "+seen)
 	var status stationStatus
