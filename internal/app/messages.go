@@ -216,7 +216,7 @@ func (p *Platform) bindMessages(ctx context.Context, secure *gate.TLS) error {
 	c := p.Config
 	private := *secure
 	private.Require = true
-	known := mqtt.Deps{Messages: mqtt.Over(p.Message), Identify: p.identifyPeer, Origins: c.Messaging.Origins, Now: p.now, Log: p.log}
+	known := mqtt.Deps{Messages: mqtt.Over(p.Message), Identify: p.identifyPeer, Origins: c.Messaging.Origins, Elsewhere: c.Messaging.Elsewhere, Now: p.now, Log: p.log}
 	anybody := mqtt.Deps{Messages: mqtt.Over(p.Message), Identify: p.identifyNobody, Now: p.now, Log: p.log}
 	for _, s := range []struct {
 		name, address string

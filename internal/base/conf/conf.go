@@ -219,6 +219,7 @@ type Messaging struct {
 	MaxAge      time.Duration
 	MaxBytes    int      // octets of the stream of what devices publish
 	Origins     []string // of web pages that may open WebSockets
+	Elsewhere   string   // where clients of MQTT 5 are told to go when this server stops; "" = nowhere
 	Interop     string   // a loopback address without TLS and identity; "" = none
 	Brokers     string   // a directory; use Config.Path
 	Sinks       string   // a directory; use Config.Path

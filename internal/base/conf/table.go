@@ -179,6 +179,7 @@ func (c *Config) table() []entry {
 		{"messaging.max_age", "7d", "How long messages are kept.", "30d", duration(&c.Messaging.MaxAge, time.Minute, 3650*day)},
 		{"messaging.max_bytes", "4294967296", "Octets of messages from devices that are kept; when there is no room, devices are told so and nothing is lost.", "107374182400", whole(&c.Messaging.MaxBytes, 1<<20, 1<<50)},
 		{"messaging.origins", "", "Web pages that may open WebSockets, by their origins; none, if absent. Clients that are no browsers need none.", "https://dashboard.example.com", texts(&c.Messaging.Origins)},
+		{"messaging.elsewhere", "", "Where clients of MQTT 5 are told to go when this server stops, as one of several nodes; if absent, they are told that it stops.", "mqtt-2.example.com:8883", text(&c.Messaging.Elsewhere)},
 		{"messaging.interop", "", "An address of this machine's own (127.0.0.1 or ::1) where any MQTT client may connect without TLS, under the policy's group interop. For trying clients out; never for a fleet.", "127.0.0.1:1883", addressOrNone(&c.Messaging.Interop)},
 		{"messaging.brokers", "", "A directory with a file for each other broker that asks listen.hooks or from which devices are to be cut off; see doc/external-brokers.md.", "brokers", text(&c.Messaging.Brokers)},
 		{"messaging.sinks", "", "A directory with a file for each place where messages of devices go on to; see doc/sinks.md.", "sinks", text(&c.Messaging.Sinks)},

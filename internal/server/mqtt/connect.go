@@ -65,10 +65,10 @@ func (c *conn) greeting(ctx context.Context) (p mqtt.Connect, ok bool) {
 		c.version = p.Version
 		c.refuse(ctx, fault.Reason, err)
 	case p.AuthenticationMethod.Present:
-		c.version = p.Version
+		c.version, c.quiet = p.Version, p.NoProblemInfo
 		c.refuse(ctx, mqtt.BadAuthenticationMethod, errs.New(errs.Invalid, "enhanced authentication is not offered"))
 	case p.Will != nil && !textual(&p.Will.Properties, p.Will.Payload):
-		c.version = p.Version
+		c.version, c.quiet = p.Version, p.NoProblemInfo
 		c.refuse(ctx, mqtt.PayloadFormatInvalid, errs.New(errs.Invalid, "the will is said to be text and is not"))
 	default:
 		return p, true
@@ -97,7 +97,7 @@ func (c *conn) refuse(ctx context.Context, code mqtt.Reason, err error) {
 	c.server.counts.refused[code].Add(1)
 	c.server.deps.Log.LogAttrs(ctx, slog.LevelDebug, "a connection was refused", slog.String("front", c.front), slog.String("code", code.String()), slog.Any("cause", err))
 	answer := mqtt.Connack{Reason: code}
-	if code != mqtt.NotAuthorised { // of who is not known, nothing is told
+	if code != mqtt.NotAuthorised && !c.quiet { // of who is not known, nothing is told
 		answer.ReasonString = complaint(err)
 	}
 	if len(answer.ReasonString)+shortAnswer > c.maxPacket && c.maxPacket > 0 {

@@ -67,8 +67,10 @@ type Deps struct {
 	Identify func(context.Context, *gate.Peer) (message.Identity, error)
 	// Origins are the web pages' origins that may open WebSockets, such as "https://console.example". Clients that are no browsers send none.
 	Origins []string
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Elsewhere is where peers of 5.0 are told to go when the server stops (Server Reference, section 4.11); "": they are told that it stops.
+	Elsewhere string
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // Server serves MQTT. It starts nothing by itself.

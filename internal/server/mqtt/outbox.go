@@ -154,7 +154,10 @@ func (c *conn) lastWord(code mqtt.Reason) []byte {
 		return nil
 	}
 	p := mqtt.Disconnect{Reason: code}
-	if c.maxPacket == 0 || len(c.box.complaint)+shortAnswer <= c.maxPacket {
+	if at := c.server.deps.Elsewhere; at != "" && code == mqtt.ServerShuttingDown && (c.maxPacket == 0 || len(at)+shortAnswer <= c.maxPacket) {
+		p.Reason, p.ServerReference = mqtt.UseAnotherServer, at
+	}
+	if !c.quiet && (c.maxPacket == 0 || len(c.box.complaint)+shortAnswer <= c.maxPacket) {
 		p.ReasonString = c.box.complaint
 	}
 	return p.Append(nil, mqtt.V5)

@@ -381,3 +381,22 @@ func TestPipelinedPackets(t *testing.T) {
 		return has(w.hub.seen(), "connect", "subscribe", "store all/a", "detach dev-1|dev-1 farewell")
 	})
 }
+
+// Reason strings are left out for who asks for that.
+func TestReasonStrings(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, quiet := range []bool{false, true} {
+		t.Run(fmt.Sprint("quiet: ", quiet), func(t *testing.T) {
+			ask := func(p *mqtt.Connect) { p.NoProblemInfo = quiet }
+			c, _ := w.in(t).connect("dev-1", ask)
+			c.send(mqtt.Publish{TopicAlias: 2})
+			if told := expect[mqtt.Disconnect](c); (told.ReasonString == "") != quiet || told.Reason != mqtt.ProtocolError {
+				t.Errorf("told %+v", told)
+			}
+			answer := w.in(t).dial("dev-2").hello("dev-2", func(p *mqtt.Connect) { ask(p); p.AuthenticationMethod = mqtt.Some("SCRAM") })
+			if (answer.ReasonString == "") != quiet || answer.Reason != mqtt.BadAuthenticationMethod {
+				t.Errorf("answered %+v", answer)
+			}
+		})
+	}
+}

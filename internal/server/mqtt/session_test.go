@@ -178,6 +178,22 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A node that has others beside it says where to go.
+func TestDrainElsewhere(t *testing.T) {
+	w := newWorld(t, func(s *Server) { s.deps.Elsewhere = "mqtt-2.example.com:8883" })
+	five, _ := w.connect("dev-1", nil)
+	narrow, _ := w.connect("dev-2", func(p *mqtt.Connect) { p.MaximumPacketSize = 30 })
+	older, _ := w.connect("dev-3", v311)
+	w.stop()
+	if got := expect[mqtt.Disconnect](five); got.Reason != mqtt.UseAnotherServer || got.ServerReference != "mqtt-2.example.com:8883" {
+		t.Errorf("told %+v", got)
+	}
+	if got := expect[mqtt.Disconnect](narrow); got.Reason != mqtt.ServerShuttingDown || got.ServerReference != "" {
+		t.Errorf("one that takes 30 octets was told %+v", got)
+	}
+	older.is(older.closed(), "")
+}
+
 // A panic of ours ends the connection where it happened, and no other.
 func TestPanicEndsOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
