@@ -218,7 +218,7 @@ func madeHere(t *testing.T, f *fleet) {
 	}
 }
 
-// badRequests takes some of what no protocol may have from the list for all protocols.
+// badRequests takes some of what no protocol may have from the list for all protocols, in requests of CRMF; TestEveryProtocol has all of it in PKCS #10.
 func badRequests(t *testing.T, f *fleet) {
 	issuer, err := f.p.CA.Issuer("devices")
 	if err != nil {
@@ -236,6 +236,10 @@ func badRequests(t *testing.T, f *fleet) {
 		fail   cmp.Failure
 	}{
 		"a CA's key":      {func(x *cmp.Template) { x.SPKI = issuer.Certificate().RawSubjectPublicKeyInfo }, cmp.BadPOP},
+		"RSA < 2048":      {func(x *cmp.Template) { x.SPKI = rsaSPKI(new(big.Int).Lsh(big.NewInt(1), 1023), 65537) }, cmp.BadCertTemplate},
+		"e = 1":           {func(x *cmp.Template) { x.SPKI = rsaSPKI(new(big.Int).Lsh(big.NewInt(1), 2047), 1) }, cmp.BadCertTemplate},
+		"P-192":           {func(x *cmp.Template) { x.SPKI = p192() }, cmp.BadCertTemplate},
+		"ROCA":            {func(x *cmp.Template) { x.SPKI = rsaSPKI(roca(), 65537) }, cmp.BadCertTemplate},
 		"another subject": {func(x *cmp.Template) { x.Subject = name("somebody-else") }, cmp.NotAuthorized},
 		"CA:TRUE":         {func(x *cmp.Template) { x.Extensions = extensions(der.NewBasicConstraints(true, 0)) }, cmp.NotAuthorized},
 		"keyCertSign":     {func(x *cmp.Template) { x.Extensions = extensions(der.NewKeyUsage(der.KeyCertSign)) }, cmp.NotAuthorized},
