@@ -97,7 +97,7 @@ func content(serial []byte) string {
 
 // subject is what the policy is told about a device.
 func (p *Platform) subject(d *device.Device, role access.Role) policy.Subject {
-	s := policy.Subject{Thing: d.Name, Kind: policy.Device, Group: d.Group, Profile: d.Profile, Tags: d.Tags, Manufacturer: d.Product.Maker, Role: string(role)}
+	s := policy.Subject{Tenant: p.Config.Name, Thing: d.Name, Kind: policy.Device, Group: d.Group, Profile: d.Profile, Tags: d.Tags, Manufacturer: d.Product.Maker, Role: string(role)}
 	profile, err := p.Profiles.Get(d.Profile)
 	switch {
 	case err != nil: // the profile is gone; it is a device like others
@@ -257,7 +257,7 @@ const interopGroup = "interop"
 // identifyNobody is who connects to messaging.interop: somebody on this machine, of whom nothing is known. To the policy it is a service, as its group is one
 // of services: it hears what its like publishes, and what it publishes to a device reaches that.
 func (p *Platform) identifyNobody(context.Context, *gate.Peer) (message.Identity, error) {
-	return message.Identity{Subject: policy.Subject{Thing: "interop", Kind: policy.Service}, Group: interopGroup, NotAfter: p.now().Add(100 * 365 * 24 * time.Hour).Unix()}, nil
+	return message.Identity{Subject: policy.Subject{Tenant: p.Config.Name, Thing: "interop", Kind: policy.Service}, Group: interopGroup, NotAfter: p.now().Add(100 * 365 * 24 * time.Hour).Unix()}, nil
 }
 
 // cutOff ends what a revoked certificate's holders have to say, and with that of a CA those of all that it certifies.
