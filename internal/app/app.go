@@ -111,6 +111,7 @@ type Platform struct {
 	fabric   *nats.Fabric   // nil: no messages are carried
 	changes  changes        // of which messaging is to be told
 	talkers  []talking      // fixed once Build returns
+	coaps    *constrained   // likewise; nil: no messages over CoAP
 	brokers  brokers        // of others
 	sinks    []*sink.Runner // where messages go on to
 	newest   int64          // Unix second of the newest entry of the record when it was opened

@@ -34,11 +34,18 @@ func (p *Platform) bindCoAPS(ctx context.Context, messages *cmp.Server) error {
 	}
 	if c.COAPS.Messages {
 		rest, talk := answers, coapserver.New(coapserver.Deps{Messages: coapserver.Over(p.Message), Log: p.log})
+		p.coaps = &constrained{server, talk}
 		answers = func(peer *gate.Peer) coap.Handler { return talk.For(peer, rest(peer)) }
 	}
 	p.surfaces = append(p.surfaces, surface{name: "coaps", gate: g, counters: counters,
 		sessions: func(ctx context.Context, s *gate.Session) { server.Serve(ctx, s, answers(s.Peer())) }})
 	return nil
+}
+
+// constrained is the listener of CoAP, where it carries messages.
+type constrained struct {
+	transport *coap.Server
+	messages  *coapserver.Server
 }
 
 // serve answers on the surface until ctx ends.

@@ -34,6 +34,8 @@ func (p *Platform) messageSamples() (list []api.Sample) {
 	}
 	total("message_published", "Messages that were published, by what became of them.", "outcome", counted{"stored", m.Published}, counted{"not_stored", m.AppendFailed}, counted{"dropped", m.LooseDropped},
 		counted{"denied", m.PublishDenied}, counted{"too_large", m.TooLarge}, counted{"too_fast", m.RateLimited})
+	total("message_response_topics", "Response topics that were taken off, since the sender may not receive from there.", "what", counted{"stripped", m.ResponseStripped})
+	total("message_behind", "How often a session was too slow for its memory and went on from the store.", "what", counted{"sessions", m.Behind})
 	total("message_delivered", "Messages for sessions, by what became of them.", "outcome", counted{"sent", m.Delivered}, counted{"sent_again", m.Resent}, counted{"denied_again", m.ResendDenied},
 		counted{"expired", m.Expired}, counted{"slow", m.SlowDropped}, counted{"queue_full", m.QueueDropped}, counted{"shared_dropped", m.SharedDropped}, counted{"replay_dropped", m.ReplaysDropped})
 	total("message_connects", "Connections that were asked for, by what became of them.", "outcome", counted{"accepted", m.Accepted}, counted{"refused", m.Refused}, counted{"foreign_client", m.ForeignClient},
@@ -58,7 +60,27 @@ func (p *Platform) messageSamples() (list []api.Sample) {
 	for _, s := range p.talkers {
 		list = append(list, frontSamples(s.name, s.server.Metrics())...)
 	}
+	if p.coaps != nil {
+		list = append(list, p.coaps.samples()...)
+	}
 	return append(list, p.outsideSamples()...)
+}
+
+// samples is what the listener of CoAP has counted, besides what package gate has.
+func (c *constrained) samples() []api.Sample {
+	m := c.messages.Metrics()
+	list := []api.Sample{{Name: "coap_connections", Help: "Associations that carry messages.", Gauge: true, Value: float64(m.Open)},
+		{Name: "coap_held_bytes", Help: "Octets of bodies in blocks that are held.", Gauge: true, Value: float64(c.transport.Held())}}
+	for _, v := range []counted{{"told", m.Told}, {"superseded", m.Superseded}, {"unwanted", m.Unwatched}, {"given_up", m.GivenUp}} {
+		list = append(list, api.Sample{Name: "coap_notifications_total", Help: "Notifications that arrived, that a newer one made needless, observations that clients ended, and messages of earlier associations that nobody observes any more.",
+			Value: float64(v.n), Labels: []string{"outcome", v.what}})
+	}
+	limited := c.transport.Limited()
+	for _, what := range slices.Sorted(maps.Keys(limited)) {
+		list = append(list, api.Sample{Name: "coap_limited_total", Help: "What went over a limit: requests, transfers or observations at once, memory, the size of a body, the rate of an address.",
+			Value: float64(limited[what]), Labels: []string{"what", what}})
+	}
+	return list
 }
 
 // sampleTime bounds how long /metrics wait for the database and the log.

@@ -110,14 +110,14 @@ func (a *association) receiveBody(m *wire.Message, limit int) (t transfer, done 
 			return t, done
 		}
 		if !a.conn.Allow() { // it begins something after all
-			return t, tooMany()
+			return t, a.tooMany()
 		}
 	}
 	if size, ok := m.Options.Uint(wire.Size1); (ok && int64(size) > int64(limit)) || len(m.Payload) > limit {
 		a.mu.Lock()
 		a.dropUpload(wire.OperationKey(m))
 		a.mu.Unlock()
-		return t, tooLarge(nil, limit)
+		return t, a.tooLarge(nil, limit)
 	}
 	if !blocks {
 		t.body = m.Payload
@@ -136,7 +136,8 @@ func (a *association) receiveBody(m *wire.Message, limit int) (t transfer, done 
 }
 
 // tooLarge says how large a body may be (RFC 7959, section 2.9.3), and for a block that smaller ones would not help.
-func tooLarge(b *wire.Block, limit int) *wire.Message {
+func (a *association) tooLarge(b *wire.Block, limit int) *wire.Message {
+	a.limited[overSize].Add(1)
 	out := RefuseAs(wire.EntityTooLarge, fmt.Sprintf("the body may have %d octets", limit))
 	out.size1 = limit
 	return compose(out, b, nil)
@@ -150,6 +151,7 @@ func (a *association) add(m *wire.Message, b wire.Block, limit int) (body []byte
 	u := a.uploads[key]
 	if u == nil {
 		if len(a.uploads) >= maxUploads && b.Num == 0 && b.More {
+			a.limited[overTransfers].Add(1)
 			out := RefuseAs(wire.ServiceUnavailable, "too many transfers at once over this association")
 			out.MaxAge = a.Again
 			return nil, compose(out, &b, nil)
@@ -165,12 +167,13 @@ func (a *association) add(m *wire.Message, b wire.Block, limit int) (body []byte
 		case errors.Is(err, wire.ErrIncomplete):
 			return nil, compose(RefuseAs(wire.EntityIncomplete, err.Error()), &b, nil)
 		case errors.Is(err, wire.ErrTooLarge):
-			return nil, tooLarge(&b, limit)
+			return nil, a.tooLarge(&b, limit)
 		}
 		return nil, compose(RefuseAs(wire.BadRequest, err.Error()), &b, nil)
 	}
 	if !a.account(u) {
 		a.dropUpload(key)
+		a.limited[overMemory].Add(1)
 		out := RefuseAs(wire.ServiceUnavailable, "too many transfers at once")
 		out.MaxAge = a.Again
 		return nil, compose(out, &b, nil)
@@ -285,6 +288,7 @@ func (a *association) cut(m *wire.Message, t transfer, out Response) *wire.Messa
 		return compose(out, t.sent, etag)
 	}
 	if len(out.Body) > ask.Size() && !a.keep(m, out, etag) {
+		a.limited[overMemory].Add(1)
 		busy := RefuseAs(wire.ServiceUnavailable, "too many transfers at once")
 		busy.MaxAge = a.Again
 		return compose(busy, t.sent, nil)

@@ -115,7 +115,30 @@ type Options struct {
 // Server serves associations. It is safe for concurrent use.
 type Server struct {
 	Options
-	held atomic.Int64 // octets, of Memory
+	held    atomic.Int64 // octets, of Memory
+	limited [len(limits)]atomic.Uint64
+}
+
+// The limits that a client can go over.
+const (
+	overRequests = iota
+	overTransfers
+	overMemory
+	overObservations
+	overSize
+	overRate
+)
+
+// limits are their names in Limited.
+var limits = [...]string{overRequests: "requests", overTransfers: "transfers", overMemory: "memory", overObservations: "observations", overSize: "size", overRate: "rate"}
+
+// Limited returns how often clients went over a limit, by what it is of: requests, transfers or observations at once, memory, the size of a body, and the rate of an address.
+func (s *Server) Limited() map[string]uint64 {
+	all := make(map[string]uint64, len(limits))
+	for i, name := range limits {
+		all[name] = s.limited[i].Load()
+	}
+	return all
 }
 
 // NewServer returns a server.

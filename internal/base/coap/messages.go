@@ -211,7 +211,7 @@ func (a *association) request(ctx context.Context, m *wire.Message) {
 		return
 	}
 	if begins(m) && !a.conn.Allow() {
-		a.refuse(x, m, tooMany())
+		a.refuse(x, m, a.tooMany())
 		return
 	}
 	path, ok := m.Options.Path()
@@ -238,6 +238,7 @@ func (a *association) request(ctx context.Context, m *wire.Message) {
 	c := a.start(ctx, m, &Request{Code: m.Code, Path: path, Options: m.Options, Body: t.body, Confirmable: m.Type == wire.Confirmable,
 		Client: &Client{a}, token: m.Token})
 	if c == nil {
+		a.limited[overRequests].Add(1)
 		out := RefuseAs(wire.ServiceUnavailable, "too many requests at once over this association")
 		out.MaxAge = time.Second
 		a.refuse(x, m, compose(out, t.sent, nil))
@@ -276,7 +277,8 @@ func begins(m *wire.Message) bool {
 	return true
 }
 
-func tooMany() *wire.Message {
+func (a *association) tooMany() *wire.Message {
+	a.limited[overRate].Add(1)
 	out := RefuseAs(wire.TooManyRequests, "too many requests from this address")
 	out.MaxAge = time.Second
 	return compose(out, nil, nil)

@@ -143,6 +143,7 @@ func (r *Request) Observe(ended func()) (*Observation, error) {
 		a.unwatch(before)
 	}
 	if full {
+		a.limited[overObservations].Add(1)
 		return nil, errs.WithRetry(errs.New(errs.Limited, "this association observes %d resources already, the most that it may", maxObservations), time.Minute)
 	}
 	return o, nil
