@@ -71,6 +71,7 @@ const (
 // server is the platform in a process of its own.
 type server struct {
 	cmd       *exec.Cmd
+	out       *bufio.Reader // what it says
 	addresses app.Addresses
 }
 
@@ -83,7 +84,8 @@ func startServer(t *testing.T, dir string) *server {
 	must(t, err)
 	must(t, s.cmd.Start())
 	t.Cleanup(func() { s.kill() })
-	line, err := bufio.NewReader(out).ReadBytes('\n')
+	s.out = bufio.NewReader(out)
+	line, err := s.out.ReadBytes('\n')
 	if err != nil {
 		t.Fatalf("the server did not start: %v", err)
 	}

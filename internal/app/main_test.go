@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
 	"testing"
 
 	"mooring/internal/app"
@@ -29,12 +32,20 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serveChild runs the installation in dir until it is killed, and says on standard output where it can be reached.
+// serveChild runs the installation in dir until it is killed, and says on standard output where it can be reached. On SIGUSR1 it gives back memory that it does not use, and says so.
 func serveChild(ctx context.Context, dir string) error {
 	p, err := load(ctx, dir, app.Build)
 	if err != nil {
 		return err
 	}
+	relief := make(chan os.Signal, 1)
+	signal.Notify(relief, syscall.SIGUSR1)
+	go func() {
+		for range relief {
+			debug.FreeOSMemory()
+			fmt.Println("relieved")
+		}
+	}()
 	return p.Run(ctx, func() { _ = json.NewEncoder(os.Stdout).Encode(p.Addresses()) }) // the reader notices
 }
 

@@ -172,7 +172,7 @@ func cutsOf(t *testing.T, p *apptest.Platform, k apptest.Talker) (found []string
 	return found
 }
 
-// TestCutOffResumes: TLS sessions that began before are of no use after.
+// TestCutOffResumes: a connection by a resumed TLS session is cut off as any other, and sessions that began before are of no use after.
 func TestCutOffResumes(t *testing.T) {
 	p := apptest.Start(t, apptest.Messaging)
 	for _, version := range []struct {
@@ -196,15 +196,17 @@ func TestCutOffResumes(t *testing.T) {
 						}
 					})
 				}
-				for i, want := range []bool{false, true} {
-					c, err := connect()
-					must(t, err)
-					must(t, c.Close())
-					if resumed != want {
-						t.Fatalf("connection %d: resumed is %v, want %v", i+1, resumed, want)
-					}
+				first, err := connect()
+				must(t, err)
+				must(t, first.Close())
+				live, err := connect()
+				must(t, err)
+				apptest.Publish(t, live, 1, "v1/"+k.Name+"/telemetry/x", "x")
+				if !resumed {
+					t.Fatal("the second connection did not resume the session of the first")
 				}
 				must(t, cause.do(t, p, k))
+				apptest.Until(t, "the resumed connection has ended", func() bool { return live.Err() != nil && len(p.Connections(t, k.Name)) == 0 })
 				if _, err := connect(); err == nil {
 					t.Error("a resumed session is let in")
 				}
@@ -419,14 +421,17 @@ func (s *sluggish) Read(b []byte) (int, error) {
 // TestCutOffStalled: who does not read is cut off all the same, and one who takes the session over does not wait for him either.
 func TestCutOffStalled(t *testing.T) {
 	p := apptest.Start(t, apptest.Messaging)
-	stall := func(t *testing.T, k apptest.Talker) (*mqtt.Conn, *sluggish) {
+	stall := func(t *testing.T, k apptest.Talker, web bool) (*mqtt.Conn, *sluggish) {
 		var below *sluggish
+		slow := func(n net.Conn) net.Conn {
+			must(t, n.(*net.TCPConn).SetReadBuffer(4096))
+			below = &sluggish{Conn: n, read: make(chan struct{})}
+			return below
+		}
 		c := p.Connect(t, k, func(c *mqtt.Config) {
-			c.Dial = p.Over(k, nil, func(n net.Conn) net.Conn {
-				must(t, n.(*net.TCPConn).SetReadBuffer(4096))
-				below = &sluggish{Conn: n, read: make(chan struct{})}
-				return below
-			})
+			if c.Dial = p.Over(k, nil, slow); web {
+				c.Dial = p.WebSocketOver(k, slow)
+			}
 		})
 		apptest.Subscribe(t, c, 0, "v1/"+k.Name+"/cmd/+")
 		below.stopped.Store(true)
@@ -442,20 +447,28 @@ func TestCutOffStalled(t *testing.T) {
 		}
 		return c, below
 	}
-	t.Run("suspended", func(t *testing.T) {
-		k := p.Talker(t, "stalled", "device")
-		_, below := stall(t, k)
-		began := time.Now()
-		must(t, move(device.Suspend)(t, p, k))
-		apptest.Until(t, "it is cut off", func() bool { return len(p.Connections(t, k.Name)) == 0 })
-		t.Logf("cut off after %v", time.Since(began).Round(100*time.Microsecond))
-		if !closes(below.Conn) {
-			t.Error("the socket is still open")
-		}
-	})
+	late := lateness(t)
+	for name, web := range map[string]bool{"suspended": false, "suspended, over a WebSocket": true} {
+		t.Run(name, func(t *testing.T) {
+			k := p.Talker(t, fmt.Sprint("stalled-", web), "device")
+			_, below := stall(t, k, web)
+			began := time.Now()
+			must(t, move(device.Suspend)(t, p, k))
+			apptest.Until(t, "it is cut off", func() bool { return len(p.Connections(t, k.Name)) == 0 })
+			if !closes(below.Conn) {
+				t.Error("the socket is still open")
+			}
+			if took := time.Since(began); took > time.Second+2*late() {
+				t.Errorf("cut off after %v, want a second at most; this process was late by %v", took, late())
+			} else {
+				t.Logf("cut off, and the socket closed, after %v", took.Round(100*time.Microsecond))
+			}
+			apptest.Until(t, "it is recorded", func() bool { return len(cutsOf(t, p, k)) > 0 })
+		})
+	}
 	t.Run("taken over", func(t *testing.T) {
 		k := p.Talker(t, "slow", "device")
-		_, below := stall(t, k)
+		_, below := stall(t, k, false)
 		began := time.Now()
 		c := p.Connect(t, k)
 		t.Logf("taken over after %v", time.Since(began).Round(100*time.Microsecond))

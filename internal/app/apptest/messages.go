@@ -164,7 +164,12 @@ func (p *Platform) TryCoAP(t testing.TB, k Talker) (*coap.Conn, error) {
 
 // WebSocket returns a function for mqtt.Config.Dial that opens a WebSocket.
 func (p *Platform) WebSocket(k Talker) func(context.Context) (net.Conn, error) {
-	open := p.Over(k, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }, nil)
+	return p.WebSocketOver(k, nil)
+}
+
+// WebSocketOver is WebSocket, and has wrap look at the connection below TLS first, as Over does.
+func (p *Platform) WebSocketOver(k Talker, wrap func(net.Conn) net.Conn) func(context.Context) (net.Conn, error) {
+	open := p.Over(k, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }, wrap)
 	return func(ctx context.Context) (net.Conn, error) { return upgrade(ctx, open) }
 }
 

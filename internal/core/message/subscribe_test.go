@@ -382,3 +382,43 @@ func TestSharedOverNodes(t *testing.T) {
 		a.ack(d)
 	}
 }
+
+// TestManySubscriptions: ten thousand deep filters of one session take as many nodes of the index as they have levels and no more, slow nobody, and leave nothing behind; one more is refused
+// (acceptance: 10,000 subscriptions, subscription trie bomb).
+func TestManySubscriptions(t *testing.T) {
+	w := newWorld(t)
+	n := w.node()
+	w.add("back", service)
+	w.add("dev-1")
+	p, dev := n.connect("back"), n.connect("dev-1")
+	limits := p.got.Limits
+	const most, levels = 10_000, 32
+	if limits.Subscriptions != most || limits.Levels != levels {
+		t.Fatalf("the limits are %d subscriptions of %d levels", limits.Subscriptions, limits.Levels)
+	}
+	p.subscribe("v1/dev-1/telemetry/#")
+	for i := 1; i < most; i += limits.Filters {
+		var list []message.Subscription
+		for k := i; k < min(i+limits.Filters, most); k++ {
+			list = append(list, message.Subscription{Filter: fmt.Sprint("v1/", k, strings.Repeat("/+", levels-2)), QoS: 1})
+		}
+		for _, g := range p.conn.Subscribe(t.Context(), list) {
+			must(t, g.Err)
+		}
+	}
+	if g := p.conn.Subscribe(t.Context(), []message.Subscription{{Filter: "v1/one/more"}}); !errs.Is(g[0].Err, errs.Limited) {
+		t.Errorf("one more: %v, want Limited", g[0].Err)
+	}
+	if g := p.conn.Subscribe(t.Context(), []message.Subscription{{Filter: "v1" + strings.Repeat("/+", levels)}}); g[0].Err == nil {
+		t.Error("a level more is granted")
+	}
+	if m := n.Metrics(); m.Subscriptions != most || m.IndexNodes > most*levels {
+		t.Errorf("%d subscriptions take %d nodes", m.Subscriptions, m.IndexNodes)
+	}
+	dev.says("v1/dev-1/telemetry/x", "heard", 1)
+	p.hears("heard")
+	p.leave(message.ReasonFarewell)
+	if m := n.Metrics(); m.IndexNodes != 0 || m.Subscriptions != 0 {
+		t.Errorf("%d nodes and %d subscriptions stay", m.IndexNodes, m.Subscriptions)
+	}
+}
