@@ -120,7 +120,7 @@ func TestV2XTicketsTellNoSecond(t *testing.T) {
 	}
 }
 
-// A vehicle asks for one enrolment credential after the other, each of which stays for years.
+// ENR-15, the quota: a vehicle asks for one enrolment credential after the other, each of which stays for years.
 func TestV2XManyCredentials(t *testing.T) {
 	t.Parallel()
 	p := startV2X(t, nil)
@@ -141,7 +141,7 @@ func TestV2XManyCredentials(t *testing.T) {
 	must(t, enrol(t.Context()))
 }
 
-// A car asks for what is for ambulances, and who may have that for more than it may have. What a station may have is looked at with each request.
+// AUT-30, AUT-44: a car asks for what is for ambulances, and who may have that for more than it may have. What a station may have is looked at with each request.
 func TestV2XSpecialPermissions(t *testing.T) {
 	t.Parallel()
 	p := startV2X(t, nil)

@@ -1,18 +1,21 @@
 package app_test
 
 import (
+	"errors"
 	"net/http"
+	"slices"
 	"testing"
 
 	agent "mooring/agent/v2x"
 	"mooring/internal/app/apptest"
 	"mooring/internal/core/v2x/trust"
 	"mooring/wire/its"
+	"mooring/wire/its/chain"
 	"mooring/wire/scr"
 	"mooring/wire/trustlist"
 )
 
-// DST-5: a client of TS 102 941 that shares nothing with agent/v2x but the formats, and is told nothing but the certificate of the trust list manager and the address of the CPOC, goes all the
+// DST-5, CHN-1: a client of TS 102 941 that shares nothing with agent/v2x but the formats, and is told nothing but the certificate of the trust list manager and the address of the CPOC, goes all the
 // way: the manager's list, the root's lists, enrolment, renewal, and 100 tickets. Addresses and certificates are those that the lists say.
 func TestV2XForeignClient(t *testing.T) {
 	t.Parallel()
@@ -90,6 +93,25 @@ func TestV2XForeignClient(t *testing.T) {
 		x := c.AuthorizationResponse.Certificate
 		if err := x.Verify(aa); err != nil {
 			t.Fatal(err)
+		}
+		if len(seen) == 0 { // CHN-1: from the list of the manager on
+			for name, path := range map[string][]*its.Certificate{"ticket": {x, aa, root}, "credential": {ec.Certificate, ea, root}} {
+				o := chain.Options{At: max(p.at(), its.Time64(path[0].ToBeSigned.ValidityPeriod.Start)*1e6), Trusted: func(id its.HashedId8) bool {
+					return slices.ContainsFunc(ectl.Roots(), func(r trustlist.ListedRoot) bool { return r.ID == id })
+				}, Revocation: func(x *its.Certificate, _ its.HashedId8) chain.State {
+					if crl.Revoked(x) {
+						return chain.Revoked
+					}
+					return chain.Good
+				}}
+				if err := chain.Check(path, o); err != nil {
+					t.Errorf("CHN-1: the %s: %v", name, err)
+				}
+				o.Trusted = func(its.HashedId8) bool { return false }
+				if err := chain.Check(path, o); !errors.Is(err, chain.ErrUntrusted) {
+					t.Errorf("CHN-1: the %s of a root that is not listed: %v", name, err)
+				}
+			}
 		}
 		id, err := x.HashedId8()
 		must(t, err)

@@ -203,17 +203,17 @@ func TestV2XAuthorityRequests(t *testing.T) {
 	} {
 		before := len(p.authorities(t))
 		if _, err := p.V2X.Trust.Issue(ctx, who, row.request, row.grant); !errs.Is(err, row.want) {
-			t.Errorf("%s: got %v, want the kind %v", row.name, err, row.want)
+			t.Errorf("CTL-14 %s: got %v, want the kind %v", row.name, err, row.want)
 		}
 		if now := len(p.authorities(t)); now != before {
-			t.Errorf("%s: there are %d authorities, were %d", row.name, now, before)
+			t.Errorf("CTL-14 %s: there are %d authorities, were %d", row.name, now, before)
 		}
 	}
 	grant.Digest = strings.ToUpper(digest)
 	_, err = p.V2X.Trust.Issue(ctx, who, request, grant)
 	must(t, err)
 	if _, err := p.V2X.Trust.Issue(ctx, who, request, grant); !errs.Is(err, errs.Conflict) {
-		t.Errorf("the same request once more: %v", err)
+		t.Errorf("CTL-14 the same request once more: %v", err)
 	}
 	next, err := p.V2X.Trust.Issue(ctx, who, rekey, trust.Grant{})
 	must(t, err)
@@ -223,11 +223,11 @@ func TestV2XAuthorityRequests(t *testing.T) {
 	must(t, p.V2X.Trust.Revoke(ctx, who, p.made.EA))
 	stale := wrapped(t, mustApply(t, p, trust.EA, old.Name), at, old.Signer)
 	if _, err := p.V2X.Trust.Issue(ctx, who, stale, trust.Grant{}); !errs.Is(err, errs.Denied) {
-		t.Errorf("a request that a revoked certificate signs: %v", err)
+		t.Errorf("CTL-14 a request that a revoked certificate signs: %v", err)
 	}
 	p.clock.Move(5 * 366 * 24 * time.Hour)
 	if _, err := p.Tickets().Trust.Rekey(ctx, who, trust.AA); !errs.Is(err, errs.Denied) {
-		t.Errorf("an authority whose certificate has ended asks for the next: %v", err)
+		t.Errorf("CTL-14 an authority whose certificate has ended asks for the next: %v", err)
 	}
 	p.clock.Move(-5 * 366 * 24 * time.Hour)
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,20 +26,38 @@ import (
 	"mooring/wire/coer"
 	"mooring/wire/its"
 	"mooring/wire/scr"
+	"mooring/wire/spdu"
 )
 
 // fakeEA answers every question of the authorization authority with a code, in the name of the enrolment authority.
 type fakeEA struct {
-	t    *testing.T
-	p    *v2xPlatform
-	mu   sync.Mutex
-	code its.AuthorizationValidationResponseCode // guarded by mu
+	t      *testing.T
+	p      *v2xPlatform
+	mu     sync.Mutex
+	code   its.AuthorizationValidationResponseCode    // guarded by mu
+	change func(*its.AuthorizationValidationResponse) // guarded by mu; nil: says the code alone
+	by     *spdu.Signer                               // guarded by mu; nil: the enrolment authority
 }
 
-func (f *fakeEA) say(code its.AuthorizationValidationResponseCode) {
+func (f *fakeEA) say(code its.AuthorizationValidationResponseCode) { f.answer(code, nil, nil) }
+
+func (f *fakeEA) answer(code its.AuthorizationValidationResponseCode, change func(*its.AuthorizationValidationResponse), by *spdu.Signer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.code = code
+	f.code, f.change, f.by = code, change, by
+}
+
+// startFakeEA starts a platform whose trust list says that the enrolment authority is asked at a fake one, and a vehicle's credential.
+func startFakeEA(t *testing.T) (*v2xPlatform, *fakeEA, *agent.Credential) {
+	t.Helper()
+	p := startV2X(t, nil)
+	ec := p.car(t, "car-1").ec
+	fake := &fakeEA{t: t, p: p}
+	server := httptest.NewServer(fake)
+	t.Cleanup(server.Close)
+	must(t, p.V2X.Trust.Move(t.Context(), access.System("test"), p.made.EA, p.Config.V2XEAURL()+"/enrolment", server.URL+"/validation"))
+	p.fetch(t)
+	return p, fake, ec
 }
 
 // ServeHTTP implements http.Handler.
@@ -58,9 +77,15 @@ func (f *fakeEA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.mu.Lock()
-	said := &its.AuthorizationValidationResponse{RequestHash: o.Hash, ResponseCode: f.code}
+	said, signer := &its.AuthorizationValidationResponse{RequestHash: o.Hash, ResponseCode: f.code}, by.Signer
+	if f.change != nil {
+		f.change(said)
+	}
+	if f.by != nil {
+		signer = *f.by
+	}
 	f.mu.Unlock()
-	signed, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationResponse, AuthorizationValidationResponse: said}, f.p.at(), by.Signer)
+	signed, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationResponse, AuthorizationValidationResponse: said}, f.p.at(), signer)
 	if err != nil {
 		f.t.Error(err)
 		return
@@ -82,16 +107,8 @@ func (zeroes) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 // AUT-19 to AUT-31 and AUT-33 to AUT-46 at the front door: whatever an enrolment authority finds, the station is told, and nothing is issued or counted.
 func TestV2XEachCode(t *testing.T) {
 	t.Parallel()
-	p := startV2X(t, nil)
-	canonical, _ := p.vehicle(t, "car-1")
-	ec, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
-	must(t, err)
-	fake := &fakeEA{t: t, p: p}
-	server := httptest.NewServer(fake)
-	t.Cleanup(server.Close)
-	must(t, p.V2X.Trust.Move(t.Context(), access.System("test"), p.made.EA, p.Config.V2XEAURL()+"/enrolment", server.URL+"/validation"))
-	p.fetch(t)
-	for _, row := range []struct {
+	p, fake, ec := startFakeEA(t)
+	for i, row := range []struct {
 		name string
 		said its.AuthorizationValidationResponseCode
 		want its.AuthorizationResponseCode
@@ -108,15 +125,166 @@ func TestV2XEachCode(t *testing.T) {
 			fake.say(row.said)
 			r := p.atRequest(t, ec)
 			request, session := sealTo(t, r.message(t), nil, p.aa)
-			status, body := postV2X(t, p.Addresses().V2XAA+"/authorization", request)
+			before, from := p.holdings(t), networkOf(i+1)
+			status, body := from.post(t, p.Addresses().V2XAA+"/authorization", request)
 			p.expectTicket(t, r, request, session, status, body, row.want)
-			if refusals(t, p.Tickets().Audit, "v2x.ticket", row.want.String()) == 0 {
-				t.Error("the record has no refusal with the code", row.want)
-			}
+			from.refused(t, p.Tickets().Audit, "v2x.ticket", row.want.String())
+			p.unchanged(t, before)
 		})
 	}
 	if ea, aa := p.counted(t); ea != 0 || aa != 0 {
 		t.Errorf("%d tickets were counted and %d issued, all were refused", ea, aa)
+	}
+}
+
+// AUT-18, AUT-49, AUT-50: what an enrolment authority says besides the code. The ticket has what was confirmed, to the bit; what no ticket may have is not issued, whoever confirms it; and what is not its word is
+// none at all.
+func TestV2XConfirmed(t *testing.T) {
+	t.Parallel()
+	p, fake, ec := startFakeEA(t)
+	now := its.Time32(p.at()/1e6) + 7
+	germany := its.GeographicRegion{Choice: its.RegionIdentified, Identified: []its.IdentifiedRegion{{Country: 276}}}
+	all := its.CertificateSubjectAttributes{ValidityPeriod: coer.Some(its.ValidityPeriod{Start: now, Duration: its.Duration{Choice: its.Minutes, Value: 61}}), Region: coer.Some(germany),
+		AssuranceLevel: coer.Some[its.SubjectAssurance](0xc2), AppPermissions: []its.PsidSsp{its.Bitmap(its.PsidDENM, 1, 0, 0, 4)}}
+	confirm := func(change func(*its.CertificateSubjectAttributes)) func(*its.AuthorizationValidationResponse) {
+		return func(a *its.AuthorizationValidationResponse) {
+			c := all
+			if change != nil {
+				change(&c)
+			}
+			a.ConfirmedSubjectAttributes = coer.Some(c)
+		}
+	}
+	above := p.aa.ToBeSigned.ValidityPeriod
+	for i, row := range []struct {
+		name   string
+		change func(*its.AuthorizationValidationResponse)
+		by     *spdu.Signer
+		want   its.AuthorizationResponseCode
+	}{
+		{name: "AUT-50 all that there is", change: confirm(nil)},
+		{name: "AUT-50 nothing but permissions and time", change: confirm(func(c *its.CertificateSubjectAttributes) {
+			c.Region.Present, c.AssuranceLevel.Present = false, false
+		})},
+		{name: "AUT-49 to issue", change: confirm(func(c *its.CertificateSubjectAttributes) { c.CertIssuePermissions = toIssue() }), want: its.ItsAaDeniedPermissions},
+		{name: "no permissions", change: confirm(func(c *its.CertificateSubjectAttributes) { c.AppPermissions = nil; c.CertIssuePermissions = toIssue() }), want: its.ItsAaDeniedPermissions},
+		{name: "no time", change: confirm(func(c *its.CertificateSubjectAttributes) { c.ValidityPeriod.Present = false }), want: its.ItsAaDeniedPermissions},
+		{name: "a name", change: confirm(func(c *its.CertificateSubjectAttributes) { c.Id = coer.Some(its.Name("car-1")) }), want: its.ItsAaDeniedPermissions},
+		{name: "what an authority may", change: confirm(func(c *its.CertificateSubjectAttributes) {
+			c.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0xc0)}
+		}), want: its.ItsAaDeniedPermissions},
+		{name: "what the authority may not issue", change: confirm(func(c *its.CertificateSubjectAttributes) { c.AppPermissions = []its.PsidSsp{its.Bitmap(137, 1)} }), want: its.ItsAaDeniedPermissions},
+		{name: "before the authority", change: confirm(func(c *its.CertificateSubjectAttributes) { c.ValidityPeriod.Value.Start = above.Start - 1 }), want: its.ItsAaDeniedPermissions},
+		{name: "beyond the authority", change: confirm(func(c *its.CertificateSubjectAttributes) { c.ValidityPeriod.Value.Start = above.End() - 1 }), want: its.ItsAaDeniedPermissions},
+		{name: "AUT-18 signed by somebody else", change: confirm(nil), by: ref(scr.Signer(newECKey(t), p.ea)), want: its.AaEaCantReachEa},
+		{name: "AUT-18 signed by a station", change: confirm(nil), by: ref(scr.Signer(ec.Key, ec.Certificate)), want: its.AaEaCantReachEa},
+		{name: "AUT-18 signed by the holder of a key", change: confirm(nil), by: ref(scr.Signer(ec.Key, nil)), want: its.AaEaCantReachEa},
+		{name: "AUT-18 to another question", change: func(a *its.AuthorizationValidationResponse) { confirm(nil)(a); a.RequestHash[0] ^= 1 }, want: its.AaEaCantReachEa},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			fake.answer(its.ValidationOk, row.change, row.by)
+			r := p.atRequest(t, ec)
+			request, session := sealTo(t, r.message(t), nil, p.aa)
+			before, from := p.holdings(t), networkOf(i+1)
+			status, body := from.post(t, p.Addresses().V2XAA+"/authorization", request)
+			_, c, err := scr.OpenAnswer(body, session, its.AuthorizationResponse)
+			if err != nil || status != http.StatusOK || c.AuthorizationResponse.ResponseCode != row.want || (c.AuthorizationResponse.Certificate != nil) != (row.want == its.AuthorizationOk) {
+				t.Fatalf("status %d, %+v, %v; want %v", status, c, err, row.want)
+			}
+			if row.want != its.AuthorizationOk {
+				from.refused(t, p.Tickets().Audit, "v2x.ticket", row.want.String())
+				p.unchanged(t, before)
+				return
+			}
+			said := its.AuthorizationValidationResponse{}
+			row.change(&said)
+			want, got := said.ConfirmedSubjectAttributes.Value, &c.AuthorizationResponse.Certificate.ToBeSigned
+			is := its.CertificateSubjectAttributes{ValidityPeriod: coer.Some(got.ValidityPeriod), Region: got.Region, AssuranceLevel: got.AssuranceLevel, AppPermissions: got.AppPermissions,
+				CertIssuePermissions: got.CertIssuePermissions}
+			if a, b := marshalled(t, &is), marshalled(t, &want); !bytes.Equal(a, b) {
+				t.Errorf("the ticket says %x, confirmed was %x", a, b)
+			}
+		})
+	}
+}
+
+func marshalled(t *testing.T, v coer.Value) []byte {
+	t.Helper()
+	b, err := coer.Marshal(v)
+	must(t, err)
+	return b
+}
+
+// AUT-18: an enrolment authority that takes longer than it may.
+func TestV2XSlowEA(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that it is noticed when the other side hangs up
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		<-r.Context().Done()
+	}))
+	t.Cleanup(server.Close)
+	p := startV2X(t, func(c *conf.Config) { c.V2X.EATimeout = 300 * time.Millisecond })
+	ec := p.car(t, "car-1").ec
+	must(t, p.V2X.Trust.Move(t.Context(), access.System("test"), p.made.EA, p.Config.V2XEAURL()+"/enrolment", server.URL+"/validation"))
+	p.fetch(t)
+	r := p.atRequest(t, ec)
+	request, session := sealTo(t, r.message(t), nil, p.aa)
+	before, from := p.holdings(t), networkOf(1)
+	status, body := from.post(t, p.Addresses().V2XAA+"/authorization", request)
+	p.expectTicket(t, r, request, session, status, body, its.AaEaCantReachEa)
+	from.refused(t, p.Tickets().Audit, "v2x.ticket", its.AaEaCantReachEa.String())
+	p.unchanged(t, before)
+	select {
+	case <-asked:
+	default:
+		t.Error("the enrolment authority was not asked")
+	}
+}
+
+// AUT-16: the certificate of the enrolment authority has expired, while a trust list that names it is in force.
+func TestV2XExpiredEA(t *testing.T) {
+	t.Parallel()
+	var shut atomic.Bool // the distribution centre
+	centre, _ := balanced(t)
+	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if shut.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		centre.ServeHTTP(w, r)
+	}))
+	t.Cleanup(door.Close)
+	p := startV2X(t, func(c *conf.Config) {
+		centre.add(t, c.V2XDCURL())
+		c.V2X.DCURL = door.URL
+	})
+	ends := p.ea.ToBeSigned.ValidityPeriod.End()
+	p.clock.Move(time.Hour)
+	next := p.follow(t, trust.AA) // lives an hour longer
+	p.clock.Move(time.Duration(ends-its.Time32(p.at()/1e6)-24*3600) * time.Second)
+	must(t, p.V2X.Trust.Publish(t.Context()))
+	p.fetch(t)
+	ec := p.car(t, "car-1").ec
+	shut.Store(true) // no other list comes
+	for _, row := range []struct {
+		name string
+		move time.Duration
+		want its.AuthorizationResponseCode
+	}{{"the day before", 0, its.AuthorizationOk}, {"when it has ended", 24*time.Hour + time.Minute, its.ItsAaInvalidEa}} {
+		p.clock.Move(row.move)
+		r := p.atRequest(t, ec)
+		r.inner.SharedAtRequest.RequestedSubjectAttributes.ValidityPeriod = coer.Some(its.ValidityPeriod{Start: its.Time32(p.at() / 1e6), Duration: its.Duration{Choice: its.Minutes, Value: 5}})
+		request, session := sealTo(t, r.message(t), nil, next.Certificate)
+		status, body := postV2X(t, p.Addresses().V2XAA+"/authorization", request)
+		_, c, err := scr.OpenAnswer(body, session, its.AuthorizationResponse)
+		if err != nil || status != http.StatusOK || c.AuthorizationResponse.ResponseCode != row.want {
+			t.Errorf("%s: status %d, %+v, %v; want %v", row.name, status, c, err, row.want)
+		}
 	}
 }
 
@@ -171,7 +339,7 @@ func TestV2XValidationUnreadable(t *testing.T) {
 		return d
 	}
 	other := signed(its.EtsiTs102941DataContent{Choice: its.EnrolmentResponse, EnrolmentResponse: &its.InnerEcResponse{ResponseCode: its.EnrolmentCantParse}})
-	for _, row := range []struct {
+	for i, row := range []struct {
 		name    string
 		message *its.Ieee1609Dot2Data
 		seal    func(*its.EncryptedData)
@@ -186,8 +354,9 @@ func TestV2XValidationUnreadable(t *testing.T) {
 		}(), want: its.ValidationCantParse},
 		{name: "AUT-34 badcontenttype: another content", message: other, want: its.ValidationBadContentType},
 		{name: "AUT-34 badcontenttype: not signed", message: its.Unsecured([]byte{1}), want: its.ValidationBadContentType},
-		{name: "AUT-35 imnottherecipient: two", message: other, to: []*its.Certificate{p.ea, p.aa}, want: its.ValidationImNotTheRecipient, status: http.StatusBadRequest},
-		{name: "AUT-36 unknownencryptionalgorithm", message: other, seal: func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, want: its.ValidationUnknownEncryptionAlgorithm, status: http.StatusBadRequest},
+		{name: "AUT-35 imnottherecipient: two", message: other, to: []*its.Certificate{p.aa, p.ea}, want: its.ValidationImNotTheRecipient},
+		{name: "AUT-35 imnottherecipient: another", message: other, to: []*its.Certificate{p.aa}, want: its.ValidationImNotTheRecipient, status: http.StatusBadRequest},
+		{name: "AUT-36 unknownencryptionalgorithm", message: other, seal: func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, want: its.ValidationUnknownEncryptionAlgorithm},
 		{name: "AUT-37 decryptionfailed: the message", message: other, seal: func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext[0] ^= 1 }, want: its.ValidationDecryptionFailed},
 		{name: "AUT-37 decryptionfailed: its key", message: other, seal: func(e *its.EncryptedData) { e.Recipients[0].EncKey.T[0] ^= 1 }, want: its.ValidationDecryptionFailed, status: http.StatusBadRequest},
 	} {
@@ -197,10 +366,10 @@ func TestV2XValidationUnreadable(t *testing.T) {
 				to = []*its.Certificate{p.ea}
 			}
 			request, session := sealTo(t, row.message, row.seal, to...)
-			status, body := postV2X(t, url, request)
-			if refusals(t, p.Audit, "v2x.validate", row.want.String()) == 0 {
-				t.Error("the record has no refusal with the code", row.want)
-			}
+			before, from := p.holdings(t), networkOf(i+1)
+			status, body := from.post(t, url, request)
+			from.refused(t, p.Audit, "v2x.validate", row.want.String())
+			p.unchanged(t, before)
 			if row.status != 0 {
 				if status != row.status || len(body) != 0 {
 					t.Errorf("status %d with %d octets, want %d and none", status, len(body), row.status)

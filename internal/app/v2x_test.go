@@ -305,52 +305,135 @@ func sealTo(t *testing.T, d *its.Ieee1609Dot2Data, change func(*its.EncryptedDat
 	return b, session
 }
 
+// ecRow is a request for an enrolment credential, and what comes of it.
+type ecRow struct {
+	name   string
+	change func(*ecRequest)
+	seal   func(*its.EncryptedData)
+	to     []*its.Certificate // nil: the enrolment authority
+	want   its.EnrolmentResponseCode
+	status int // 0: 200, with a message
+}
+
+// enrol sends the request of a row and looks at what comes of it: the code, and for a refusal that it is in the record and that nothing was issued or kept.
+func (p *v2xPlatform) enrol(t *testing.T, from network, r *ecRequest, row ecRow) {
+	t.Helper()
+	if row.change != nil {
+		row.change(r)
+	}
+	to := row.to
+	if to == nil {
+		to = []*its.Certificate{p.ea}
+	}
+	url := p.Addresses().V2XEA + "/enrolment"
+	request, session := sealTo(t, r.message(t), row.seal, to...)
+	before := p.holdings(t)
+	status, body := from.post(t, url, request)
+	if row.want != its.EnrolmentOk {
+		from.refused(t, p.Audit, "v2x.enrol", row.want.String())
+		p.unchanged(t, before)
+	}
+	if row.status != 0 {
+		if status != row.status {
+			t.Errorf("status %d, want %d", status, row.status)
+		}
+		return
+	}
+	by, c, err := scr.OpenAnswer(body, session, its.EnrolmentResponse)
+	if err != nil || status != 200 || by.Verify(p.ea, nil) != nil {
+		t.Fatalf("status %d, the answer: %v", status, err)
+	}
+	a := c.EnrolmentResponse
+	if a.ResponseCode != row.want || a.RequestHash != scr.Hash(request) || (a.Certificate != nil) != (row.want == its.EnrolmentOk) {
+		t.Errorf("got %v for %x, want %v for %x", a.ResponseCode, a.RequestHash, row.want, scr.Hash(request))
+	}
+	underItsKey(t, request, body)
+	if row.want != its.EnrolmentOk {
+		return
+	}
+	if again, other := from.post(t, url, request); again != 200 || !bytes.Equal(body, other) {
+		t.Error("ENR-18: the same request has another answer")
+	}
+	before.credentials, before.keys, before.enrolments = before.credentials+1, before.keys+1, before.enrolments+1
+	p.unchanged(t, before) // ENR-18: one credential
+}
+
+// underItsKey looks at how an answer is encrypted. ENR-17: with another nonce than the request, and nobody opens it with another key.
+func underItsKey(t *testing.T, request, answer []byte) {
+	t.Helper()
+	q, err := its.ParseData(request, its.MaxRequest)
+	must(t, err)
+	a, err := its.ParseData(answer, its.MaxRequest)
+	must(t, err)
+	if e := a.Content.EncryptedData; e.Ciphertext.Nonce == q.Content.EncryptedData.Ciphertext.Nonce || len(e.Recipients) != 1 || e.Recipients[0].Choice != its.RecipientPsk {
+		t.Errorf("ENR-17: request and answer have one nonce, or the answer is for %+v", e.Recipients)
+	}
+	other, err := spdu.Resume([16]byte{1})
+	must(t, err)
+	if _, err := other.Open(a); err == nil {
+		t.Error("ENR-17: the answer opens under another key")
+	}
+}
+
 // ENR: requests for enrolment credentials at the front door, a row per case.
 func TestV2XEnrolment(t *testing.T) {
 	t.Parallel()
 	p := startV2X(t, nil)
-	url := p.Addresses().V2XEA + "/enrolment"
 	canonical, _ := p.vehicle(t, "car-1")
-	suspended, d := p.vehicle(t, "car-suspended")
-	if _, err := p.Devices.Move(t.Context(), apptest.Operator(), d.ID, device.Suspend, "test"); err != nil {
-		t.Fatal(err)
+	stopped := map[device.Move]*ecdsa.PrivateKey{}
+	for _, move := range []device.Move{device.Suspend, device.Lose, device.Retire} {
+		k, d := p.vehicle(t, "car-"+string(move))
+		stopped[move] = k
+		if _, err := p.Devices.Move(t.Context(), apptest.Operator(), d.ID, move, "test"); err != nil {
+			t.Fatal(err)
+		}
 	}
-	old, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
-	if err != nil {
-		t.Fatalf("ENR-1: %v", err)
+	enrolled := func() (*agent.Credential, its.HashedId8) {
+		ec, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
+		if err != nil {
+			t.Fatalf("ENR-1: %v", err)
+		}
+		return ec, credentialID(t, ec)
 	}
+	old, oldID := enrolled()
 	if err := old.Certificate.CheckRole(its.EtsiEC, 0); err != nil {
 		t.Errorf("ENR-1: %v", err)
 	}
-	oldID, err := old.Certificate.HashedId8()
-	if err != nil {
-		t.Fatal(err)
+	revoked, revokedID := enrolled()
+	_, err := p.V2X.EA.RevokeCredential(t.Context(), operatorOf(access.RoleV2XEnrolment), revokedID)
+	must(t, err)
+	p.clock.Move(24 * time.Hour) // its credential begins tomorrow
+	early, earlyID := enrolled()
+	p.clock.Move(-24 * time.Hour)
+	again := func(ec *agent.Credential, id its.HashedId8) func(*ecRequest) {
+		return func(r *ecRequest) { r.id, r.canonical, r.by = id[:], ec.Key, ec.Certificate }
+	}
+	like := func(move device.Move) func(*ecRequest) {
+		return func(r *ecRequest) { r.id, r.canonical = []byte("car-"+string(move)), stopped[move] }
 	}
 	window := its.Time64(p.Config.V2X.Window.Microseconds())
-	for _, row := range []struct {
-		name   string
-		change func(*ecRequest)
-		seal   func(*its.EncryptedData)
-		to     []*its.Certificate
-		want   its.EnrolmentResponseCode // with status 200
-		status int
-	}{
-		{name: "ENR-1 canonical key", change: func(*ecRequest) {}, want: its.EnrolmentOk},
+	for i, row := range []ecRow{
+		{name: "ENR-1 canonical key", want: its.EnrolmentOk},
 		{name: "ENR-2 cantparse", change: func(r *ecRequest) { r.raw = []byte{0xff} }, want: its.EnrolmentCantParse},
 		{name: "ENR-3 badcontenttype", change: func(r *ecRequest) { r.kind = its.EnrolmentResponse }, want: its.EnrolmentBadContentType},
 		{name: "ENR-3 not signed", change: func(r *ecRequest) { r.flat = true }, want: its.EnrolmentBadContentType},
-		{name: "ENR-4 imnottherecipient", change: func(*ecRequest) {}, to: []*its.Certificate{p.aa}, want: its.EnrolmentImNotTheRecipient, status: 400},
-		{name: "ENR-4 two recipients", change: func(*ecRequest) {}, to: []*its.Certificate{p.ea, p.aa}, want: its.EnrolmentImNotTheRecipient, status: 400},
-		{name: "ENR-5 unknownencryptionalgorithm", change: func(*ecRequest) {}, seal: func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, want: its.EnrolmentUnknownEncryptionAlgorithm, status: 400},
-		{name: "ENR-6 ECIES tag", change: func(*ecRequest) {}, seal: func(e *its.EncryptedData) { e.Recipients[0].EncKey.T[0] ^= 1 }, want: its.EnrolmentDecryptionFailed, status: 400},
-		{name: "ENR-6 CCM tag", change: func(*ecRequest) {}, seal: func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext[3] ^= 1 }, want: its.EnrolmentDecryptionFailed},
+		{name: "ENR-4 imnottherecipient", to: []*its.Certificate{p.aa}, want: its.EnrolmentImNotTheRecipient, status: 400},
+		{name: "ENR-4 two recipients", to: []*its.Certificate{p.aa, p.ea}, want: its.EnrolmentImNotTheRecipient},
+		{name: "ENR-4 two other recipients", to: []*its.Certificate{p.aa, p.aa}, want: its.EnrolmentImNotTheRecipient, status: 400},
+		{name: "ENR-5 unknownencryptionalgorithm", seal: func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, want: its.EnrolmentUnknownEncryptionAlgorithm},
+		{name: "ENR-5 a key wrapped in another way", seal: func(e *its.EncryptedData) { e.Recipients[0].EncKey.Choice = its.ECIESBrainpoolP256r1 }, want: its.EnrolmentUnknownEncryptionAlgorithm, status: 400},
+		{name: "ENR-6 ECIES tag", seal: func(e *its.EncryptedData) { e.Recipients[0].EncKey.T[0] ^= 1 }, want: its.EnrolmentDecryptionFailed, status: 400},
+		{name: "ENR-6 CCM tag", seal: func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext[3] ^= 1 }, want: its.EnrolmentDecryptionFailed},
 		{name: "ENR-7 unknownits", change: func(r *ecRequest) { r.id = []byte("nobody") }, want: its.EnrolmentUnknownIts},
 		{name: "ENR-8 wrong canonical key", change: func(r *ecRequest) { r.canonical = newECKey(t) }, want: its.EnrolmentInvalidSignature},
 		{name: "ENR-9 wrong POP key", change: func(r *ecRequest) { r.pop = newECKey(t) }, want: its.EnrolmentInvalidSignature},
 		{name: "ENR-10 invalidencryptionkey", change: func(r *ecRequest) {
 			r.inner.PublicKeys.EncryptionKey = coer.Some(its.PublicEncryptionKey{PublicKey: its.BasePublicEncryptionKey{Point: its.CurvePoint{Form: its.CompressedY0, X: bytes.Repeat([]byte{0xff}, 32)}}})
 		}, want: its.EnrolmentInvalidEncryptionKey},
-		{name: "ENR-11 baditsstatus suspended", change: func(r *ecRequest) { r.id, r.canonical = []byte("car-suspended"), suspended }, want: its.EnrolmentBadItsStatus},
+		{name: "ENR-11 baditsstatus suspended", change: like(device.Suspend), want: its.EnrolmentBadItsStatus},
+		{name: "ENR-11 baditsstatus lost", change: like(device.Lose), want: its.EnrolmentBadItsStatus},
+		{name: "ENR-11 baditsstatus retired", change: like(device.Retire), want: its.EnrolmentBadItsStatus},
+		{name: "ENR-11 baditsstatus not yet active", change: again(early, earlyID), want: its.EnrolmentBadItsStatus},
 		{name: "ENR-12 incompleterequest", change: func(r *ecRequest) { r.inner.CertificateFormat = 2 }, want: its.EnrolmentIncompleteRequest},
 		{name: "ENR-12 no permissions", change: func(r *ecRequest) { r.inner.RequestedSubjectAttributes.AppPermissions = []its.PsidSsp{} }, want: its.EnrolmentIncompleteRequest},
 		{name: "ENR-13 above the profile", change: func(r *ecRequest) {
@@ -368,48 +451,55 @@ func TestV2XEnrolment(t *testing.T) {
 		}, want: its.EnrolmentInvalidKeys},
 		{name: "ENR-15 stale", change: func(r *ecRequest) { r.at -= 2 * window }, want: its.EnrolmentDeniedRequest},
 		{name: "ENR-15 future", change: func(r *ecRequest) { r.popAt += 2 * window }, want: its.EnrolmentDeniedRequest},
-		{name: "ENR-16 by current EC", change: func(r *ecRequest) { r.id, r.canonical, r.by = oldID[:], old.Key, old.Certificate }, want: its.EnrolmentOk},
+		{name: "ENR-16 by current EC", change: again(old, oldID), want: its.EnrolmentOk},
 		{name: "ENR-16 signer is not itsId", change: func(r *ecRequest) { r.id, r.canonical, r.by = oldID[:], newECKey(t), p.ea }, want: its.EnrolmentInvalidSignature},
 		{name: "ENR-16 unknown EC", change: func(r *ecRequest) { r.id, r.canonical, r.by = []byte("12345678"), old.Key, old.Certificate }, want: its.EnrolmentUnknownIts},
+		{name: "ENR-16 by a revoked EC", change: again(revoked, revokedID), want: its.EnrolmentBadItsStatus},
 		{name: "ENR-19 extra field", change: func(r *ecRequest) {
 			r.outer = func(h *its.HeaderInfo) { h.ExpiryTime = coer.Some(h.GenerationTime.Value + 1) }
 		}, want: its.EnrolmentBadContentType},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			r := p.ecRequest(t, "car-1", canonical)
-			row.change(r)
-			to := row.to
-			if to == nil {
-				to = []*its.Certificate{p.ea}
-			}
-			request, session := sealTo(t, r.message(t), row.seal, to...)
-			status, body := postV2X(t, url, request)
-			if row.status != 0 {
-				if status != row.status {
-					t.Errorf("status %d, want %d", status, row.status)
-				}
-				if refusals(t, p.Audit, "v2x.enrol", row.want.String()) == 0 {
-					t.Error("the record has no refusal with the code", row.want)
-				}
-				return
-			}
-			by, c, err := scr.OpenAnswer(body, session, its.EnrolmentResponse)
-			if err != nil || status != 200 || by.Verify(p.ea, nil) != nil {
-				t.Fatalf("status %d, the answer: %v", status, err)
-			}
-			a := c.EnrolmentResponse
-			if a.ResponseCode != row.want || a.RequestHash != scr.Hash(request) || (a.Certificate != nil) != (row.want == its.EnrolmentOk) {
-				t.Errorf("got %v for %x, want %v for %x", a.ResponseCode, a.RequestHash, row.want, scr.Hash(request))
-			}
-			if row.want != its.EnrolmentOk && refusals(t, p.Audit, "v2x.enrol", row.want.String()) == 0 {
-				t.Error("the record has no refusal with the code", row.want)
-			}
-			again, other := postV2X(t, url, request)
-			if row.want == its.EnrolmentOk && (again != 200 || !bytes.Equal(body, other)) {
-				t.Error("ENR-18: the same request has another answer")
-			}
-		})
+		t.Run(row.name, func(t *testing.T) { p.enrol(t, networkOf(i+1), p.ecRequest(t, "car-1", canonical), row) })
 	}
+	t.Run("ENR-11 baditsstatus of a credential that has ended", func(t *testing.T) {
+		p.clock.Move(p.Config.V2X.CredentialLife + time.Hour)
+		must(t, p.V2X.Trust.Publish(t.Context()))
+		p.enrol(t, networkOf(100), p.ecRequest(t, "car-1", canonical), ecRow{change: again(old, oldID), want: its.EnrolmentBadItsStatus})
+	})
+}
+
+// ENR-20: what is no request by its method or type gets no further, and what has no key to be answered with has no answer. TLS is not needed.
+func TestV2XEnrolmentOverHTTP(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	url := p.Addresses().V2XEA + "/enrolment"
+	if !strings.HasPrefix(url, "http://") {
+		t.Errorf("the address is %s", url)
+	}
+	from := network{client: http.DefaultClient}
+	before := p.holdings(t)
+	for _, row := range []struct {
+		name, method, path, kind string
+		body                     []byte
+		status                   int
+	}{
+		{"another type", http.MethodPost, "", "application/octet-stream", []byte{1}, http.StatusUnsupportedMediaType},
+		{"the type of answers", http.MethodPost, "", scr.ResponseType, []byte{1}, http.StatusUnsupportedMediaType},
+		{"the type with more behind it", http.MethodPost, "", scr.RequestType + "; charset=utf-8", []byte{1}, http.StatusUnsupportedMediaType},
+		{"no type", http.MethodPost, "", "", []byte{1}, http.StatusUnsupportedMediaType},
+		{"GET", http.MethodGet, "", scr.RequestType, nil, http.StatusMethodNotAllowed},
+		{"PUT", http.MethodPut, "", scr.RequestType, []byte{1}, http.StatusMethodNotAllowed},
+		{"another path", http.MethodPost, "/else", scr.RequestType, []byte{1}, http.StatusNotFound},
+		{"nothing", http.MethodPost, "", scr.RequestType, nil, http.StatusBadRequest},
+		{"garbage", http.MethodPost, "", scr.RequestType, []byte{1, 2, 3}, http.StatusBadRequest},
+		{"too much", http.MethodPost, "", scr.RequestType, make([]byte, its.MaxRequest+1), http.StatusRequestEntityTooLarge},
+	} {
+		a, body := from.send(t, row.method, url+row.path, row.kind, row.body)
+		if a.StatusCode != row.status || row.status == http.StatusBadRequest && len(body) > 0 {
+			t.Errorf("ENR-20 %s: status %d and %q, want %d", row.name, a.StatusCode, body, row.status)
+		}
+	}
+	p.unchanged(t, before)
 }
 
 // ENR-1, the bridge: a device that enrolled by X.509 has its V2X credential by that key, and after its suspension no ticket.
@@ -506,7 +596,7 @@ func TestV2XConcurrentTickets(t *testing.T) {
 	}
 }
 
-// AUT-48: what a ticket's time may be.
+// AUT-48: what a ticket's time may be. A week and a second cannot be said, since seconds end with 18 hours: the next that can is a minute more.
 func TestV2XPolicy(t *testing.T) {
 	t.Parallel()
 	p := startV2X(t, nil)
@@ -526,7 +616,7 @@ func TestV2XPolicy(t *testing.T) {
 	}{
 		{"a week", now, its.Duration{Choice: its.Hours, Value: 168}, ""},
 		{"a minute more than a week", now, its.Duration{Choice: its.Minutes, Value: 168*60 + 1}, "deniedpermissions"},
-		{"three months ahead", far - 5, its.Duration{Choice: its.Hours, Value: 168}, ""},
+		{"three months ahead", far, its.Duration{Choice: its.Hours, Value: 168}, ""},
 		{"further", far + 60, its.Duration{Choice: its.Hours, Value: 168}, "deniedpermissions"},
 		{"from yesterday", now - 86400, its.Duration{Choice: its.Hours, Value: 168}, "deniedpermissions"},
 	} {
@@ -543,6 +633,20 @@ func TestV2XPolicy(t *testing.T) {
 			t.Errorf("AUT-48 %s: got %v, want %s", row.name, err, row.want)
 		}
 	}
+	// A second more than three months ahead is that only as long as this second lasts, which on a busy machine a request may not take.
+	for range 50 {
+		second := its.Time32(p.at() / 1e6)
+		_, err := client.Ticket(t.Context(), ec, agent.Order{Start: second + its.Time32(p.Config.V2X.Preload/time.Second) + 1, Life: its.Duration{Choice: its.Hours, Value: 1}})
+		if its.Time32(p.at()/1e6) != second {
+			continue
+		}
+		var refused *agent.Refused
+		if !asRefused(err, &refused) || refused.Code != "deniedpermissions" {
+			t.Errorf("AUT-48 a second more than three months ahead: %v", err)
+		}
+		return
+	}
+	t.Error("no request was answered within its second")
 }
 
 // enrolX509 gets a device its X.509 certificate, with a token.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	agent "mooring/agent/v2x"
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/device"
@@ -40,7 +42,8 @@ type atRequest struct {
 	at, ecAt   its.Time64
 	kind       its.ManagementChoice
 	wrongTag   bool
-	untaggedEC bool // the encryption key is not part of the tag
+	untaggedEC bool                      // the encryption key is not part of the tag
+	tagged     func(*its.InnerAtRequest) // changes it when the tag was computed
 	changeEC   func(*its.EcSignature)
 }
 
@@ -73,6 +76,9 @@ func (r *atRequest) message(t *testing.T) *its.Ieee1609Dot2Data {
 	}
 	if r.wrongTag {
 		s.KeyTag[0] ^= 1
+	}
+	if r.tagged != nil {
+		r.tagged(&r.inner)
 	}
 	signs := s
 	if r.ecSigns != nil {
@@ -125,31 +131,42 @@ func TestV2XAuthorization(t *testing.T) {
 	}
 	off := its.CurvePoint{Form: its.CompressedY0, X: bytes.Repeat([]byte{0xff}, 32)}
 	window := its.Time64(p.Config.V2X.Window.Microseconds())
+	attributes := func(r *atRequest) *its.CertificateSubjectAttributes {
+		return &r.inner.SharedAtRequest.RequestedSubjectAttributes
+	}
 	rows := []struct {
 		name   string
 		change func(*atRequest)
 		seal   func(*its.EncryptedData)
+		cut    bool // the request lacks its first octet
 		to     []*its.Certificate
 		want   its.AuthorizationResponseCode
-		status int
+		status int // 0: 200, with a message
 	}{
-		{name: "AUT-1 ok with POP", change: func(*atRequest) {}},
+		{name: "AUT-1 ok with POP"},
 		{name: "AUT-2 ok without POP", change: func(r *atRequest) { r.pop = nil }},
 		{name: "AUT-3 ok with privacy", change: func(r *atRequest) { r.ecTo = p.ea }},
 		{name: "AUT-4 ok without privacy", change: func(r *atRequest) { r.ecTo = nil }},
-		{name: "AUT-6 its-aa-cantparse", change: func(*atRequest) {}, want: its.ItsAaCantParse, status: 400, to: nil, seal: func(e *its.EncryptedData) { e.Recipients = nil }},
+		{name: "AUT-5 ok with encryption key", change: func(r *atRequest) { r.inner.PublicKeys.EncryptionKey = p.aa.ToBeSigned.EncryptionKey }},
+		{name: "AUT-6 its-aa-cantparse", cut: true, want: its.ItsAaCantParse, status: 400},
 		{name: "AUT-7 its-aa-badcontenttype", change: func(r *atRequest) { r.kind = its.EnrolmentResponse }, want: its.ItsAaBadContentType},
-		{name: "AUT-8 its-aa-imnottherecipient", change: func(*atRequest) {}, to: []*its.Certificate{p.ea}, want: its.ItsAaImNotTheRecipient, status: 400},
-		{name: "AUT-9 its-aa-unknownencryptionalgorithm", change: func(*atRequest) {}, seal: func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, want: its.ItsAaUnknownEncryptionAlgorithm, status: 400},
-		{name: "AUT-10 CCM tag", change: func(*atRequest) {}, seal: func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext[0] ^= 1 }, want: its.ItsAaDecryptionFailed},
-		{name: "AUT-10 ECIES tag", change: func(*atRequest) {}, seal: func(e *its.EncryptedData) { e.Recipients[0].EncKey.C[0] ^= 1 }, want: its.ItsAaDecryptionFailed, status: 400},
+		{name: "AUT-8 its-aa-imnottherecipient", to: []*its.Certificate{p.ea}, want: its.ItsAaImNotTheRecipient, status: 400},
+		{name: "AUT-8 two recipients", to: []*its.Certificate{p.ea, p.aa}, want: its.ItsAaImNotTheRecipient},
+		{name: "AUT-9 its-aa-unknownencryptionalgorithm", seal: func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, want: its.ItsAaUnknownEncryptionAlgorithm},
+		{name: "AUT-10 CCM tag", seal: func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext[0] ^= 1 }, want: its.ItsAaDecryptionFailed},
+		{name: "AUT-10 ECIES tag", seal: func(e *its.EncryptedData) { e.Recipients[0].EncKey.C[0] ^= 1 }, want: its.ItsAaDecryptionFailed, status: 400},
 		{name: "AUT-11 wrong tag", change: func(r *atRequest) { r.wrongTag = true }, want: its.ItsAaKeysDontMatch},
+		{name: "AUT-11 wrong hmacKey", change: func(r *atRequest) { r.tagged = func(q *its.InnerAtRequest) { q.HmacKey[0] ^= 1 } }, want: its.ItsAaKeysDontMatch},
+		{name: "AUT-11 swapped key", change: func(r *atRequest) {
+			r.pop = newECKey(t)
+			k, err := scr.VerificationKey(&r.pop.PublicKey)
+			must(t, err)
+			r.tagged = func(q *its.InnerAtRequest) { q.PublicKeys.VerificationKey = k }
+		}, want: its.ItsAaKeysDontMatch},
 		{name: "AUT-11 tag over one of two keys", change: func(r *atRequest) {
 			r.untaggedEC, r.inner.PublicKeys.EncryptionKey = true, p.aa.ToBeSigned.EncryptionKey
 		}, want: its.ItsAaKeysDontMatch},
-		{name: "AUT-12 no appPermissions", change: func(r *atRequest) {
-			r.inner.SharedAtRequest.RequestedSubjectAttributes.AppPermissions = []its.PsidSsp{}
-		}, want: its.ItsAaIncompleteRequest},
+		{name: "AUT-12 no appPermissions", change: func(r *atRequest) { attributes(r).AppPermissions = []its.PsidSsp{} }, want: its.ItsAaIncompleteRequest},
 		{name: "AUT-12 wrong format", change: func(r *atRequest) { r.inner.SharedAtRequest.CertificateFormat = 2 }, want: its.ItsAaIncompleteRequest},
 		{name: "AUT-13 its-aa-invalidencryptionkey", change: func(r *atRequest) {
 			r.inner.PublicKeys.EncryptionKey = coer.Some(its.PublicEncryptionKey{PublicKey: its.BasePublicEncryptionKey{Point: off}})
@@ -157,57 +174,72 @@ func TestV2XAuthorization(t *testing.T) {
 		{name: "AUT-14 old", change: func(r *atRequest) { r.at -= 2 * window }, want: its.ItsAaOutOfSyncRequest},
 		{name: "AUT-14 future", change: func(r *atRequest) { r.at += 2 * window }, want: its.ItsAaOutOfSyncRequest},
 		{name: "AUT-15 its-aa-unknownea", change: func(r *atRequest) { r.inner.SharedAtRequest.EaId = its.HashedId8{1} }, want: its.ItsAaUnknownEa},
-		{name: "AUT-17 AA policy", change: func(r *atRequest) {
-			r.inner.SharedAtRequest.RequestedSubjectAttributes.AppPermissions = []its.PsidSsp{its.Bitmap(137, 1)}
-		}, want: its.ItsAaDeniedPermissions},
+		{name: "AUT-15 an AA instead of an EA", change: func(r *atRequest) { r.inner.SharedAtRequest.EaId = p.made.AA }, want: its.ItsAaUnknownEa},
+		{name: "AUT-17 AA policy", change: func(r *atRequest) { attributes(r).AppPermissions = []its.PsidSsp{its.Bitmap(137, 1)} }, want: its.ItsAaDeniedPermissions},
 		{name: "AUT-17 bad POP", change: func(r *atRequest) { r.pop = newECKey(t) }, want: its.ItsAaDeniedPermissions},
-		{name: "AUT-23 inner decryption", change: func(r *atRequest) {
-			r.changeEC = func(e *its.EcSignature) { e.Data.Content.EncryptedData.Ciphertext.CcmCiphertext[0] ^= 1 }
-		}, want: its.EaAaDecryptionFailed},
+		{name: "AUT-17 key off the curve", change: func(r *atRequest) { r.inner.PublicKeys.VerificationKey.Point = off }, want: its.ItsAaDeniedPermissions},
 		{name: "AUT-20 what is signed is no digest", change: func(r *atRequest) {
 			r.changeEC = func(e *its.EcSignature) { e.Choice, e.Data = its.EcSignaturePlain, its.Unsecured([]byte{1}) }
 		}, want: its.EaAaBadContentType},
 		{name: "AUT-22 inner cipher", change: func(r *atRequest) {
 			r.changeEC = func(e *its.EcSignature) { e.Data.Content.EncryptedData.Ciphertext.Choice = its.SM4CCM }
 		}, want: its.EaAaUnknownEncryptionAlgorithm},
+		{name: "AUT-23 inner decryption", change: func(r *atRequest) {
+			r.changeEC = func(e *its.EcSignature) { e.Data.Content.EncryptedData.Ciphertext.CcmCiphertext[0] ^= 1 }
+		}, want: its.EaAaDecryptionFailed},
 		{name: "AUT-26 wrongea", change: func(r *atRequest) { r.ecTo = p.aa }, want: its.WrongEa},
-		{name: "AUT-27 unknownits", change: func(r *atRequest) {
-			r.ec = &agent.Credential{Certificate: p.aa, Key: r.ec.Key}
-		}, want: its.UnknownIts},
+		{name: "AUT-27 unknownits", change: func(r *atRequest) { r.ec = &agent.Credential{Certificate: p.aa, Key: r.ec.Key} }, want: its.UnknownIts},
 		{name: "AUT-28 wrong key", change: func(r *atRequest) { r.ecBy = newECKey(t) }, want: its.InvalidSignature},
 		{name: "AUT-28 another request", change: func(r *atRequest) { s := r.inner.SharedAtRequest; s.KeyTag[0]++; r.ecSigns = &s }, want: its.InvalidSignature},
+		{name: "AUT-29 invalidencryptionkey", change: func(r *atRequest) {
+			r.changeEC = func(e *its.EcSignature) { e.Data.Content.EncryptedData.Recipients[0].EncKey.V = off }
+		}, want: its.InvalidEncryptionKey},
 		{name: "AUT-30 region", change: func(r *atRequest) {
-			r.inner.SharedAtRequest.RequestedSubjectAttributes.Region = coer.Some(its.GeographicRegion{Choice: its.RegionIdentified, Identified: []its.IdentifiedRegion{{Country: 65535}}})
+			attributes(r).Region = coer.Some(its.GeographicRegion{Choice: its.RegionIdentified, Identified: []its.IdentifiedRegion{{Country: 65535}}})
+		}, want: its.DeniedPermissions},
+		{name: "AUT-30 SSP bit", change: func(r *atRequest) { attributes(r).AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidCAM, 1, 1, 0)} }, want: its.DeniedPermissions},
+		{name: "AUT-30 validity", change: func(r *atRequest) {
+			attributes(r).ValidityPeriod = coer.Some(its.ValidityPeriod{Start: its.Time32(p.at() / 1e6), Duration: its.Duration{Choice: its.Hours, Value: 169}})
 		}, want: its.DeniedPermissions},
 		{name: "AUT-30 twice", change: func(r *atRequest) {
-			r.inner.SharedAtRequest.RequestedSubjectAttributes.AppPermissions = append(agent.Applications(), agent.Applications()...)
+			attributes(r).AppPermissions = append(agent.Applications(), agent.Applications()...)
 		}, want: its.DeniedPermissions},
 		{name: "AUT-46 stale EC signature", change: func(r *atRequest) { r.ecAt -= 2 * window }, want: its.DeniedPermissions},
-		{name: "AUT-49 to issue", change: func(r *atRequest) {
-			r.inner.SharedAtRequest.RequestedSubjectAttributes.CertIssuePermissions = toIssue()
-		}, want: its.ItsAaDeniedPermissions},
+		{name: "AUT-49 to issue", change: func(r *atRequest) { attributes(r).CertIssuePermissions = toIssue() }, want: its.ItsAaDeniedPermissions},
 		{name: "AUT-51 suspended", change: func(r *atRequest) { r.ec, r.ecBy = ecStopped, ecStopped.Key }, want: its.DeniedPermissions},
 	}
-	for _, row := range rows {
+	for i, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			r := p.atRequest(t, ec)
-			row.change(r)
+			if row.change != nil {
+				row.change(r)
+			}
 			to := row.to
 			if to == nil {
 				to = []*its.Certificate{p.aa}
 			}
 			request, session := sealTo(t, r.message(t), row.seal, to...)
-			if row.name == "AUT-6 its-aa-cantparse" {
+			if row.cut {
 				request = request[1:]
 			}
-			status, body := postV2X(t, p.Addresses().V2XAA+"/authorization", request)
+			before, from := p.holdings(t), networkOf(i+1)
+			status, body := from.post(t, p.Addresses().V2XAA+"/authorization", request)
+			if row.want != its.AuthorizationOk {
+				from.refused(t, p.Tickets().Audit, "v2x.ticket", row.want.String())
+				p.unchanged(t, before)
+			}
 			if row.status != 0 {
 				if status != row.status {
 					t.Errorf("status %d, want %d", status, row.status)
 				}
 				return
 			}
+			underItsKey(t, request, body)
 			p.expectTicket(t, r, request, session, status, body, row.want)
+			if row.want == its.AuthorizationOk {
+				before.counted, before.validations, before.tickets, before.answers = before.counted+1, before.validations+1, before.tickets+1, before.answers+1
+				p.unchanged(t, before) // AUT-52: one ticket
+			}
 		})
 	}
 }
@@ -233,7 +265,8 @@ func (p *v2xPlatform) expectTicket(t *testing.T, r *atRequest, request []byte, s
 	if err := p.client(t).Check(p.at(), x, p.aa); err != nil {
 		t.Errorf("AUT-50: %v", err)
 	}
-	if len(x.ToBeSigned.AppPermissions) != len(r.inner.SharedAtRequest.RequestedSubjectAttributes.AppPermissions) || x.ToBeSigned.CertIssuePermissions != nil {
+	if len(x.ToBeSigned.AppPermissions) != len(r.inner.SharedAtRequest.RequestedSubjectAttributes.AppPermissions) || x.ToBeSigned.CertIssuePermissions != nil ||
+		x.ToBeSigned.EncryptionKey.Present != r.inner.PublicKeys.EncryptionKey.Present {
 		t.Errorf("AUT-50: the ticket says %+v", x.ToBeSigned)
 	}
 	if again, other := postV2X(t, p.Addresses().V2XAA+"/authorization", request); again != 200 || !bytes.Equal(body, other) {
@@ -261,59 +294,198 @@ func TestV2XHandedOn(t *testing.T) {
 	}
 }
 
-// AUT-24, AUT-25, AUT-33 to AUT-39: the enrolment authority's own endpoint, asked by who is none, or wrongly.
+// AUT-24, AUT-25, AUT-32 and AUT-38 to AUT-46 at the enrolment authority's own endpoint: what it says to who asks, and what the station is told of that. AUT-33 to AUT-37 are in
+// TestV2XValidationUnreadable.
 func TestV2XValidation(t *testing.T) {
 	t.Parallel()
-	p := startV2X(t, nil)
-	canonical, _ := p.vehicle(t, "car-1")
-	ec, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := p.Config.V2XValidationURL() + "/validation"
-	asked := func(t *testing.T) *its.AuthorizationValidationRequest {
-		r := p.atRequest(t, ec)
+	p := startV2X(t, func(c *conf.Config) { c.V2X.Tickets = 2 })
+	ctx := t.Context()
+	by, err := p.Tickets().Trust.Credential(ctx, trust.AA)
+	must(t, err)
+	one, full, stopped := p.car(t, "car-1"), p.car(t, "car-full"), p.car(t, "car-stopped")
+	for range 2 {
+		r := p.atRequest(t, full.ec)
 		r.message(t)
-		return &its.AuthorizationValidationRequest{SharedAtRequest: r.inner.SharedAtRequest, EcSignature: r.inner.EcSignature}
-	}
-	for _, row := range []struct {
-		name string
-		by   *its.Certificate
-		want its.AuthorizationValidationResponseCode
-	}{
-		{"AUT-24 no AA but an EC", ec.Certificate, its.ValidationInvalidAa},
-		{"AUT-24 no AA but the EA", p.ea, its.ValidationInvalidAa},
-		{"AUT-24 nobody", nil, its.ValidationInvalidAa},
-		{"AUT-25 wrong key", p.aa, its.ValidationInvalidAaSignature},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			d, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationRequest, AuthorizationValidationRequest: asked(t)}, p.at(), scr.Signer(ec.Key, row.by))
-			if err != nil {
-				t.Fatal(err)
-			}
-			request, session := sealTo(t, d, nil, p.ea)
-			_, body := postV2X(t, url, request)
-			by, c, err := scr.OpenAnswer(body, session, its.ValidationResponse)
-			if err != nil || by.Verify(p.ea, nil) != nil || c.AuthorizationValidationResponse.ResponseCode != row.want {
-				t.Errorf("got %v, %v; want %v", c, err, row.want)
-			}
-		})
-	}
-	for _, row := range []struct {
-		name    string
-		request func(t *testing.T) []byte
-	}{
-		{"AUT-33 cantparse", func(*testing.T) []byte { return []byte{1} }},
-		{"AUT-35 imnottherecipient", func(t *testing.T) []byte { b, _ := sealTo(t, its.Unsecured(nil), nil, p.aa); return b }},
-		{"AUT-37 decryptionfailed", func(t *testing.T) []byte {
-			b, _ := sealTo(t, its.Unsecured(nil), func(e *its.EncryptedData) { e.Recipients[0].EncKey.T[0] ^= 1 }, p.ea)
-			return b
-		}},
-	} {
-		if status, _ := postV2X(t, url, row.request(t)); status != http.StatusBadRequest {
-			t.Errorf("%s: status %d, want 400", row.name, status)
+		if got := p.ask(t, r, by.Signer).ResponseCode; got != its.ValidationOk {
+			t.Fatalf("while there may be more: %v", got)
 		}
 	}
+	_, err = p.Devices.Move(ctx, apptest.Operator(), stopped.device, device.Suspend, "test")
+	must(t, err)
+	of := func(c car) func(*atRequest) { return func(r *atRequest) { r.ec, r.ecBy = c.ec, c.ec.Key } }
+	attributes := func(r *atRequest) *its.CertificateSubjectAttributes {
+		return &r.inner.SharedAtRequest.RequestedSubjectAttributes
+	}
+	off := its.CurvePoint{Form: its.CompressedY0, X: bytes.Repeat([]byte{0xff}, 32)}
+	window := its.Time64(p.Config.V2X.Window.Microseconds())
+	unlisted := p.madeAA(t, 0x32)
+	for i, row := range []struct {
+		name   string
+		change func(*atRequest)
+		by     *spdu.Signer // nil: the authorization authority
+		late   bool         // the question is from long ago
+		want   its.AuthorizationValidationResponseCode
+		handed its.AuthorizationResponseCode // by the authorization authority
+	}{
+		{name: "AUT-32 ok", want: its.ValidationOk, handed: 0},
+		{name: "AUT-24, AUT-38 no AA but an EC", by: ref(scr.Signer(one.ec.Key, one.ec.Certificate)), want: its.ValidationInvalidAa, handed: 19},
+		{name: "AUT-24, AUT-38 no AA but the EA", by: ref(scr.Signer(one.ec.Key, p.ea)), want: its.ValidationInvalidAa, handed: 19},
+		{name: "AUT-24, AUT-38 nobody", by: ref(scr.Signer(one.ec.Key, nil)), want: its.ValidationInvalidAa, handed: 19},
+		{name: "AUT-24, AUT-38 an AA that is on no list", by: &unlisted.Signer, want: its.ValidationInvalidAa, handed: 19},
+		{name: "AUT-25, AUT-39 wrong key", by: ref(scr.Signer(one.ec.Key, p.aa)), want: its.ValidationInvalidAaSignature, handed: 20},
+		{name: "AUT-26, AUT-40 eaId", change: func(r *atRequest) { r.inner.SharedAtRequest.EaId[0] ^= 1 }, want: its.ValidationWrongEa, handed: 21},
+		{name: "AUT-26, AUT-40 inner recipient", change: func(r *atRequest) { r.ecTo = p.aa }, want: its.ValidationWrongEa, handed: 21},
+		{name: "AUT-27, AUT-41 unknown EC", change: func(r *atRequest) { r.ec = &agent.Credential{Certificate: p.aa, Key: r.ec.Key} }, want: its.ValidationUnknownIts, handed: 22},
+		{name: "AUT-28, AUT-42 wrong key", change: func(r *atRequest) { r.ecBy = newECKey(t) }, want: its.ValidationInvalidSignature, handed: 23},
+		{name: "AUT-28, AUT-42 another request", change: func(r *atRequest) { s := r.inner.SharedAtRequest; s.KeyTag[0]++; r.ecSigns = &s }, want: its.ValidationInvalidSignature, handed: 23},
+		{name: "AUT-29, AUT-43 off the curve", change: func(r *atRequest) {
+			r.changeEC = func(e *its.EcSignature) { e.Data.Content.EncryptedData.Recipients[0].EncKey.V = off }
+		}, want: its.ValidationInvalidEncryptionKey, handed: 24},
+		{name: "AUT-29, AUT-43 x only", change: func(r *atRequest) {
+			r.changeEC = func(e *its.EcSignature) { e.Data.Content.EncryptedData.Recipients[0].EncKey.V.Form = its.XOnly }
+		}, want: its.ValidationInvalidEncryptionKey, handed: 24},
+		{name: "AUT-30, AUT-44 SSP bit", change: func(r *atRequest) { attributes(r).AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidDENM, 1, 0, 0, 1)} }, want: its.ValidationDeniedPermissions, handed: 25},
+		{name: "AUT-30, AUT-44 PSID", change: func(r *atRequest) { attributes(r).AppPermissions = []its.PsidSsp{its.Bitmap(137, 1)} }, want: its.ValidationDeniedPermissions, handed: 25},
+		{name: "AUT-30, AUT-44 region", change: func(r *atRequest) {
+			attributes(r).Region = coer.Some(its.GeographicRegion{Choice: its.RegionIdentified, Identified: []its.IdentifiedRegion{{Country: 276}}})
+		}, want: its.ValidationDeniedPermissions, handed: 25},
+		{name: "AUT-30, AUT-44 validity", change: func(r *atRequest) {
+			attributes(r).ValidityPeriod = coer.Some(its.ValidityPeriod{Start: its.Time32(p.at() / 1e6), Duration: its.Duration{Choice: its.Hours, Value: 169}})
+		}, want: its.ValidationDeniedPermissions, handed: 25},
+		{name: "AUT-49 to issue", change: func(r *atRequest) { attributes(r).CertIssuePermissions = toIssue() }, want: its.ValidationDeniedPermissions, handed: 25},
+		{name: "AUT-31, AUT-45 too many", change: of(full), want: its.ValidationDeniedTooManyCerts, handed: 26},
+		{name: "AUT-46 suspended", change: of(stopped), want: its.ValidationDeniedRequest, handed: 25},
+		{name: "AUT-46 stale EC signature", change: func(r *atRequest) { r.ecAt -= 2 * window }, want: its.ValidationDeniedRequest, handed: 25},
+		{name: "AUT-46 stale question", late: true, want: its.ValidationDeniedRequest, handed: 25},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := p.atRequest(t, one.ec)
+			if row.change != nil {
+				row.change(r)
+			}
+			r.message(t)
+			signer, at := by.Signer, p.at()
+			if row.by != nil {
+				signer = *row.by
+			}
+			if row.late {
+				at -= 2 * window
+			}
+			before, from := p.holdings(t), networkOf(i+1)
+			got := p.asked(t, from, r, signer, at)
+			if got.ResponseCode != row.want || aa.Handed(got.ResponseCode) != row.handed || got.ConfirmedSubjectAttributes.Present != (row.want == its.ValidationOk) {
+				t.Errorf("got %v, handed on as %d; want %v and %d", got.ResponseCode, aa.Handed(got.ResponseCode), row.want, row.handed)
+			}
+			if row.want == its.ValidationOk {
+				before.counted, before.validations = before.counted+1, before.validations+1
+			} else {
+				from.refused(t, p.Audit, "v2x.validate", row.want.String())
+			}
+			p.unchanged(t, before)
+		})
+	}
+	t.Run("AUT-24, AUT-38 revoked", func(t *testing.T) {
+		must(t, p.V2X.Trust.Revoke(ctx, apptest.Operator(), p.made.AA))
+		r := p.atRequest(t, one.ec)
+		r.message(t)
+		before, from := p.holdings(t), networkOf(100)
+		if got := p.asked(t, from, r, by.Signer, p.at()).ResponseCode; got != its.ValidationInvalidAa {
+			t.Errorf("got %v", got)
+		}
+		from.refused(t, p.Audit, "v2x.validate", its.ValidationInvalidAa.String())
+		p.unchanged(t, before)
+	})
+}
+
+func ref[T any](v T) *T { return &v }
+
+// madeAA is an authorization authority whose key the test has.
+type madeAA struct {
+	*its.Certificate
+	spdu.Signer
+}
+
+// madeAA has the root issue to an authorization authority that may do what the bits say (TS 102 941, table B.6: 32).
+func (p *v2xPlatform) madeAA(t *testing.T, may byte) madeAA {
+	t.Helper()
+	root, err := p.V2X.Trust.Credential(t.Context(), trust.Root)
+	must(t, err)
+	key := newECKey(t)
+	x := *p.aa
+	x.Octets, x.ToBeSigned.Octets = nil, nil
+	x.ToBeSigned.Id, x.ToBeSigned.AppPermissions = its.Name("made here"), []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, may)}
+	x.ToBeSigned.VerifyKeyIndicator.VerificationKey, err = scr.VerificationKey(&key.PublicKey)
+	must(t, err)
+	must(t, root.Signer.Certify(&x))
+	b, err := coer.Marshal(&x)
+	must(t, err)
+	read, err := its.ParseCertificate(b)
+	must(t, err)
+	return madeAA{read, scr.Signer(key, read)}
+}
+
+// AUT-24 without SSP bit 20: an authority on the trust list that is not permitted to ask is not answered; one that differs in that alone is.
+func TestV2XValidationPermission(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	one := p.car(t, "car-1")
+	for i, row := range []struct {
+		may  byte
+		want its.AuthorizationValidationResponseCode
+	}{{0x32, its.ValidationOk}, {0x12, its.ValidationInvalidAa}} {
+		a := p.madeAA(t, row.may)
+		p.listed(t, a)
+		r := p.atRequest(t, one.ec)
+		r.message(t)
+		if got := p.asked(t, networkOf(i+1), r, a.Signer, p.at()).ResponseCode; got != row.want {
+			t.Errorf("with the permissions %x: %v, want %v", row.may, got, row.want)
+		}
+	}
+}
+
+// listed puts an authority on the trust list of the root.
+func (p *v2xPlatform) listed(t *testing.T, a madeAA) {
+	t.Helper()
+	root, err := p.V2X.Trust.Credential(t.Context(), trust.Root)
+	must(t, err)
+	st := p.V2X.Trust.State()
+	l := *st.Lists.CtlFormat
+	l.CtlSequence++
+	l.CtlCommands = append(slices.Clone(l.CtlCommands), its.CtlCommand{Add: its.CtlEntry{Choice: its.CtlAa, Aa: &its.AaEntry{AaCertificate: *a.Certificate, AccessPoint: "http://made.test"}}})
+	b, err := scr.Encode(its.EtsiTs102941DataContent{Choice: its.CertificateTrustListRca, CertificateTrustList: &l})
+	must(t, err)
+	h := scr.Header(p.at())
+	h.Psid = its.PsidCTL
+	s := root.Signer
+	s.Attach = true
+	d, err := spdu.Sign(spdu.Payload(b), h, s)
+	must(t, err)
+	octets, err := coer.Marshal(d)
+	must(t, err)
+	must(t, p.V2X.Trust.Accept(t.Context(), octets, st.CRL))
+	id := idOf(t, a.Certificate)
+	if now := p.V2X.Trust.State(); now.Lists == nil || now.Lists.Find(id) == nil {
+		t.Fatal("the authority is not on the list")
+	}
+}
+
+// asked asks the enrolment authority as an authorization authority, at a moment. The answer names the question and is signed.
+func (p *v2xPlatform) asked(t *testing.T, from network, r *atRequest, by spdu.Signer, at its.Time64) *its.AuthorizationValidationResponse {
+	t.Helper()
+	d, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.ValidationRequest, AuthorizationValidationRequest: &its.AuthorizationValidationRequest{
+		SharedAtRequest: r.inner.SharedAtRequest, EcSignature: r.inner.EcSignature}}, at, by)
+	must(t, err)
+	request, session := sealTo(t, d, nil, p.ea)
+	status, body := from.post(t, p.Config.V2XValidationURL()+"/validation", request)
+	if status != http.StatusOK {
+		t.Fatalf("status %d", status)
+	}
+	signed, c, err := scr.OpenAnswer(body, session, its.ValidationResponse)
+	must(t, err)
+	if a := c.AuthorizationValidationResponse; signed.Verify(p.ea, nil) != nil || a.RequestHash != scr.Hash(request) {
+		t.Errorf("the answer is not signed, or to another question: %+v", a)
+	}
+	return c.AuthorizationValidationResponse
 }
 
 // AUT-16, AUT-18, CHN-13: an enrolment authority that cannot be reached, and one that is revoked.
@@ -451,10 +623,87 @@ func TestV2XDistribution(t *testing.T) {
 			t.Errorf("%s: status %d and type %q, want %d and %q", row.name, a.StatusCode, a.Header.Get("Content-Type"), row.status, row.kind)
 		}
 	}
+	for name, octets := range map[string][]byte{"full list": next, "delta": step} {
+		d, err := its.ParseData(octets, its.MaxTrustList)
+		must(t, err)
+		s := d.Content.SignedData
+		if s.Signer.Choice != its.SignerCertificate || len(s.Signer.Certificate) != 1 || idOf(t, &s.Signer.Certificate[0]) != p.made.Root || s.TbsData.HeaderInfo.Psid != its.PsidCTL ||
+			s.Signer.Certificate[0].CheckRole(its.EtsiRCA, 0) != nil {
+			t.Errorf("CTL-1: the %s is signed by %+v for application %d", name, s.Signer, s.TbsData.HeaderInfo.Psid)
+		}
+	}
 	a, _ := get("GET", "/getcrl/"+id, http.Header{})
 	if a, b := get("GET", "/getcrl/"+id, http.Header{"If-None-Match": {a.Header.Get("ETag")}}); a.StatusCode != 304 || len(b) != 0 {
 		t.Errorf("DST-4: unchanged: status %d", a.StatusCode)
 	}
+}
+
+// DST-4: nobody keeps a list longer than it is valid.
+func TestV2XListsAreKeptWhileValid(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	for _, left := range []time.Duration{24 * time.Hour, 20 * time.Second, 3 * time.Second} {
+		for path, ends := range map[string]func([]byte) its.Time32{
+			"/getctl/": func(b []byte) its.Time32 {
+				l, err := trustlist.ReadCTL(b, p.root, 0)
+				must(t, err)
+				return l.NextUpdate
+			},
+			"/getcrl/": func(b []byte) its.Time32 {
+				l, err := trustlist.ReadCRL(b, p.root, 0)
+				must(t, err)
+				return l.NextUpdate
+			},
+		} {
+			url := p.Addresses().V2XDC + path + p.made.Root.String()
+			must(t, p.V2X.Trust.Publish(t.Context()))
+			_, b := document(t, http.MethodGet, url, nil)
+			p.clock.Move(time.Duration(int64(ends(b))*1e6-int64(p.at()))*time.Microsecond - left) // if it is not renewed meanwhile, so much is left of it
+			before := p.at()
+			a, b := document(t, http.MethodGet, url, nil)
+			text, found := strings.CutPrefix(a.Header.Get("Cache-Control"), "max-age=")
+			age, err := strconv.Atoi(text)
+			if err != nil || !found || age < 0 || its.Time64(age)*1e6 >= its.Time64(ends(b))*1e6-before {
+				t.Errorf("DST-4: %s may be kept %q, and ends in %d µs", path, a.Header.Get("Cache-Control"), its.Time64(ends(b))*1e6-before)
+			}
+		}
+	}
+}
+
+// CTL-13 where the list is made: it has authorities of its own root alone, revocation is for good, who has expired is dropped, and without anybody it is an empty list.
+func TestV2XRevocationList(t *testing.T) {
+	t.Parallel()
+	p, other := startV2X(t, nil), startV2X(t, nil)
+	ctx, who := t.Context(), apptest.Operator()
+	entries := func() []its.HashedId8 {
+		t.Helper()
+		_, b := document(t, http.MethodGet, p.Addresses().V2XDC+"/getcrl/"+p.made.Root.String(), nil)
+		l, err := trustlist.ReadCRL(b, p.root, p.at())
+		must(t, err)
+		return l.Entries
+	}
+	want := func(when string, list ...its.HashedId8) {
+		t.Helper()
+		if got := entries(); !slices.Equal(got, list) {
+			t.Errorf("CTL-13 %s: the list has %v, want %v", when, got, list)
+		}
+	}
+	want("at first")
+	if err := p.V2X.Trust.Revoke(ctx, who, other.made.AA); !errs.Is(err, errs.NotFound) {
+		t.Errorf("CTL-13: an authority of another root: %v", err)
+	}
+	want("after somebody else's authority")
+	must(t, p.V2X.Trust.Revoke(ctx, who, p.made.AA))
+	want("afterwards", p.made.AA)
+	if err := p.V2X.Trust.Revoke(ctx, who, p.made.AA); !errs.Is(err, errs.NotFound) {
+		t.Errorf("CTL-13: revoked twice: %v", err)
+	}
+	p.clock.Move(30 * 24 * time.Hour)
+	must(t, p.V2X.Trust.Publish(ctx))
+	want("a month later", p.made.AA)
+	p.clock.Move(time.Duration(p.aa.ToBeSigned.ValidityPeriod.End()-its.Time32(p.at()/1e6)+1) * time.Second)
+	must(t, p.V2X.Trust.Publish(ctx))
+	want("when its certificate has ended")
 }
 
 func number(n uint8) string { return strconv.Itoa(int(n)) }

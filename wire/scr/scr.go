@@ -75,7 +75,7 @@ type Opened struct {
 	Message *its.Ieee1609Dot2Data // nil: see the error
 }
 
-// Open opens a request that is encrypted to one of the holders and to nobody else. The error is a Fault.
+// Open opens a request that is encrypted to one of the holders and to nobody else. The error is a Fault. Beside it there is a session wherever the key of the request could be had.
 func Open(request []byte, holders ...spdu.Holder) (Opened, error) {
 	if len(request) > its.MaxRequest { // it is not hashed either
 		return Opened{}, CantParse
@@ -86,6 +86,7 @@ func Open(request []byte, holders ...spdu.Holder) (Opened, error) {
 		return o, CantParse
 	}
 	if e := d.Content.EncryptedData; d.Content.Choice == its.ContentEncrypted && e != nil && (len(e.Recipients) != 1 || e.Recipients[0].Choice != its.RecipientCert) {
+		_, o.Session, _ = spdu.Open(d, holders...) // a holder among several recipients can answer
 		return o, NotRecipient
 	}
 	o.Message, o.Session, err = spdu.Open(d, holders...)
@@ -107,6 +108,16 @@ func faultOf(err error) error {
 		return CantParse
 	}
 	return nil
+}
+
+// UsableWrap says whether the key that a message brings along for the holder of a certificate, and by which its own key is encrypted, is one: a point of its curve.
+func UsableWrap(d *its.Ieee1609Dot2Data, holder its.HashedId8) bool {
+	for _, r := range d.Content.EncryptedData.Recipients {
+		if r.Choice == its.RecipientCert && r.RecipientId == holder {
+			return UsableForEncryption(&its.PublicEncryptionKey{PublicKey: its.BasePublicEncryptionKey{Choice: r.EncKey.Choice, Point: r.EncKey.V}})
+		}
+	}
+	return false
 }
 
 // OpenInside opens what is encrypted within a request. The error is a Fault.

@@ -149,8 +149,12 @@ func TestFaults(t *testing.T) {
 		{"a bit more", append(sealed(nil, cert), 0), CantParse, false},
 		{"signed only", plain, BadContentType, false},
 		{"for another", sealed(nil, other), NotRecipient, false},
-		{"for two", sealed(nil, cert, other), NotRecipient, false},
-		{"another cipher", sealed(func(d *its.Ieee1609Dot2Data) { d.Content.EncryptedData.Ciphertext.Choice = its.SM4CCM }, cert), UnknownAlgorithm, false},
+		{"for another, twice", sealed(nil, other, other), NotRecipient, false},
+		{"for two", sealed(nil, other, cert), NotRecipient, true},
+		{"another cipher", sealed(func(d *its.Ieee1609Dot2Data) { d.Content.EncryptedData.Ciphertext.Choice = its.SM4CCM }, cert), UnknownAlgorithm, true},
+		{"a key wrapped in another way", sealed(func(d *its.Ieee1609Dot2Data) {
+			d.Content.EncryptedData.Recipients[0].EncKey.Choice = its.ECIESBrainpoolP256r1
+		}, cert), UnknownAlgorithm, false},
 		{"tag of the key", sealed(func(d *its.Ieee1609Dot2Data) { d.Content.EncryptedData.Recipients[0].EncKey.T[0] ^= 1 }, cert), DecryptionFailed, false},
 		{"tag of the message", sealed(func(d *its.Ieee1609Dot2Data) { d.Content.EncryptedData.Ciphertext.CcmCiphertext[0] ^= 1 }, cert), DecryptionFailed, true},
 	} {
@@ -213,6 +217,41 @@ func TestUsable(t *testing.T) {
 	bad.SupportedSymmAlg = its.SM4CCM
 	if !UsableForEncryption(&enc) || UsableForEncryption(&bad) {
 		t.Error("keys for encryption are not told apart")
+	}
+}
+
+// CRY-8: the point that a message brings along for its recipient, in forms that are none.
+func TestUsableWrap(t *testing.T) {
+	t.Parallel()
+	_, _, cert := party(t)
+	id, err := cert.HashedId8()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct {
+		change func(*its.CurvePoint)
+		want   bool
+	}{
+		"as it was":     {func(*its.CurvePoint) {}, true},
+		"off the curve": {func(p *its.CurvePoint) { p.X = bytes.Repeat([]byte{0xff}, 32) }, false},
+		"x only":        {func(p *its.CurvePoint) { p.Form = its.XOnly }, false},
+		"fill":          {func(p *its.CurvePoint) { p.Form = its.Fill }, false},
+	} {
+		b, _, err := Seal(rand.Reader, its.Unsecured([]byte{1}), cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := its.ParseData(b, its.MaxRequest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row.change(&d.Content.EncryptedData.Recipients[0].EncKey.V)
+		if got := UsableWrap(d, id); got != row.want {
+			t.Errorf("%s: %v, want %v", name, got, row.want)
+		}
+		if UsableWrap(d, its.HashedId8{1}) {
+			t.Errorf("%s: there is a key for somebody else", name)
+		}
 	}
 }
 

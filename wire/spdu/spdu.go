@@ -9,8 +9,8 @@
 //	...
 //	inner, err = session.Open(answer)
 //
-// The errors say what TS 102 941 has response codes for. If the key of a message could be had, and only what was encrypted with it is wrong, Open returns a
-// session beside the error, so that the answer can be encrypted.
+// The errors say what TS 102 941 has response codes for. If the key of a message could be had, and only what was encrypted with it is wrong, or is encrypted in a way that is not
+// known, Open returns a session beside the error, so that the answer can be encrypted.
 //
 // Randomness comes from the caller. Messages are encrypted to keys of P-256 and brainpoolP256r1, and opened with either.
 package spdu
@@ -201,7 +201,7 @@ func Open(d *its.Ieee1609Dot2Data, holders ...Holder) (*its.Ieee1609Dot2Data, *S
 }
 
 func (h Holder) open(e *its.EncryptedData, info *its.RecipientInfo) (*its.Ieee1609Dot2Data, *Session, error) {
-	if info.EncKey.Choice != h.key.PublicKey.Choice || e.Ciphertext.Choice != its.AES128CCM {
+	if info.EncKey.Choice != h.key.PublicKey.Choice {
 		return nil, nil, ErrAlgorithm
 	}
 	if len(info.EncKey.C) != 16 || len(info.EncKey.T) != 16 {

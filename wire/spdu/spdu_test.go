@@ -206,10 +206,11 @@ func TestNotOpened(t *testing.T) {
 		"named in another way": {func(e *its.EncryptedData) { e.Recipients[0].Choice = its.RecipientRek }, ErrRecipient, false},
 		"nobody":               {func(e *its.EncryptedData) { e.Recipients = nil }, ErrRecipient, false},
 		"a key of brainpool":   {func(e *its.EncryptedData) { e.Recipients[0].EncKey.Choice = its.ECIESBrainpoolP256r1 }, ErrAlgorithm, false},
-		"a cipher of SM4":      {func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, ErrAlgorithm, false},
+		"a cipher of SM4":      {func(e *its.EncryptedData) { e.Ciphertext.Choice = its.SM4CCM }, ErrAlgorithm, true},
 		"tag of the key":       {func(e *its.EncryptedData) { e.Recipients[0].EncKey.T[0] ^= 1 }, ErrKey, false},
-		"key off the curve":    {func(e *its.EncryptedData) { e.Recipients[0].EncKey.V.X = bytes.Repeat([]byte{0xff}, 32) }, ErrKey, false},
-		"key of no form":       {func(e *its.EncryptedData) { e.Recipients[0].EncKey.V.Form = its.XOnly }, ErrKey, false},
+		"CRY-8 off the curve":  {func(e *its.EncryptedData) { e.Recipients[0].EncKey.V.X = bytes.Repeat([]byte{0xff}, 32) }, ErrKey, false},
+		"CRY-8 x only":         {func(e *its.EncryptedData) { e.Recipients[0].EncKey.V.Form = its.XOnly }, ErrKey, false},
+		"CRY-8 fill":           {func(e *its.EncryptedData) { e.Recipients[0].EncKey.V = its.CurvePoint{Form: its.Fill} }, ErrKey, false},
 		"no key":               {func(e *its.EncryptedData) { e.Recipients[0].EncKey.C = nil }, ErrKey, false},
 		"ciphertext":           {func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext[0] ^= 1 }, ErrCiphertext, true},
 		"no tag":               {func(e *its.EncryptedData) { e.Ciphertext.CcmCiphertext = nil }, ErrCiphertext, true},
@@ -223,6 +224,24 @@ func TestNotOpened(t *testing.T) {
 	}
 	if _, _, err := Open(its.Unsecured(nil), h); !errors.Is(err, ErrContent) {
 		t.Errorf("not encrypted: %v", err)
+	}
+}
+
+// CHN-15: a message for more than eight is opened by the last of them.
+func TestManyRecipients(t *testing.T) {
+	t.Parallel()
+	var to []Recipient
+	var last Holder
+	for range 12 {
+		last = newParty(t, elliptic.P256()).holder(t)
+		to = append(to, last.Recipient)
+	}
+	sealed, _, err := Seal(rand.Reader, its.Unsecured([]byte("to all")), to...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if inner, _, err := Open(sent(t, sealed), last); err != nil || string(inner.Content.Opaque) != "to all" {
+		t.Errorf("got %v, %v", inner, err)
 	}
 }
 

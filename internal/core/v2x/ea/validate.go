@@ -64,11 +64,13 @@ func (s *Service) openSignature(v *validating) its.AuthorizationValidationRespon
 	d := v.asked.EcSignature.Data
 	if v.asked.EcSignature.Choice == its.EcSignatureEncrypted {
 		inner, err := scr.OpenInside(d, v.ea.Holder)
-		if errors.Is(err, scr.NotRecipient) {
-			return its.ValidationWrongEa
-		}
 		var f scr.Fault
-		if errors.As(err, &f) {
+		switch {
+		case errors.Is(err, scr.NotRecipient):
+			return its.ValidationWrongEa
+		case errors.Is(err, scr.DecryptionFailed) && !scr.UsableWrap(d, v.ea.ID): // the one key that this authority sees of a request
+			return its.ValidationInvalidEncryptionKey
+		case errors.As(err, &f):
 			return its.AuthorizationValidationResponseCode(f)
 		}
 		d = inner
