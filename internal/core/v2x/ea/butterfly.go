@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"net/url"
 	"time"
@@ -106,15 +107,15 @@ func Credential509(x *x509.Certificate) string {
 	switch {
 	case x.Version != 3:
 		return "it is not of version 3"
-	case !named(x.Issuer.Country, x.Issuer.Organization, x.Issuer.CommonName):
+	case !named(&x.Issuer):
 		return "its issuer has not one country, one organisation and one common name"
-	case !named(x.Subject.Country, x.Subject.Organization, x.Subject.CommonName):
+	case !named(&x.Subject):
 		return "its subject has not one country, one organisation and one common name"
 	case len(x.AuthorityKeyId) == 0:
 		return "it does not say by which key it was issued"
 	case x.KeyUsage != x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment:
 		return "its key is not for digital signatures and content commitment alone"
-	case len(x.PolicyIdentifiers) == 0 || critical(x, asn1.ObjectIdentifier{2, 5, 29, 32}):
+	case len(x.Policies) == 0 || critical(x, asn1.ObjectIdentifier{2, 5, 29, 32}):
 		return "it has no certificate policy, or a critical one"
 	case len(x.OCSPServer) == 0 && !reachable(x.CRLDistributionPoints) || critical(x, asn1.ObjectIdentifier{2, 5, 29, 31}):
 		return "nobody can find out whether it is revoked"
@@ -124,8 +125,15 @@ func Credential509(x *x509.Certificate) string {
 	return ""
 }
 
-func named(country, organization []string, name string) bool {
-	return len(country) == 1 && len(organization) == 1 && name != ""
+// named says whether a name has one country, one organisation and one common name, each of which says something.
+func named(n *pkix.Name) bool {
+	found := map[string]int{}
+	for _, a := range n.Names {
+		if text, ok := a.Value.(string); ok && text != "" {
+			found[a.Type.String()]++
+		}
+	}
+	return found["2.5.4.6"] == 1 && found["2.5.4.10"] == 1 && found["2.5.4.3"] == 1
 }
 
 func critical(x *x509.Certificate, id asn1.ObjectIdentifier) bool {
