@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +68,73 @@ func TestENC1TheCertificateOfTheTrustListManager(t *testing.T) {
 	}
 	if start := tbs.ValidityPeriod.Start.Time(LeapSeconds).Format("2006-01-02 15:04:05"); start != "2023-08-22 21:59:58" {
 		t.Errorf("it begins at %s", start)
+	}
+}
+
+// ENC-2: what others made comes back to the octet, and what is in it: the samples of testdata, and those in the directory that MOORING_V2X_SAMPLES names, for lists that are published
+// and not ours to hand on.
+func TestENC2Samples(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.oer")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d samples, %v", len(files), err)
+	}
+	if dir := os.Getenv("MOORING_V2X_SAMPLES"); dir != "" {
+		more, err := filepath.Glob(filepath.Join(dir, "*.oer"))
+		if err != nil || len(more) == 0 {
+			t.Fatalf("%s has %d samples, %v", dir, len(more), err)
+		}
+		files = append(files, more...)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for b != nil {
+			name, v, err := Recognise(b)
+			if err != nil {
+				t.Errorf("%s: %s, %v", file, name, err)
+				break
+			}
+			if back := marshal(t, v); !bytes.Equal(back, b) {
+				t.Errorf("%s: the %s is written as %x", file, name, back)
+			}
+			t.Logf("%s: %s, %d octets", filepath.Base(file), name, len(b))
+			b = inside(v)
+		}
+	}
+}
+
+// inside is what a signed message has of octets.
+func inside(v coer.Value) []byte {
+	d, ok := v.(*Ieee1609Dot2Data)
+	if !ok || d.Content.Choice != ContentSigned || d.Content.SignedData.TbsData.Payload.Data == nil {
+		return nil
+	}
+	return d.Content.SignedData.TbsData.Payload.Data.Content.Opaque
+}
+
+// ENC-2: the kinds of messages of which there is no sample of others.
+func TestENC2Kinds(t *testing.T) {
+	t.Parallel()
+	all := scmsSamples(t)
+	cert := ticket()
+	all["explicit certificate"], all["signed message"] = &cert, signedSample(t)
+	for tag, c := range samples(t) {
+		all["content "+tag] = &EtsiTs102941Data{*c}
+	}
+	for _, kind := range []string{"explicit certificate", "acaEeCertResponse", "multiSignedCtl", "compositeCrl", "infoStatus", "signed request", "X.509-signed request", "signed message", "content 85",
+		"content 82", "hash CRL", "linked CRL"} {
+		v := all[kind]
+		if v == nil {
+			t.Fatalf("there is no %s", kind)
+		}
+		b := marshal(t, v)
+		back := reflect.New(reflect.TypeOf(v).Elem()).Interface().(coer.Value)
+		if err := coer.Unmarshal(b, back); err != nil || !bytes.Equal(marshal(t, back), b) {
+			t.Errorf("%s: %v, or it is written in another way", kind, err)
+		}
 	}
 }
 
@@ -289,7 +358,7 @@ func TestENC4NotCanonical(t *testing.T) {
 		{"empty bitmap", "HeaderInfo", "80 0124 02 04 00", "there are none"},
 		{"octets behind", "Ieee1609Dot2Data", "03 80 01 07 00", "there are 1 octets after its end"},
 		{"another version", "Certificate", "80 02 00 81 01", "version at octet 1: it is 2 and not 3"},
-		{"no end entities", "ToBeSignedCertificate", "08 83 000000 0000 00000001 84 0001 0101 20 81 00 80 80 83" + strings.Repeat("aa", 32), "certIssuePermissions[0].eeType at octet 18: it names no kind"},
+		{"CHN-8 no end entities", "ToBeSignedCertificate", "08 83 000000 0000 00000001 84 0001 0101 20 81 00 80 80 83" + strings.Repeat("aa", 32), "certIssuePermissions[0].eeType at octet 18: it names no kind"},
 		{"no permissions", "ToBeSignedCertificate", "00 83 000000 0000 00000001 84 0001 80 80 83" + strings.Repeat("aa", 32), "permissions of at least one kind"},
 		{"payload of nothing", "ToBeSignedData", "00 00 0124", "a payload has at least one component"},
 		{"NULL of two octets", "ToBeSignedData", "80 02 07 80 02 0000 00 0124", "a NULL has no octets"},
@@ -391,7 +460,7 @@ func TestENC6DepthThatIsAllowed(t *testing.T) {
 	}
 }
 
-// ENC-7: what is not known survives, unless it is critical.
+// ENC-7, CHN-9, CHN-15: what is not known survives, unless it is critical.
 func TestENC7Unknown(t *testing.T) {
 	t.Parallel()
 	a := strings.Repeat("aa", 32)
@@ -471,6 +540,31 @@ func TestCRT8KindsOfCertificates(t *testing.T) {
 		change(&x)
 		if b, err := coer.Marshal(&x); err == nil {
 			t.Errorf("%s is written as %x", name, b)
+		}
+	}
+	// What cannot be written, others may: the same octets with another kind, or with and without the signature that stands at the end.
+	of := ticket()
+	explicit, other := marshal(t, &of), marshal(t, &implicit)
+	signature := marshal(t, &of.Signature.Value)
+	unsigned := explicit[:len(explicit)-len(signature)]
+	as := func(preamble, kind byte, rest ...[]byte) []byte {
+		b := slices.Concat(rest...)
+		b[0], b[2] = preamble, kind
+		return b
+	}
+	for name, b := range map[string][]byte{
+		"implicit with signature":      as(0x80, 1, other, signature),
+		"implicit with key":            as(0x00, 1, unsigned),
+		"explicit without signature":   as(0x00, 0, unsigned),
+		"explicit with reconstruction": as(0x80, 0, other, signature),
+	} {
+		if _, err := ParseCertificate(b); err == nil {
+			t.Errorf("%s is read", name)
+		}
+	}
+	for name, b := range map[string][]byte{"explicit": as(0x80, 0, unsigned, signature), "implicit": as(0x00, 1, other)} {
+		if _, err := ParseCertificate(b); err != nil {
+			t.Errorf("%s, put together likewise: %v", name, err)
 		}
 	}
 }

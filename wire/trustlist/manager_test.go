@@ -1,6 +1,7 @@
 package trustlist
 
 import (
+	"crypto/elliptic"
 	"errors"
 	"testing"
 
@@ -60,19 +61,21 @@ func TestManagersLists(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", row.name, err, row.want)
 		}
 	}
-	if _, err := ReadECTL(manager.list(t, its.PsidCTL, ectl(full), now), first.cert, now); err == nil {
-		t.Error("CTL-7: a root passes for a manager")
+	if _, err := ReadECTL(manager.list(t, its.PsidCTL, ectl(full), now), first.cert, now); !errors.Is(err, ErrSigner) {
+		t.Errorf("CTL-7: a root passes for a manager: %v", err)
 	}
-	l, err := scr.Encode(ectl(foreign))
-	if err == nil {
-		if _, err = its.ParseManagement(l); err == nil {
-			t.Error("CTL-5: a list of a manager with an authority can be read")
-		}
+	if b, err := scr.Encode(ectl(foreign)); err == nil {
+		t.Errorf("CTL-5: a list of a manager with an authority is written as %x", b)
+	}
+	b := encoded(t, ctl(its.CtlFormat{IsFullCtl: true, CtlCommands: adds(ea.asEA())}), func(b []byte) { b[tagAt] = 0x85 })
+	if _, err := ReadECTL(manager.listOf(t, its.PsidCTL, b, now), manager.cert, now); !errors.Is(err, ErrForm) {
+		t.Errorf("CTL-5: a list of a manager with an authority is read: %v", err)
 	}
 	list, err := ReadECTL(manager.list(t, its.PsidCTL, ectl(full), now), manager.cert, now)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// CTL-9: roots, the manager with a path in its address, and centres with and without a slash at the end, in the order of the list of the EU.
 	roots := list.Roots()
 	if len(roots) != 2 || roots[0].ID != first.id(t) || roots[1].ID != second.id(t) || roots[0].Successor != nil || roots[1].Successor == nil {
 		t.Fatalf("the roots are %+v", roots)
@@ -145,7 +148,7 @@ func (a authority) says(t testing.TB, c its.EtsiTs102941DataContent) []byte {
 	}
 	h := scr.Header(now)
 	h.Psid = its.PsidCTL
-	d, err := spdu.Sign(spdu.Payload(b), h, scr.Signer(a.key, a.cert))
+	d, err := spdu.Sign(spdu.Payload(b), h, a.signer(false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,6 +174,10 @@ func TestLinks(t *testing.T) {
 	tlm, tlm2, other := make1(t, its.EtsiTLM, nil), make1(t, its.EtsiTLM, nil), make1(t, its.EtsiTLM, nil)
 	root, root2, stranger := make1(t, its.EtsiRCA, nil), make1(t, its.EtsiRCA, nil), make1(t, its.EtsiRCA, nil)
 	ea := make1(t, its.EtsiEA, &root)
+	tlm384, root384 := makeOn(t, elliptic.P384(), its.EtsiTLM, nil, nil), makeOn(t, elliptic.P384(), its.EtsiRCA, nil, nil)
+	shorter := func(l *its.ToBeSignedLinkCertificate) {
+		l.CertificateHash = its.HashedData{Choice: its.SHA256, Hash: make([]byte, 32)}
+	}
 	ended := func(l *its.ToBeSignedLinkCertificate) { l.ExpiryTime = its.Time32(now / 1e6) }
 	long := func(l *its.ToBeSignedLinkCertificate) { l.ExpiryTime++ }
 	wrong := func(l *its.ToBeSignedLinkCertificate) { l.CertificateHash.Hash[0] ^= 1 }
@@ -186,6 +193,12 @@ func TestLinks(t *testing.T) {
 		want     error
 	}{
 		{"CTL-10 manager", tlm.link(t, tlm2, its.EtsiTLM, nil), tlm, tlm2, nil},
+		{"CTL-10 sha384: from a key of 256 bits to one of 384", tlm.link(t, tlm384, its.EtsiTLM, nil), tlm, tlm384, nil},
+		{"CTL-10 sha384: from a key of 384 bits to one of 256", tlm384.link(t, tlm, its.EtsiTLM, nil), tlm384, tlm, nil},
+		{"CTL-10 sha384: by the digest of a shorter algorithm", tlm.link(t, tlm384, its.EtsiTLM, shorter), tlm, tlm384, ErrLink},
+		{"CTL-10 sha384: another successor", tlm.link(t, tlm384, its.EtsiTLM, nil), tlm, tlm2, ErrLink},
+		{"CTL-11 sha384", root384.wrap(t, root.link(t, root384, its.EtsiRCA, nil)), root, root384, nil},
+		{"CTL-11 sha384: back", root.wrap(t, root384.link(t, root, its.EtsiRCA, nil)), root384, root, nil},
 		{"CTL-10 backwards", tlm.link(t, tlm2, its.EtsiTLM, nil), tlm2, tlm, ErrLink},
 		{"CTL-10 another successor", tlm.link(t, tlm2, its.EtsiTLM, nil), tlm, other, ErrLink},
 		{"CTL-10 another manager", other.link(t, tlm2, its.EtsiTLM, nil), tlm, tlm2, ErrSigner},

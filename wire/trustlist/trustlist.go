@@ -58,7 +58,7 @@ type CRL struct {
 // content is what a message contains, after its signature by an authority of that role was verified.
 func content(octets []byte, signer *its.Certificate, role its.EtsiRole, psid its.Psid) (*its.EtsiTs102941DataContent, its.Time64, error) {
 	if err := signer.CheckRole(role, 0); err != nil {
-		return nil, 0, err
+		return nil, 0, errors.Join(ErrSigner, err)
 	}
 	d, err := its.ParseData(octets, its.MaxTrustList)
 	if err != nil {

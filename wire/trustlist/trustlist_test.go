@@ -24,17 +24,26 @@ type authority struct {
 
 func make1(t testing.TB, role its.EtsiRole, by *authority) authority {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	return makeOn(t, elliptic.P256(), role, by, nil)
+}
+
+// makeOn is make1 with a key of another curve, and what change makes of the certificate.
+func makeOn(t testing.TB, curve elliptic.Curve, role its.EtsiRole, by *authority, change func(*its.ToBeSignedCertificate)) authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, err := scr.VerificationKey(&key.PublicKey)
+	point, err := key.PublicKey.Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
+	public := its.PublicVerificationKey{Choice: algorithm(key)}
+	n := public.Choice.Size()
+	public.Point = its.CurvePoint{Form: its.CompressedY0 + its.PointForm(point[2*n]&1), X: point[1 : n+1]}
 	all := its.Group(its.SubjectPermissions{Choice: its.SubjectsAll})
 	all.ChainLengthRange = -1
-	x := &its.Certificate{Issuer: its.IssuerIdentifier{Choice: its.IssuerSelf}, ToBeSigned: its.ToBeSignedCertificate{Id: its.Name("x"),
+	x := &its.Certificate{Issuer: its.IssuerIdentifier{Choice: its.IssuerSelf, Self: public.Choice.Hash()}, ToBeSigned: its.ToBeSignedCertificate{Id: its.Name("x"),
 		ValidityPeriod: its.ValidityPeriod{Start: its.Time32(now/1e6) - 1000, Duration: its.Duration{Choice: its.Years, Value: 1}}, CertIssuePermissions: []its.PsidGroupPermissions{all},
 		VerifyKeyIndicator: its.VerificationKeyIndicator{VerificationKey: public}}}
 	switch role {
@@ -46,6 +55,9 @@ func make1(t testing.TB, role its.EtsiRole, by *authority) authority {
 		x.ToBeSigned.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0x0e)}
 	default:
 		x.ToBeSigned.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidSCR, 1, 0x32)}
+	}
+	if change != nil {
+		change(&x.ToBeSigned)
 	}
 	signer, issuer := key, (*its.Certificate)(nil)
 	if by != nil {
@@ -65,12 +77,23 @@ func make1(t testing.TB, role its.EtsiRole, by *authority) authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sig, err := scr.Signature(signer)(digest)
+	sig, err := spdu.ECDSA(signer)(digest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	x.Signature = coer.Some(sig)
 	return authority{key, x}
+}
+
+func algorithm(key *ecdsa.PrivateKey) its.SignatureAlgorithm {
+	if key.Curve == elliptic.P384() {
+		return its.ECDSANistP384
+	}
+	return its.ECDSANistP256
+}
+
+func (a authority) signer(attach bool) spdu.Signer {
+	return spdu.Signer{Algorithm: algorithm(a.key), Certificate: a.cert, Attach: attach, Sign: spdu.ECDSA(a.key)}
 }
 
 // list signs a list, with what change makes of it.
@@ -80,11 +103,15 @@ func (a authority) list(t testing.TB, psid its.Psid, c its.EtsiTs102941DataConte
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a.listOf(t, psid, b, made)
+}
+
+// listOf signs octets that are to be a list.
+func (a authority) listOf(t testing.TB, psid its.Psid, b []byte, made its.Time64) []byte {
+	t.Helper()
 	h := scr.Header(made)
 	h.Psid = psid
-	s := scr.Signer(a.key, a.cert)
-	s.Attach = true
-	d, err := spdu.Sign(spdu.Payload(b), h, s)
+	d, err := spdu.Sign(spdu.Payload(b), h, a.signer(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +121,20 @@ func (a authority) list(t testing.TB, psid its.Psid, c its.EtsiTs102941DataConte
 	}
 	return octets
 }
+
+// encoded is a list whose octets are changed, where those that result could not be written.
+func encoded(t testing.TB, c its.EtsiTs102941DataContent, change func(b []byte)) []byte {
+	t.Helper()
+	b, err := scr.Encode(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(b)
+	return b
+}
+
+// The octets of a list that tell whose it is and whether it is a full one: version, tag, preamble, version, nextUpdate, isFullCtl.
+const tagAt, fullAt = 2, 10
 
 func (a authority) id(t testing.TB) its.HashedId8 {
 	t.Helper()
@@ -135,6 +176,9 @@ func TestLists(t *testing.T) {
 	t.Parallel()
 	root, other := make1(t, its.EtsiRCA, nil), make1(t, its.EtsiRCA, nil)
 	ea := make1(t, its.EtsiEA, &root)
+	less := makeOn(t, elliptic.P256(), its.EtsiRCA, nil, func(x *its.ToBeSignedCertificate) {
+		x.AppPermissions = []its.PsidSsp{its.Bitmap(its.PsidCRL, 1), its.Bitmap(its.PsidCTL, 1, 0x18)} // no enrolment authorities
+	})
 	full := its.CtlFormat{IsFullCtl: true, CtlSequence: 3, CtlCommands: adds(ea.asEA(), dc(root.id(t)))}
 	over := full
 	over.NextUpdate = its.Time32(now / 1e6)
@@ -159,6 +203,7 @@ func TestLists(t *testing.T) {
 		{"CTL-7 over", func() []byte { return root.list(t, its.PsidCTL, ctl(over), now) }, nil, ErrOver},
 		{"CTL-7 another root", func() []byte { return other.list(t, its.PsidCTL, ctl(full), now) }, nil, ErrSigner},
 		{"CTL-7 signed by an authority", func() []byte { return ea.list(t, its.PsidCTL, ctl(full), now) }, nil, ErrSigner},
+		{"CTL-7 wrong SSP", func() []byte { return less.list(t, its.PsidCTL, ctl(full), now) }, func(b []byte) error { _, err := ReadCTL(b, less.cert, now); return err }, ErrSigner},
 		{"CTL-7 made before the root was valid", func() []byte { return root.list(t, its.PsidCTL, ctl(full), now-2000e6) }, nil, ErrSigner},
 		{"CTL-7 changed", func() []byte { b := root.list(t, its.PsidCTL, ctl(full), now); b[len(b)-1] ^= 1; return b }, nil, ErrSigner},
 		{"CTL-13 empty", func() []byte { return root.list(t, its.PsidCRL, crl(now, now+5e6), now) }, crlOf(root), nil},
@@ -177,14 +222,24 @@ func TestLists(t *testing.T) {
 			}
 		})
 	}
-	for name, c := range map[string]its.EtsiTs102941DataContent{"CTL-5 a root among authorities": ctl(foreign), "CTL-5 the list of a manager": tlm} {
-		b, err := scr.Encode(c)
-		if err != nil {
-			continue // it cannot even be written
+	// CTL-5: who cannot write such a list can still receive one.
+	for name, c := range map[string]its.EtsiTs102941DataContent{"a root among authorities": ctl(foreign), "the list of a manager": tlm} {
+		if b, err := scr.Encode(c); err == nil {
+			t.Errorf("CTL-5 %s: it is written as %x", name, b)
 		}
-		if _, err := its.ParseManagement(b); err == nil {
-			t.Errorf("%s: it can be read", name)
+	}
+	roots := ectl(its.CtlFormat{IsFullCtl: true, CtlCommands: adds(root.asRoot(nil), dc(root.id(t)))})
+	for name, b := range map[string][]byte{
+		"CTL-5 roots in the list of a root":              encoded(t, roots, func(b []byte) { b[tagAt] = 0x86 }),
+		"CTL-5 an authority in the list of a manager":    encoded(t, ctl(full), func(b []byte) { b[tagAt] = 0x85 }),
+		"CTL-4 a full list that deletes, which was none": encoded(t, ctl(its.CtlFormat{CtlCommands: []its.CtlCommand{{Choice: its.CtlDeletes, Delete: its.CtlDelete{Cert: ea.id(t)}}}}), func(b []byte) { b[fullAt] = 0xff }),
+	} {
+		if _, err := ReadCTL(root.listOf(t, its.PsidCTL, b, now), root.cert, now); !errors.Is(err, ErrForm) {
+			t.Errorf("%s: got %v", name, err)
 		}
+	}
+	if _, err := ReadCTL(root.listOf(t, its.PsidCTL, encoded(t, ctl(full), func([]byte) {}), now), root.cert, now); err != nil {
+		t.Errorf("octets that were not changed: %v", err)
 	}
 	l, err := ReadCRL(root.list(t, its.PsidCRL, crl(now, now+5e6, ea.id(t)), now), root.cert, now)
 	if err != nil {
@@ -233,7 +288,7 @@ func TestDelta(t *testing.T) {
 		t.Errorf("after the delta: %+v", after.CtlFormat)
 	}
 	if !after.Newer(before) || before.Newer(after) || after.Newer(after) || !before.Newer(nil) {
-		t.Error("CTL-3: 0 does not come after 255")
+		t.Error("CTL-3, CTL-7: 0 does not come after 255, or an older list is newer")
 	}
 	if later := read(its.CtlFormat{IsFullCtl: true, CtlSequence: 255, CtlCommands: adds(dc(root.id(t)))}, now+1); !later.Newer(before) || before.Newer(later) {
 		t.Error("of two lists with one number the later one is not newer")

@@ -322,7 +322,14 @@ func TestCHN(t *testing.T) {
 		{"CHN-11 the last moment", func(w *world) { w.o.At = (its.Time64(begin)+24*3600)*1e6 - 1 }, nil},
 		{"CHN-11 the end", func(w *world) { w.o.At = (its.Time64(begin) + 24*3600) * 1e6 }, ErrTime},
 		{"CHN-11 begins a second early", func(w *world) { tbs(w.at).ValidityPeriod = its.ValidityPeriod{Start: begin - 1, Duration: hours(2)} }, ErrPeriod},
-		{"CHN-11 ends an hour late", func(w *world) { tbs(w.at).ValidityPeriod.Duration = hours(25) }, ErrPeriod},
+		{"CHN-11 ends with its issuer", func(w *world) {
+			tbs(w.at).ValidityPeriod = its.ValidityPeriod{Start: begin + 23*3600, Duration: its.Duration{Choice: its.Seconds, Value: 3600}}
+			w.o.At = its.Time64(begin+23*3600) * 1e6
+		}, nil},
+		{"CHN-11 ends a second late", func(w *world) {
+			tbs(w.at).ValidityPeriod = its.ValidityPeriod{Start: begin + 23*3600, Duration: its.Duration{Choice: its.Seconds, Value: 3601}}
+			w.o.At = its.Time64(begin+23*3600) * 1e6
+		}, ErrPeriod},
 		{"CHN-13 the authority is revoked", func(w *world) {
 			w.o.Revocation = func(x *its.Certificate, _ its.HashedId8) State {
 				if x.ToBeSigned.Id.Name == "AA" {
@@ -342,6 +349,42 @@ func TestCHN(t *testing.T) {
 			}
 			onlyIssue(w, all)
 		}, nil},
+		{"CHN-15 more than eight groups", func(w *world) {
+			*app(w) = []its.PsidSsp{{Psid: 1011}}
+			var groups []its.PsidGroupPermissions
+			for p := range its.Psid(12) {
+				groups = append(groups, group(1, its.EndEntityApp, its.PsidSspRange{Psid: 1000 + p}))
+			}
+			onlyIssue(w, groups...)
+		}, nil},
+		{"CHN-15 more than eight ranges", func(w *world) {
+			*app(w) = []its.PsidSsp{{Psid: 1011}}
+			var ranges []its.PsidSspRange
+			for p := range its.Psid(12) {
+				ranges = append(ranges, its.PsidSspRange{Psid: 1000 + p})
+			}
+			onlyIssue(w, group(1, its.EndEntityApp, ranges...))
+		}, nil},
+		{"CHN-15 more than eight countries", func(w *world) {
+			tbs(w.aa).Region = identified(country(65535))
+			var list []its.IdentifiedRegion
+			for _, m := range members[:12] {
+				list = append(list, country(m))
+			}
+			tbs(w.at).Region = identified(list...)
+		}, nil},
+		{"CHN-15 more than eight rectangles", func(w *world) {
+			var list []its.RectangularRegion
+			for i := range int32(12) {
+				list = append(list, rectangle(100*i+50, 0, 100*i, 50).Value.Rectangular...)
+			}
+			many := coer.Some(its.GeographicRegion{Choice: its.RegionRectangular, Rectangular: list})
+			tbs(w.aa).Region, tbs(w.at).Region = many, rectangle(1140, 10, 1110, 40)
+		}, nil},
+		{"CRT-11 linkageData, as IEEE 1609.2 has it", func(w *world) {
+			tbs(w.at).Id = its.CertificateId{LinkageData: its.LinkageData{ICert: 7, LinkageValue: its.LinkageValue{1}}}
+		}, nil},
+		{"CRT-11 binaryId, as IEEE 1609.2 has it", func(w *world) { tbs(w.at).Id = its.CertificateId{Choice: its.IdBinary, BinaryId: []byte{1}} }, nil},
 	} {
 		t.Run(row.id, func(t *testing.T) {
 			w := newWorld(t)
