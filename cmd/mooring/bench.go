@@ -78,9 +78,12 @@ func (c *cli) benchEnrolCommand() *cobra.Command {
 	f.IntSliceVar(&o.Clients, "clients", o.Clients, "connections at once")
 	f.IntVar(&o.N, "n", o.N, "enrolments in each measurement, at most as many as devices")
 	f.IntVar(&o.Rounds, "rounds", o.Rounds, "measurements of each case; the median is printed")
-	f.StringVar(&o.Protocol, "protocol", "est", "one of "+strings.Join(bench.Protocols(), ", "))
+	f.StringVar(&o.Protocol, "protocol", "est", "one of "+strings.Join(bench.Protocols(), ", ")+"; estcoap means est-coaps")
 	f.StringVar(&profile, "cpu-profile", "", "file for a profile of the first server's CPU time; those of further ones go to FILE.2, FILE.3 and so on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if o.Protocol == "estcoap" {
+			o.Protocol = "est-coaps"
+		}
 		if err := benchable(o); err != nil {
 			return err
 		}
