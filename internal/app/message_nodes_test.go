@@ -13,6 +13,7 @@ import (
 	"mooring/agent/mqtt"
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
+	"mooring/internal/core/device"
 	"mooring/internal/provider/nats/natstest"
 )
 
@@ -122,6 +123,7 @@ func TestThreeNodes(t *testing.T) {
 		{"retained messages", nodesRetain},
 		{"cut off", nodesCut},
 		{"a NATS server is lost", nodesLose},
+		{"cut off while the NATS servers have no majority", nodesCutAlone},
 	} {
 		t.Run(row.name, func(t *testing.T) { row.test(t, c, services, heard) })
 	}
@@ -259,6 +261,43 @@ func nodesCut(t *testing.T, c *cluster, services [3]*mqtt.Conn, heard [3]*inbox)
 	for i, s := range services {
 		if err := s.Err(); err != nil {
 			t.Errorf("the backend at node %d was cut off: %v", i+1, err)
+		}
+	}
+}
+
+// nodesCutAlone: while the NATS servers have no majority, no node can tell another anything by them. Who is suspended is cut off at the other nodes all the same, by the record that all of
+// them read, and stays out when the servers are back.
+func nodesCutAlone(t *testing.T, c *cluster, _ [3]*mqtt.Conn, _ [3]*inbox) {
+	victim, good := c.nodes[0].Talker(t, "cut-alone", "device"), c.nodes[0].Talker(t, "stays", "device")
+	far := c.nodes[2]
+	conn, other := far.Connect(t, victim), far.Connect(t, good)
+	apptest.Publish(t, conn, 1, "v1/cut-alone/telemetry/x", "x")
+	lost := []int{0, 1}
+	for _, i := range lost {
+		c.nats.Lose(i)
+	}
+	began := time.Now()
+	must(t, move(device.Suspend)(t, c.nodes[0], victim))
+	apptest.Until(t, "the other node has cut it off", func() bool { return len(far.Connections(t, victim.Name)) == 0 })
+	t.Logf("cut off at the other node after %v", time.Since(began).Round(time.Millisecond))
+	apptest.Until(t, "the device notices", func() bool { return conn.Err() != nil })
+	if err := other.Err(); err != nil {
+		t.Errorf("its neighbour was disconnected: %v", err)
+	}
+	c.nats.Return(lost...)
+	apptest.Until(t, "its neighbour is served again", func() bool {
+		if other.Err() != nil {
+			var err error
+			if other, err = far.TryConnect(t, good); err != nil {
+				time.Sleep(200 * time.Millisecond)
+				return false
+			}
+		}
+		return other.Publish(t.Context(), mqtt.Message{Topic: "v1/stays/telemetry/x", QoS: 1}) == nil
+	})
+	for i, node := range c.nodes {
+		if _, err := node.TryConnect(t, victim); err == nil {
+			t.Errorf("it connects at node %d", i+1)
 		}
 	}
 }

@@ -131,10 +131,12 @@ func (c *Cluster) Lose(i int) {
 	c.servers[i] = nil
 }
 
-// Return starts a server that was lost.
-func (c *Cluster) Return(ctx context.Context, i int) error {
-	if err := c.begin(i); err != nil {
-		return err
+// Return starts servers that were lost, and waits until all know each other again.
+func (c *Cluster) Return(ctx context.Context, lost ...int) error {
+	for _, i := range lost {
+		if err := c.begin(i); err != nil {
+			return err
+		}
 	}
 	return c.settle(ctx)
 }

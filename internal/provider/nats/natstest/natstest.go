@@ -26,10 +26,10 @@ func Start(t testing.TB, n int, change ...func(*server.Options)) *Cluster {
 	return &Cluster{c, t}
 }
 
-// Return starts a server that was lost.
-func (c *Cluster) Return(i int) {
+// Return starts servers that were lost.
+func (c *Cluster) Return(lost ...int) {
 	c.t.Helper()
-	if err := c.Cluster.Return(c.t.Context(), i); err != nil {
+	if err := c.Cluster.Return(c.t.Context(), lost...); err != nil {
 		c.t.Fatal(err)
 	}
 }
