@@ -28,7 +28,8 @@ const deviceTailHelp = `Prints what a device publishes, as it does, until it is 
 
 const connectionHelp = `Devices and services that are connected to this server and talk by MQTT or CoAP.`
 
-const connectionListHelp = `Lists live connections of the server that is asked.`
+const connectionListHelp = `Lists live connections of the server that is asked, and of those who are back when and why it cut them off last. Of who is not connected, "mooring device show" tells
+in its last events.`
 
 const connectionEndHelp = `Ends the connections of a device or service to this server. It may connect again: to cut it off, suspend it, report it lost, or revoke its
 certificate, which ends its connections everywhere by itself.`
@@ -194,6 +195,14 @@ func (c *cli) printMessage(m v1.Message) error {
 	return err
 }
 
+// lastCut says when and why a device was cut off that is connected again.
+func lastCut(l *v1.MessageConnection) string {
+	if l.CutAt == nil {
+		return ""
+	}
+	return minute(*l.CutAt) + " " + l.LastCut
+}
+
 func (c *cli) connectionCommand() *cobra.Command {
 	var thing, policyGroup string
 	var limit int
@@ -214,10 +223,10 @@ func (c *cli) connectionCommand() *cobra.Command {
 			}
 			return c.show(v1.MessageConnectionList{Connections: all}, func(w io.Writer) {
 				if len(all) > 0 {
-					row(w, "NAME", "CLIENT", "GROUP", "BY", "FROM", "SINCE", "SUBSCRIPTIONS", "IN FLIGHT", "QUEUED")
+					row(w, "NAME", "CLIENT", "GROUP", "BY", "FROM", "SINCE", "SUBSCRIPTIONS", "IN FLIGHT", "QUEUED", "LAST CUT")
 				}
 				for _, l := range all {
-					row(w, l.Thing, l.Client, l.Group, l.Front, l.Address, minute(l.Since), fmt.Sprint(l.Subscriptions), fmt.Sprint(l.InFlight), fmt.Sprint(l.Queued))
+					row(w, l.Thing, l.Client, l.Group, l.Front, l.Address, minute(l.Since), fmt.Sprint(l.Subscriptions), fmt.Sprint(l.InFlight), fmt.Sprint(l.Queued), lastCut(&l))
 				}
 			})
 		}),

@@ -309,3 +309,32 @@ func TestPresence(t *testing.T) {
 		t.Errorf("its will was said: %+v", list[0])
 	}
 }
+
+// TestLastCut: the list of live connections, asked by name or by id, says of a device that is back when it was cut off, and why.
+func TestLastCut(t *testing.T) {
+	p := apptest.Start(t, apptest.Messaging)
+	k := p.Talker(t, "meter-1", "device")
+	c := p.Connect(t, k)
+	list := func(thing string) string {
+		cert := p.OperatorCert(t)
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: p.TLS(&cert)}}
+		reply, err := client.Get(p.Addresses().API + "/v1/messaging/connections?thing=" + thing)
+		must(t, err)
+		defer reply.Body.Close()
+		text, err := io.ReadAll(reply.Body)
+		must(t, err)
+		return string(text)
+	}
+	if text := list("meter-1"); !strings.Contains(text, `"thing":"meter-1"`) || strings.Contains(text, "last_cut") {
+		t.Errorf("before: %s", text)
+	}
+	must(t, move(device.Suspend)(t, p, k))
+	apptest.Until(t, "it is cut off", func() bool { return c.Err() != nil && len(cutsOf(t, p, k)) > 0 })
+	must(t, move(device.Resume)(t, p, k))
+	p.Connect(t, k)
+	for _, thing := range []string{"meter-1", k.ID.String()} {
+		if text := list(thing); !strings.Contains(text, `"last_cut":"`) || !strings.Contains(text, `"cut_at":"`) {
+			t.Errorf("asked for %s: %s", thing, text)
+		}
+	}
+}

@@ -78,13 +78,22 @@ func (s *server) listConnections(ctx context.Context, actor access.Actor, in *co
 	if err != nil {
 		return v1.MessageConnectionList{}, err
 	}
-	list, err := m.Live(ctx, actor, message.LiveFilter{Thing: in.Thing, Group: in.Group, Limit: in.Limit})
+	thing := in.Thing
+	if d, err := s.find(ctx, actor, in.Thing); in.Thing != "" && err == nil { // who connects without TLS is not registered
+		thing = d.Name
+	}
+	list, err := m.Live(ctx, actor, message.LiveFilter{Thing: thing, Group: in.Group, Limit: in.Limit})
 	return v1.MessageConnectionList{Connections: each(list, shownConnection)}, err
 }
 
 func shownConnection(l message.LiveConn) v1.MessageConnection {
-	return v1.MessageConnection{Thing: l.Thing, ID: l.ID.String(), Client: l.Client, Group: l.Group, Front: l.Front, Address: l.Address, Serial: hex.EncodeToString([]byte(l.Serial)),
+	shown := v1.MessageConnection{Thing: l.Thing, ID: l.ID.String(), Client: l.Client, Group: l.Group, Front: l.Front, Address: l.Address, Serial: hex.EncodeToString([]byte(l.Serial)),
 		Since: moment(l.Since), Subscriptions: l.Subscriptions, InFlight: l.InFlight, Queued: l.Queued}
+	if l.LastCut != "" {
+		at := moment(l.CutAt)
+		shown.LastCut, shown.CutAt = l.LastCut, &at
+	}
+	return shown
 }
 
 type endConnectionsInput struct{ Body v1.EndConnections }

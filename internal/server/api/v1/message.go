@@ -37,17 +37,19 @@ type PolicyVerdict struct {
 
 // MessageConnection is a live connection at the server that was asked.
 type MessageConnection struct {
-	Thing         string    `json:"thing" doc:"Name of the device or service"`
-	ID            string    `json:"id" doc:"Its id"`
-	Client        string    `json:"client" doc:"Client identifier"`
-	Group         string    `json:"group" doc:"The policy's group that it is in"`
-	Front         string    `json:"front" doc:"How it is connected" example:"mqtt"`
-	Address       string    `json:"address" doc:"From where" example:"192.0.2.7:51123"`
-	Serial        string    `json:"serial" doc:"Of its certificate, hex"`
-	Since         time.Time `json:"since" doc:"Since when"`
-	Subscriptions int       `json:"subscriptions" doc:"Of its session"`
-	InFlight      int       `json:"in_flight" doc:"Messages that it has not acknowledged yet"`
-	Queued        int       `json:"queued" doc:"Octets that wait to be written"`
+	Thing         string     `json:"thing" doc:"Name of the device or service"`
+	ID            string     `json:"id" doc:"Its id"`
+	Client        string     `json:"client" doc:"Client identifier"`
+	Group         string     `json:"group" doc:"The policy's group that it is in"`
+	Front         string     `json:"front" doc:"How it is connected" example:"mqtt"`
+	Address       string     `json:"address" doc:"From where" example:"192.0.2.7:51123"`
+	Serial        string     `json:"serial" doc:"Of its certificate, hex"`
+	Since         time.Time  `json:"since" doc:"Since when"`
+	Subscriptions int        `json:"subscriptions" doc:"Of its session"`
+	InFlight      int        `json:"in_flight" doc:"Messages that it has not acknowledged yet"`
+	Queued        int        `json:"queued" doc:"Octets that wait to be written"`
+	LastCut       string     `json:"last_cut,omitempty" doc:"Why this server cut it off last; left out: it has not since it started"`
+	CutAt         *time.Time `json:"cut_at,omitempty" doc:"When that was"`
 }
 
 // MessageConnectionList holds live connections.
