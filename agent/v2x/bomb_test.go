@@ -40,8 +40,9 @@ func bombs(t testing.TB) map[string][]byte {
 		"number of 64 bits":          unhex(t, "038208ffffffffffffffff80"),
 		"number, then 64 KiB":        append(unhex(t, "038204ffffffff80"), make([]byte, its.MaxRequest-16)...),
 		"length of the length":       append(unhex(t, "0380ff"), bytes.Repeat([]byte{0xff}, 127)...),
-		"content of TS 102 941":      unhex(t, "010185000001028404ffffffff"),
-		"certificates of a list":     append(unhex(t, "01018600000000000001040000ffff"), bytes.Repeat([]byte{0x80, 0x80}, 64)...),
+		"content of TS 102 941":      unhex(t, "0185000001028404ffffffff"),
+		"the same, longer":           unhex(t, "010185000001028404ffffffff"),
+		"certificates of a list":     append(unhex(t, "018600000000000001040000ffff"), bytes.Repeat([]byte{0x80, 0x80}, 64)...),
 		"permissions of a ticket":    append(unhex(t, "800300810008830000000000000000018400010104ffffffff"), bytes.Repeat([]byte{0x80, 1, 0x24}, 50)...),
 		"certificates of the signer": append(unhex(t, "0381004003800000240000000000000000008104ffffffff"), bytes.Repeat([]byte{0x80, 3}, 50)...),
 	}

@@ -152,6 +152,14 @@ func (c *Coder) At(name string) *Coder {
 // Reading says whether the value is being filled.
 func (c *Coder) Reading() bool { return c.mode == reading }
 
+// Next is the octet that is read next, false if there is none or nothing is read. It is for values that others write in a second way.
+func (c *Coder) Next() (octet byte, ok bool) {
+	if c.mode != reading || c.err != nil || c.pos >= c.end {
+		return 0, false
+	}
+	return c.in[c.pos], true
+}
+
 // Showing says whether the value is being shown, so that a Note is of use.
 func (c *Coder) Showing() bool { return c.mode == showing }
 

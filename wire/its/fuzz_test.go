@@ -38,7 +38,7 @@ func seeds(f *testing.F) [][]byte {
 	cert := ticket()
 	all := [][]byte{tlm(f), marshal(f, &cert), marshal(f, signedSample(f))}
 	for _, content := range samples(f) {
-		all = append(all, marshal(f, &EtsiTs102941Data{*content}))
+		all = append(all, marshal(f, &EtsiTs102941Data{Content: *content}), marshal(f, &EtsiTs102941Data{Content: *content, LongVersion: true}))
 	}
 	for _, v := range scmsSamples(f) {
 		all = append(all, marshal(f, v))

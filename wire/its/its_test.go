@@ -122,7 +122,7 @@ func TestENC2Kinds(t *testing.T) {
 	cert := ticket()
 	all["explicit certificate"], all["signed message"] = &cert, signedSample(t)
 	for tag, c := range samples(t) {
-		all["content "+tag] = &EtsiTs102941Data{*c}
+		all["content "+tag] = &EtsiTs102941Data{Content: *c}
 	}
 	for _, kind := range []string{"explicit certificate", "acaEeCertResponse", "multiSignedCtl", "compositeCrl", "infoStatus", "signed request", "X.509-signed request", "signed message", "content 85",
 		"content 82", "hash CRL", "linked CRL"} {
@@ -183,7 +183,7 @@ func TestENC3WorkedEncodings(t *testing.T) {
 			&ToBeSignedCertificate{Id: CertificateId{Choice: IdNone}, ValidityPeriod: ValidityPeriod{1, Duration{Hours, 1}}, AppPermissions: []PsidSsp{{Psid: 36}},
 				VerifyKeyIndicator: VerificationKeyIndicator{VerificationKey: PublicVerificationKey{ECDSANistP256, CurvePoint{Form: CompressedY1, X: x32()}}},
 				Flags:              coer.Some(UsesCubk), Additions: coer.Additions{Bits: 4}}},
-		{"ToBeSignedCrl without entries", "01 01 84 00 0101 00000001 00000002 01 00", &EtsiTs102941Data{EtsiTs102941DataContent{Choice: CertificateRevocationList,
+		{"ToBeSignedCrl without entries", "01 84 00 0101 00000001 00000002 01 00", &EtsiTs102941Data{Content: EtsiTs102941DataContent{Choice: CertificateRevocationList,
 			CertificateRevocationList: &ToBeSignedCrl{ThisUpdate: 1, NextUpdate: 2, Entries: []HashedId8{}}}}},
 		{"unsecured data", "03 80 02 0102", Unsecured([]byte{1, 2})},
 		{"MissingCrlIdentifier", "00 010203 0004", &MissingCrlIdentifier{CracaId: HashedId3{1, 2, 3}, CrlSeries: 4}},
@@ -313,7 +313,7 @@ func signedSample(t testing.TB) *Ieee1609Dot2Data {
 		Signature: Signature{ECDSANistP384, CurvePoint{Form: CompressedY0, X: x48()}, x48()}}}}
 }
 
-// ENC-3: all contents of TS 102 941 have their tags, and come back.
+// ENC-3: all contents of TS 102 941 have their tags, and come back, also where others write a length before the version.
 func TestENC3ContentTags(t *testing.T) {
 	t.Parallel()
 	all := samples(t)
@@ -322,9 +322,13 @@ func TestENC3ContentTags(t *testing.T) {
 	}
 	for tag, content := range all {
 		t.Run(tag, func(t *testing.T) {
-			b := marshal(t, &EtsiTs102941Data{*content})
-			if want := unhex(t, "0101"+tag); !bytes.HasPrefix(b, want) {
-				t.Errorf("%x... instead of %x", b[:3], want)
+			b := marshal(t, &EtsiTs102941Data{Content: *content})
+			if want := unhex(t, "01"+tag); !bytes.HasPrefix(b, want) {
+				t.Errorf("%x... instead of %x", b[:2], want)
+			}
+			long := &EtsiTs102941Data{Content: *content, LongVersion: true}
+			if with, back := marshal(t, long), new(EtsiTs102941Data); !bytes.Equal(with, append([]byte{1}, b...)) || coer.Unmarshal(with, back) != nil || !back.LongVersion || !bytes.Equal(marshal(t, back), with) {
+				t.Errorf("with a length before the version it is %x..., and comes back as %x...", with[:4], marshal(t, back)[:4])
 			}
 			d, err := ParseManagement(b)
 			if err != nil {
@@ -352,7 +356,7 @@ func TestENC4NotCanonical(t *testing.T) {
 	}{
 		{"long length", "Ieee1609Dot2Data", "03 80 8101 07", "content.unsecuredData at octet 2: the length has more octets"},
 		{"DEFAULT written", "ToBeSignedCertificate", "08 83 000000 0000 00000001 84 0001 0101 80 81 0101 80 80 83" + strings.Repeat("aa", 32), "the default value is written"},
-		{"BOOLEAN 01", "EtsiTs102941Data", "01 01 85 00 0101 00000001 01 00 0100", "content.certificateTrustListTlm.isFullCtl at octet 10: a BOOLEAN is 00 or FF"},
+		{"BOOLEAN 01", "EtsiTs102941Data", "01 85 00 0101 00000001 01 00 0100", "content.certificateTrustListTlm.isFullCtl at octet 9: a BOOLEAN is 00 or FF"},
 		{"Psid with a leading zero", "HeaderInfo", "00 020024", "psid at octet 1: the integer has more octets"},
 		{"padding bits", "HeaderInfo", "01 0124", "bits of the preamble that stand for nothing"},
 		{"empty bitmap", "HeaderInfo", "80 0124 02 04 00", "there are none"},
@@ -473,9 +477,9 @@ func TestENC7Unknown(t *testing.T) {
 		{"foreign contribution", "HeaderInfo", "80 0124 02 04 10 09 01 01 63 01 01 03 010203", false},
 		{"addition of a certificate", "ToBeSignedCertificate", "90" + body + "0101 00 0124 80 80 83" + a + "02 03 08 02 beef", false},
 		{"kind of permission", "ToBeSignedCertificate", "10" + body + "0101 80 0124 85 02 beef 80 80 83" + a, false},
-		{"entry of a trust list", "EtsiTs102941Data", "01 01 85 00 0101 00000001 ff 00 0101 80 89 02 beef", false},
-		{"addition of a trust list", "EtsiTs102941Data", "01 01 85 80 0101 00000001 ff 00 0100 02 07 80 01 07", false},
-		{"content of TS 102 941", "EtsiTs102941Data", "01 01 a0 02 beef", false},
+		{"entry of a trust list", "EtsiTs102941Data", "01 85 00 0101 00000001 ff 00 0101 80 89 02 beef", false},
+		{"addition of a trust list", "EtsiTs102941Data", "01 85 80 0101 00000001 ff 00 0100 02 07 80 01 07", false},
+		{"content of TS 102 941", "EtsiTs102941Data", "01 a0 02 beef", false},
 		{"content of a message", "Ieee1609Dot2Data", "03 8f 01 00", false},
 		{"part of a country", "GeographicRegion", "83 0101 84 01 07", false},
 		{"region", "GeographicRegion", "84 01 07", true},

@@ -5,6 +5,9 @@ import "mooring/wire/coer"
 // EtsiTs102941Data is what a message of TS 102 941 contains, inside of what is signed or encrypted. Its version is 1.
 type EtsiTs102941Data struct {
 	Content EtsiTs102941DataContent
+	// LongVersion says that the version has a length before it. Its type has one value, so that it is one octet (ITU-T X.696, 10.2), as the EU's trust list manager and most others write it;
+	// encoders that do not see that constraint write two. That is read, and written again as it was.
+	LongVersion bool
 }
 
 // ParseManagement reads the content of a message of TS 102 941.
@@ -16,7 +19,13 @@ func ParseManagement(b []byte) (*EtsiTs102941Data, error) {
 // Code implements coer.Value.
 func (d *EtsiTs102941Data) Code(c *coer.Coder) {
 	s := c.Sequence()
-	codeVersion(c.At("version"))
+	coer.Exactly(c.At("version"), 1)
+	if next, ok := c.Next(); ok && next == 1 { // no tag of a content: what was read is a length
+		d.LongVersion = true
+	}
+	if d.LongVersion && !c.Showing() {
+		coer.Exactly(c.At("version"), 1)
+	}
 	d.Content.Code(c.At("content"))
 	s.End()
 }

@@ -3,6 +3,8 @@ package trustlist
 import (
 	"crypto/elliptic"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"mooring/wire/coer"
@@ -85,6 +87,53 @@ func TestManagersLists(t *testing.T) {
 	}
 	if a, b := Join("http://one/", "getctl", "A"), Join("http://one", "getctl", "A"); a != b || a != "http://one/getctl/A" {
 		t.Errorf("CTL-9: %q and %q", a, b)
+	}
+}
+
+// CTL-9: the lists of real trust list managers in the directory that MOORING_V2X_SAMPLES names are signed by whom they say, and have roots with centres. They are not ours to hand on.
+func TestCTL9RealLists(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv("MOORING_V2X_SAMPLES")
+	if dir == "" {
+		t.Skip("MOORING_V2X_SAMPLES names no directory")
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.oer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists := 0
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := its.ParseData(b, its.MaxTrustList)
+		if err != nil || d.Content.Choice != its.ContentSigned || len(d.Content.SignedData.Signer.Certificate) != 1 {
+			continue
+		}
+		s := d.Content.SignedData
+		manager := &s.Signer.Certificate[0]
+		if manager.CheckRole(its.EtsiTLM, 0) != nil || manager.Verify(nil) != nil {
+			continue
+		}
+		lists++
+		l, err := ReadECTL(b, manager, s.TbsData.HeaderInfo.GenerationTime.Value)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		for _, r := range l.Roots() {
+			if len(r.Centres) == 0 || r.Certificate.CheckRole(its.EtsiRCA, 0) != nil {
+				t.Errorf("%s: the root %s has the centres %q, %v", file, r.ID, r.Centres, r.Certificate.CheckRole(its.EtsiRCA, 0))
+			}
+			t.Logf("%s: %s %q at %q", filepath.Base(file), r.ID, r.Certificate.ToBeSigned.Id.Name, r.Centres)
+		}
+		if len(l.Roots()) == 0 {
+			t.Errorf("%s has no roots", file)
+		}
+	}
+	if lists == 0 {
+		t.Errorf("%s has no list of a manager", dir)
 	}
 }
 

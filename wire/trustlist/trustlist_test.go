@@ -134,7 +134,7 @@ func encoded(t testing.TB, c its.EtsiTs102941DataContent, change func(b []byte))
 }
 
 // The octets of a list that tell whose it is and whether it is a full one: version, tag, preamble, version, nextUpdate, isFullCtl.
-const tagAt, fullAt = 2, 10
+const tagAt, fullAt = 1, 9
 
 func (a authority) id(t testing.TB) its.HashedId8 {
 	t.Helper()
