@@ -78,6 +78,36 @@ func (a *Agent) orderByACME(ctx context.Context, roots []*x509.Certificate, proo
 	return a.received(ctx, chain[0], chain, old)
 }
 
+// renewalAgain is when to ask for renewal information again if the server does not say (RFC 9773, section 4.3.3).
+const renewalAgain = 6 * time.Hour
+
+// askByACME asks when to renew (RFC 9773, section 4). A moment of the window is drawn, and kept for as long as it is in the window; a window that is over means now.
+func (a *Agent) askByACME(ctx context.Context, identity *Identity) (estwire.Advice, error) {
+	roots, err := a.folder.trusted()
+	if err != nil {
+		return estwire.Advice{}, err
+	}
+	cert := identity.Certificate()
+	client := &acme.Client{Directory: a.directory(), HTTP: a.acmeWeb(roots, nil), Now: a.options.Now}
+	window, again, err := client.RenewalInfo(ctx, wire.NewCertID(cert.AuthorityKeyId, cert.SerialNumber.Bytes()))
+	switch {
+	case errors.Is(err, acme.ErrNoRenewalInfo), acme.Is(err, "malformed"): // it has none, or does not know the certificate
+		return estwire.Advice{}, &est.RefusedError{Status: http.StatusNotFound, Reason: err.Error()}
+	case err != nil:
+		return estwire.Advice{}, fmt.Errorf("asking when to renew: %w", err)
+	case window.End.Before(window.Start) || window.Start.IsZero():
+		return estwire.Advice{}, errors.New("asking when to renew: the server names no window")
+	}
+	at := a.advice(identity).RenewAt
+	if at.Before(window.Start) || at.After(window.End) {
+		at = window.Start.Add(a.random(window.End.Sub(window.Start)))
+	}
+	if again == 0 {
+		again = renewalAgain
+	}
+	return estwire.Advice{RenewAt: at, AskAgain: int64(again / time.Second)}, nil
+}
+
 // identifiers are the configured names as ACME has them.
 func (a *Agent) identifiers() (list []wire.Identifier, err error) {
 	for _, name := range a.config.Names {

@@ -105,8 +105,11 @@ func (a *Agent) Ask(ctx context.Context) error {
 }
 
 func (a *Agent) ask(ctx context.Context, identity *Identity) (wire.Advice, error) {
-	if a.byCMP() || a.bySCEP() || a.byACME() { // which have no such question
-		return wire.Advice{}, &est.RefusedError{Status: http.StatusNotFound, Reason: "CMP, SCEP and ACME servers give no advice"}
+	if a.byCMP() || a.bySCEP() { // which have no such question
+		return wire.Advice{}, &est.RefusedError{Status: http.StatusNotFound, Reason: "CMP and SCEP servers give no advice"}
+	}
+	if a.byACME() {
+		return a.askByACME(ctx, identity)
 	}
 	roots, err := a.folder.trusted()
 	if err != nil {

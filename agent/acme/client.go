@@ -295,10 +295,23 @@ func (c *Client) Revoke(ctx context.Context, der []byte, reason int) error {
 	return err
 }
 
-// RenewalInfo asks when to renew a certificate (RFC 9773). again is when to ask the next time.
+// ErrNoRenewalInfo says that the server does not tell when to renew.
+var ErrNoRenewalInfo = errors.New("the server offers no renewal information")
+
+// RenewalInfo asks when to renew a certificate (RFC 9773). again is when to ask the next time; 0: the server did not say. Anybody may ask: of the Client only
+// Directory, HTTP and Now need be filled in.
 func (c *Client) RenewalInfo(ctx context.Context, id acme.CertID) (w acme.Window, again time.Duration, err error) {
 	var info acme.RenewalInfo
-	r, err := c.send(ctx, http.MethodGet, c.directory.RenewalInfo+"/"+id.String(), nil)
+	d := c.directory
+	if d.RenewalInfo == "" {
+		if err := c.getJSON(ctx, c.Directory, &d); err != nil {
+			return w, 0, fmt.Errorf("reading the directory: %w", err)
+		}
+	}
+	if d.RenewalInfo == "" {
+		return w, 0, ErrNoRenewalInfo
+	}
+	r, err := c.send(ctx, http.MethodGet, d.RenewalInfo+"/"+id.String(), nil)
 	if err != nil {
 		return w, 0, err
 	}

@@ -1,14 +1,18 @@
 package acme_test
 
 import (
+	"crypto/x509"
 	"net"
 	"strconv"
 	"testing"
+	"time"
 
 	"mooring/agent"
 	"mooring/internal/app/apptest"
 	"mooring/internal/base/conf"
 	"mooring/internal/core/device"
+	"mooring/internal/core/revoke"
+	"mooring/wire/acme"
 )
 
 // TestAgent has our agent enrol and renew, with its names shown by http-01, and again with a new token after its account was ended.
@@ -37,6 +41,7 @@ func TestAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	handshake(t, w, *got.TLS(), "gw9.example.com")
+	asksWhenToRenew(t, w, a, got.Certificate())
 	next, err := a.Renew(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -62,4 +67,37 @@ func TestAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	handshake(t, w, *got.TLS(), "gw9.example.com")
+}
+
+// asksWhenToRenew has an agent ask for renewal information (RFC 9773): it renews within the window that the server names, and at once when the certificate was revoked.
+func asksWhenToRenew(t *testing.T, w *world, a *agent.Agent, cert *x509.Certificate) {
+	t.Helper()
+	due := func() time.Time {
+		t.Helper()
+		if err := a.Ask(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := a.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.RenewAt
+	}
+	start, end, err := w.ACME.Renewal(t.Context(), acme.NewCertID(cert.AuthorityKeyId, cert.SerialNumber.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := due()
+	if at.Before(start) || at.After(end) {
+		t.Errorf("it renews at %s, want from %s to %s", at, start, end)
+	}
+	if again := due(); !again.Equal(at) {
+		t.Errorf("asked again it renews at %s, before at %s", again, at)
+	}
+	if _, err := w.Revoke.Certificate(t.Context(), apptest.Operator(), cert.SerialNumber.Bytes(), revoke.Superseded); err != nil {
+		t.Fatal(err)
+	}
+	if at := due(); at.After(w.Clock.Now()) {
+		t.Errorf("with a revoked certificate it renews at %s, want at once", at)
+	}
 }
