@@ -77,7 +77,7 @@ func (s *socket) send(command []byte) ([]byte, error) {
 }
 
 // startTPM makes a TPM with a certificate of its endorsement key by swtpm's own CA, and runs it. In the site's folder are then maker.pem, the
-// root, and issuer.pem and ek.der, the certificates below it.
+// root, and issuer.pem, ek.der (RSA-2048) and ek384.der (P-384), the certificates below it.
 func startTPM(t *testing.T, s *site) *socket {
 	t.Helper()
 	for _, program := range []string{"swtpm", "swtpm_setup"} {
@@ -90,7 +90,7 @@ printf 'statedir = %s\nsigningkey = %s/signkey.pem\nissuercert = %s/issuercert.p
 printf -- '--platform-manufacturer Example\n--platform-version 1\n--platform-model X\n' > localca.options
 printf 'create_certs_tool = %s\ncreate_certs_tool_config = %s/localca.conf\ncreate_certs_tool_options = %s/localca.options\nactive_pcr_banks = sha256\n' "$(command -v swtpm_localca)" "$PWD" "$PWD" > setup.conf
 swtpm_setup --tpm2 --tpmstate state --config setup.conf --create-ek-cert --lock-nvram --overwrite --write-ek-cert-files ekcerts > setup.log 2>&1 || { cat setup.log; exit 1; }
-cp maker/swtpm-localca-rootca-cert.pem maker.pem; cp maker/issuercert.pem issuer.pem; cp ekcerts/*rsa*.crt ek.der`)
+cp maker/swtpm-localca-rootca-cert.pem maker.pem; cp maker/issuercert.pem issuer.pem; cp ekcerts/*rsa*.crt ek.der; cp ekcerts/*secp384r1*.crt ek384.der`)
 	dir, err := os.MkdirTemp("", "tpm") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
@@ -181,11 +181,17 @@ func (k *tpmKey) attest(ak *tpmKey, chain [][]byte, keyAuthorization string) ([]
 		"certInfo": c.CertifyInfo.Bytes(), "pubArea": tpm2.Marshal(k.public)}})
 }
 
-// endorsement is the endorsement key that was made with the TPM.
-func endorsement(t *testing.T, tpm *socket) (handle tpm2.NamedHandle, public []byte, spki []byte) {
+// endorser is an endorsement key that was made with the TPM.
+type endorser struct {
+	handle       tpm2.NamedHandle
+	public, spki []byte
+	auth         func() tpm2.Session
+}
+
+// endorsement returns the endorsement key at a place.
+func endorsement(t *testing.T, tpm *socket, place tpm2.TPMHandle) *endorser {
 	t.Helper()
-	const place = 0x81010001
-	ek, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(place)}.Execute(tpm)
+	ek, err := tpm2.ReadPublic{ObjectHandle: place}.Execute(tpm)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,20 +203,26 @@ func endorsement(t *testing.T, tpm *socket) (handle tpm2.NamedHandle, public []b
 	if err != nil {
 		t.Fatal(err)
 	}
-	if spki, err = x509.MarshalPKIXPublicKey(key); err != nil {
+	e := &endorser{handle: tpm2.NamedHandle{Handle: place, Name: ek.Name}, public: tpm2.Marshal(*contents)}
+	if e.spki, err = x509.MarshalPKIXPublicKey(key); err != nil {
 		t.Fatal(err)
 	}
-	return tpm2.NamedHandle{Handle: tpm2.TPMHandle(place), Name: ek.Name}, tpm2.Marshal(*contents), spki
+	e.auth = func() tpm2.Session { return tpm2.PasswordAuth(nil) }
+	if !contents.ObjectAttributes.UserWithAuth { // by policy alone, as keys of the older templates
+		e.auth = func() tpm2.Session {
+			return tpm2.Policy(tpm2.TPMAlgSHA256, 16, func(t transport.TPM, h tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
+				_, err := tpm2.PolicySecret{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)}, PolicySession: h, NonceTPM: nonce}.Execute(t)
+				return err
+			})
+		}
+	}
+	return e
 }
 
 // open has the TPM open a credential for ak.
-func open(tpm *socket, ek tpm2.NamedHandle, ak *tpmKey) func(credential, secret []byte) ([]byte, error) {
-	policy := func(t transport.TPM, h tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
-		_, err := tpm2.PolicySecret{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)}, PolicySession: h, NonceTPM: nonce}.Execute(t)
-		return err
-	}
+func open(tpm *socket, ek *endorser, ak *tpmKey) func(credential, secret []byte) ([]byte, error) {
 	return func(credential, secret []byte) ([]byte, error) {
-		opened, err := tpm2.ActivateCredential{ActivateHandle: ak.auth(), KeyHandle: tpm2.AuthHandle{Handle: ek.Handle, Name: ek.Name, Auth: tpm2.Policy(tpm2.TPMAlgSHA256, 16, policy)},
+		opened, err := tpm2.ActivateCredential{ActivateHandle: ak.auth(), KeyHandle: tpm2.AuthHandle{Handle: ek.handle.Handle, Name: ek.handle.Name, Auth: ek.auth()},
 			CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential[2:]}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: secret[2:]}}.Execute(tpm)
 		if err != nil {
 			return nil, err
@@ -249,9 +261,10 @@ mooring profile lint d/profiles/*.yaml`)
 		s.sh(t, `mooring ca export --root -o root.pem`)
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(s.read(t, "root.pem"))
-		ek, public, spki := endorsement(t, tpm)
-		sum := sha256.Sum256(spki)
-		begin := acme.Activation{EK: b64url(public), Certificates: []string{b64url(s.read(t, "ek.der")), b64url(s.pemCertificates(t, "issuer.pem")[0].Raw)}}
+		ek, curve := endorsement(t, tpm, 0x81010001), endorsement(t, tpm, 0x81010016) // where the profile of the TCG has RSA-2048, and swtpm P-384
+		sum := sha256.Sum256(ek.spki)
+		issuer := b64url(s.pemCertificates(t, "issuer.pem")[0].Raw)
+		begin := acme.Activation{EK: b64url(ek.public), Certificates: []string{b64url(s.read(t, "ek.der")), issuer}}
 		client := func(t *testing.T, name string, flags ...string) *agent.Client {
 			t.Helper()
 			token := s.device(t, name, "attested", flags...)
@@ -272,13 +285,15 @@ mooring profile lint d/profiles/*.yaml`)
 			name, device string
 			flags        []string
 			begin        acme.Activation
+			ek           *endorser
 		}{
-			{"by the manufacturer's certificate", "unit-1", nil, begin},
-			{"by the registered key", "unit-2", []string{"--tag", "tpm-ek=" + hex.EncodeToString(sum[:])}, acme.Activation{EK: begin.EK, AK: begin.AK}},
+			{"by the manufacturer's certificate", "unit-1", nil, begin, ek},
+			{"by the registered key", "unit-2", []string{"--tag", "tpm-ek=" + hex.EncodeToString(sum[:])}, acme.Activation{EK: begin.EK, AK: begin.AK}, ek},
+			{"by the manufacturer's certificate for P-384", "unit-6", nil, acme.Activation{EK: b64url(curve.public), AK: begin.AK, Certificates: []string{b64url(s.read(t, "ek384.der")), issuer}}, curve},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				c := client(t, row.device, row.flags...)
-				chain, err := c.ActivateTPM(t.Context(), row.begin, open(tpm, ek, ak))
+				chain, err := c.ActivateTPM(t.Context(), row.begin, open(tpm, row.ek, ak))
 				if err != nil {
 					t.Fatal(err)
 				}
