@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"mooring/wire/coer"
 	"mooring/wire/its"
@@ -21,6 +22,8 @@ import (
 const (
 	stepsMost = 64 // deltas, or link certificates, in one update
 	rootsMost = 256
+	// fullEvery is how often the full list is asked for where deltas are followed: a place may have the last of them only, and then has none for a station that was away.
+	fullEvery = its.Time64(24 * time.Hour / time.Microsecond)
 	// settled is how long, in seconds, a certificate of an authority has to be valid before it is preferred to the one before it: the authorities have to hear of it.
 	settled = 120
 )
@@ -49,10 +52,11 @@ type believed struct {
 // followed is a trust list, and how it came.
 type followed struct {
 	*trustlist.CTL
-	full  []byte // as it was fetched; nil: it was made from the one before by a delta
-	delta []byte // the delta by which it was made
-	tag   string // what its place called the full list
-	steps bool   // the place has deltas
+	full  []byte     // as it was fetched; nil: it was made from the one before by a delta
+	delta []byte     // the delta by which it was made
+	tag   string     // what its place called the full list
+	steps bool       // the place has deltas
+	asked its.Time64 // when the full list was asked for last
 }
 
 // ErrNoLists is that Update was not called, or that the lists are over.
@@ -196,7 +200,7 @@ func (c *Client) follow(ctx context.Context, have followed, kind, full string, d
 		for range stepsMost {
 			next, err := c.step(ctx, have, kind, delta(have.CtlSequence+1), read)
 			var status *StatusError
-			if errors.As(err, &status) && status.Code == http.StatusNotFound && have.steps {
+			if errors.As(err, &status) && status.Code == http.StatusNotFound && have.steps && c.at() < have.asked+fullEvery {
 				return have, nil // there is no newer one
 			}
 			if err != nil {
@@ -208,8 +212,11 @@ func (c *Client) follow(ctx context.Context, have followed, kind, full string, d
 		have.tag = ""
 	}
 	octets, tag, err := c.fetch(ctx, full, kind, have.tag)
-	if err != nil || octets == nil {
+	if err != nil {
 		return have, err
+	}
+	if have.asked = c.at(); octets == nil {
+		return have, nil
 	}
 	l, err := read(octets)
 	if err != nil {
@@ -218,8 +225,12 @@ func (c *Client) follow(ctx context.Context, have followed, kind, full string, d
 	if !l.IsFullCtl {
 		return have, errors.New("it is a delta where the full one was asked for")
 	}
-	if have.CTL == nil || l.Newer(have.CTL) {
-		return followed{CTL: l, full: octets, tag: tag, steps: have.steps}, nil
+	over := have.CTL != nil && c.at() >= its.Time64(have.NextUpdate)*1e6 // for so long that its number tells nothing
+	if have.CTL == nil || l.Newer(have.CTL) || over && l.Generated > have.Generated {
+		return followed{CTL: l, full: octets, tag: tag, steps: have.steps, asked: have.asked}, nil
+	}
+	if l.CtlSequence == have.CtlSequence {
+		have.tag = tag // it is the one that the deltas led to
 	}
 	return have, nil
 }
@@ -238,7 +249,7 @@ func (c *Client) step(ctx context.Context, have followed, kind, url string, read
 	if err != nil {
 		return have, err
 	}
-	return followed{CTL: l, delta: octets, steps: true}, nil
+	return followed{CTL: l, delta: octets, steps: true, asked: have.asked}, nil
 }
 
 // followRoot brings the lists of a root up to date.

@@ -187,6 +187,61 @@ func TestDeltas(t *testing.T) {
 	c.documents["/getcrl/"+id.String()] = w.crl(t, root, next.id(t))
 	fatal(t, client.Update(t.Context()))
 	believes(next, false)
+	// CTL-3: so many lists came while this station was off that the number of the last seems to be an older one.
+	c.documents[path], c.documents["/getcrl/"+id.String()] = w.list(t, root, ctl, true, 209, aaEntry(w.aa), dc), w.crl(t, root)
+	fatal(t, client.Update(t.Context()))
+	believes(next, true)
+	w.pass(48 * time.Hour)
+	c.documents["/getcrl/"+id.String()] = w.crl(t, root)
+	if err := client.Update(t.Context()); err == nil {
+		t.Error("a list that is over is taken")
+	}
+	c.documents[path] = w.list(t, root, ctl, true, 209, aaEntry(w.aa), dc)
+	fatal(t, client.Update(t.Context()))
+	believes(w.aa, true)
+}
+
+// CTL-8: a place that has no more than its last delta, which does not lead on for a station that was away. Whoever followed deltas looks for the full list once a day.
+func TestLastDeltaOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.root.id(t)
+	dc, ctl, path := dcEntry("http://dc", id), its.CertificateTrustListRca, "/getctl/"+id.String()
+	c := &centre{documents: map[string][]byte{path: w.list(t, w.root, ctl, true, 0, dc), path + "/1": w.list(t, w.root, ctl, false, 1, aaEntry(w.aa)), "/getcrl/" + id.String(): w.crl(t, w.root)}}
+	client, err := New(Config{Root: certificateOf(t, w.root), DC: "http://dc/", Transport: c, Now: w.clock})
+	fatal(t, err)
+	rest := ", /getcrl/" + id.String() + " 200, /getlink/" + id.String() + " 404"
+	next := w.make(t, its.EtsiAA, &w.root)
+	for _, row := range []struct {
+		name   string
+		pass   time.Duration
+		change func()
+		asked  string
+		want   authority
+	}{
+		{"the full list", 0, nil, path + " 200", authority{}},
+		{"a delta", time.Minute, nil, path + "/1 200, " + path + "/2 404", w.aa},
+		{"others, of which the last has a delta", time.Hour, func() {
+			c.documents[path], c.documents[path+"/4"] = w.list(t, w.root, ctl, true, 4, aaEntry(next), dc), w.list(t, w.root, ctl, false, 4)
+			delete(c.documents, path+"/1")
+		}, path + "/2 404", w.aa},
+		{"on the same day", 22 * time.Hour, nil, path + "/2 404", w.aa},
+		{"on the next day", time.Hour, nil, path + "/2 404, " + path + " 200", next},
+		{"at once again", 0, nil, path + "/5 404", next},
+	} {
+		w.pass(row.pass)
+		if row.change != nil {
+			row.change()
+		}
+		fatal(t, client.Update(t.Context()))
+		if got := c.since(); got != row.asked+rest {
+			t.Errorf("%s: asked for %s,\nwant %s", row.name, got, row.asked+rest)
+		}
+		e, err := client.entry(its.CtlAa)
+		if row.want.cert == nil && err == nil || row.want.cert != nil && (err != nil || idOfCert(t, &e.Aa.AaCertificate) != row.want.id(t)) {
+			t.Errorf("%s: the authority is %+v, %v", row.name, e, err)
+		}
+	}
 }
 
 func certificateOf(t *testing.T, a authority) []byte {

@@ -670,6 +670,56 @@ func TestV2XListsAreKeptWhileValid(t *testing.T) {
 	}
 }
 
+// CTL-3: a root makes more lists than there are numbers. The one after 255 has 0, and a vehicle goes on by deltas over that, or by the full list.
+func TestV2XRootsNumbersGoRound(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	number := func() uint8 { return p.V2X.Trust.State().Of(p.made.Root).Lists.CtlSequence }
+	move := func(url string) {
+		t.Helper()
+		before := number()
+		must(t, p.V2X.Trust.Move(t.Context(), access.System("test"), p.made.AA, url, ""))
+		if number() != before+1 {
+			t.Fatalf("after list %d comes %d", before, number())
+		}
+	}
+	there := p.V2X.Trust.State().Of(p.made.Root).Lists.Find(p.made.AA).Aa.AccessPoint
+	canonical, _ := p.vehicle(t, "car-1")
+	ec, err := p.client(t).Enrol(t.Context(), "car-1", canonical)
+	must(t, err)
+	move("http://nowhere.invalid/0")
+	client, away := p.client(t), p.client(t)
+	begun, round := number(), false
+	for n := range 299 {
+		round = round || number() == 255
+		move("http://nowhere.invalid/" + strconv.Itoa(n+1))
+		if n%40 == 0 || number() == 0 {
+			must(t, client.Update(t.Context()))
+		}
+		if n == 199 {
+			must(t, away.Update(t.Context()))
+			must(t, away.Update(t.Context())) // where there are so many that the full list seems older, it takes more than one
+			must(t, away.Update(t.Context()))
+		}
+	}
+	for name, c := range map[string]*agent.Client{"who was there all the time": client, "who was away": away} {
+		if _, err := c.Ticket(t.Context(), ec, agent.Order{}); err == nil {
+			t.Errorf("%s has a ticket from an authority that is nowhere", name)
+		}
+	}
+	move(there)
+	if !round || number() != begun+44 { // 300 further on
+		t.Errorf("the numbers went from %d to %d", begun, number())
+	}
+	must(t, client.Update(t.Context()))                                                                         // its next number is that of a list from long ago, too
+	for name, c := range map[string]*agent.Client{"who was there all the time": client, "who was away": away} { // for whom there are not so many deltas
+		must(t, c.Update(t.Context()))
+		if _, err := c.Ticket(t.Context(), ec, agent.Order{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // CTL-13 where the list is made: it has authorities of its own root alone, revocation is for good, who has expired is dropped, and without anybody it is an empty list.
 func TestV2XRevocationList(t *testing.T) {
 	t.Parallel()

@@ -180,9 +180,9 @@ func (l *CTL) Newer(than *CTL) bool {
 	return l.Generated > than.Generated
 }
 
-// Apply is the full list that follows from a full one and the delta of the next number.
+// Apply is the full list that follows from a full one and the delta of the next number. One that was made before the list has that number from an earlier round.
 func (l *CTL) Apply(delta *CTL) (*CTL, error) {
-	if !l.IsFullCtl || delta.IsFullCtl || delta.CtlSequence != l.CtlSequence+1 || l.manager != delta.manager || l.manager && delta.CtlSequence == 0 {
+	if !l.IsFullCtl || delta.IsFullCtl || delta.CtlSequence != l.CtlSequence+1 || delta.Generated < l.Generated || l.manager != delta.manager || l.manager && delta.CtlSequence == 0 {
 		return nil, ErrPredecessor
 	}
 	commands := slices.Clone(l.CtlCommands)

@@ -293,6 +293,9 @@ func TestDelta(t *testing.T) {
 	if later := read(its.CtlFormat{IsFullCtl: true, CtlSequence: 255, CtlCommands: adds(dc(root.id(t)))}, now+1); !later.Newer(before) || before.Newer(later) {
 		t.Error("of two lists with one number the later one is not newer")
 	}
+	if _, err := before.Apply(read(delta, now-1)); !errors.Is(err, ErrPredecessor) {
+		t.Errorf("CTL-8, CTL-3: a delta of this number from 256 lists ago: %v", err)
+	}
 	for name, d := range map[string]its.CtlFormat{
 		"CTL-8 another number":       {CtlSequence: 1},
 		"CTL-4 deletes what is gone": {CtlSequence: 0, CtlCommands: []its.CtlCommand{{Choice: its.CtlDeletes, Delete: its.CtlDelete{Cert: aa2.id(t)}}}},

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math"
 
 	"mooring/internal/base/db"
 	"mooring/wire/its"
@@ -110,8 +111,12 @@ func (s *Service) Delta(ctx context.Context, of its.HashedId8, sequence int) (oc
 		if err != nil || !found || sequence == Newest {
 			return err
 		}
-		at := number - int64(uint8(number)-uint8(sequence)) // the newest number with that last octet
+		back := uint8(number) - uint8(sequence) // to the newest number with that last octet
+		at := number - int64(back)
 		octets, ends = nil, 0
+		if number > math.MaxUint8 && back > math.MaxInt8 { // the numbers went round: who asks means one that is still to come
+			return nil
+		}
 		_, err = tx.Get(ctx, []any{&ends, &octets}, selectStep, of[:], at)
 		return err
 	})
