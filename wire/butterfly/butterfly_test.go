@@ -70,6 +70,7 @@ func equal(t *testing.T, what string, got []byte, want string) {
 	}
 }
 
+// CRY-1: the vectors of the key derivation.
 func TestCRY1KDF2(t *testing.T) {
 	t.Parallel()
 	for _, v := range vectors[struct{ Name, Shared, P1, Out string }](t, "kdf2_sha256.json") {
@@ -77,6 +78,7 @@ func TestCRY1KDF2(t *testing.T) {
 	}
 }
 
+// CRY-2: the vectors of ECIES, both ways, and what is refused.
 func TestCRY2Wrap(t *testing.T) {
 	t.Parallel()
 	for _, v := range vectors[struct {
@@ -119,6 +121,7 @@ func TestCRY2Wrap(t *testing.T) {
 	}
 }
 
+// CRY-3: the vectors of AES-CCM, and a nonce that is used again.
 func TestCRY3CCM(t *testing.T) {
 	t.Parallel()
 	for _, v := range vectors[struct {
@@ -186,6 +189,7 @@ func TestMessageSizes(t *testing.T) {
 	}
 }
 
+// CRY-4: the vectors of butterfly expansion, for both purposes and of both keys.
 func TestCRY4Expansion(t *testing.T) {
 	t.Parallel()
 	for _, v := range vectors[struct {
@@ -216,6 +220,7 @@ func TestCRY4Expansion(t *testing.T) {
 	}
 }
 
+// CRY-5: the vectors of linkage values.
 func TestCRY5Linkage(t *testing.T) {
 	t.Parallel()
 	for _, v := range vectors[struct {
@@ -247,7 +252,7 @@ func TestCRY5Linkage(t *testing.T) {
 	equal(t, "the other next seed", two[:], all[1].Ls2)
 }
 
-// The index of a group depends on all that goes into it, in the order of the published vectors.
+// CRY-5: the index of a group depends on all that goes into it, in the order of the published vectors.
 func TestCRY5GroupIndex(t *testing.T) {
 	t.Parallel()
 	k := [16]byte{1}
@@ -273,6 +278,7 @@ func random(t testing.TB) Scalar {
 	return s
 }
 
+// CRY-6: implicit certificates are issued and reconstructed; the shifted digest, e = 0 and infinity are refused.
 func TestCRY6ImplicitCertificates(t *testing.T) {
 	t.Parallel()
 	u, k, d := random(t), random(t), random(t)
@@ -336,6 +342,7 @@ func subtractOne(d Digest) []byte { d[31]--; return d[:] }
 
 func second(_ Scalar, err error) error { return err }
 
+// CRY-8: what is no public key.
 func TestCRY8NoPointsAndScalars(t *testing.T) {
 	t.Parallel()
 	base := scalar(t, strings.Repeat("0", 63)+"1").Public().Bytes()
