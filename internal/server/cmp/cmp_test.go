@@ -78,6 +78,7 @@ func TestAcceptance(t *testing.T) {
 		{"token used", tokenUsed},
 		{"certConf", confirmed},
 		{"certConf with wrong certReqId", badConfirm(cmp.BadCertID, func(c *client, b cmp.Confirmation) cmp.Confirmation { b[0].ID = 1; return b })},
+		{"certConf with wrong certReqId: that of a p10cr", badConfirm(cmp.BadCertID, func(c *client, b cmp.Confirmation) cmp.Confirmation { b[0].ID = -1; return b })},
 		{"certConf with wrong hash", badConfirm(cmp.BadCertID, func(c *client, b cmp.Confirmation) cmp.Confirmation { b[0].Hash = random(32); return b })},
 		{"certConf with two statuses", badConfirm(cmp.BadRequest, func(c *client, b cmp.Confirmation) cmp.Confirmation { return append(b, b[0]) })},
 		{"certConf signed by the new certificate", confirmedByItself},

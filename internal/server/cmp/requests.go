@@ -282,7 +282,7 @@ func (x *exchange) confirmation(t *transaction, body cmp.Confirmation) ([]byte, 
 	switch {
 	case len(body) > 1:
 		wrong = refuse(cmp.BadRequest, "the certConf speaks of %d certificates; one was given out", len(body))
-	case len(body) == 1 && body[0].ID != 0 && body[0].ID != numberOfPKCS10:
+	case len(body) == 1 && !isNumber(t.kind, body[0].ID):
 		wrong = refuse(cmp.BadCertID, "the certReqId %d is not that of the request", body[0].ID)
 	case len(body) == 1 && body[0].HashAlgorithm != nil && x.m.Header.Version < 3:
 		wrong = refuse(cmp.BadRequest, "a certConf with a hashAlg has the pvno 3")
@@ -308,6 +308,11 @@ func (x *exchange) confirmation(t *transaction, body cmp.Confirmation) ([]byte, 
 	}
 	t.finish()
 	return x.reply(cmp.Confirmed{}, nil, nil)
+}
+
+// isNumber reports whether a certConf may have the certReqId. That of a p10cr is 0 by the client of OpenSSL 3.0, and another node may have taken the request.
+func isNumber(k cmp.Kind, id int) bool {
+	return id == 0 || id == numberOfPKCS10 && (k == cmp.P10CR || k == cmp.CertConf)
 }
 
 // hashes reports whether the certHash is that of the certificate.
