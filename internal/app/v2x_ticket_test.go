@@ -352,6 +352,7 @@ func TestV2XValidation(t *testing.T) {
 		{name: "AUT-30, AUT-44 validity", change: func(r *atRequest) {
 			attributes(r).ValidityPeriod = coer.Some(its.ValidityPeriod{Start: its.Time32(p.at() / 1e6), Duration: its.Duration{Choice: its.Hours, Value: 169}})
 		}, want: its.ValidationDeniedPermissions, handed: 25},
+		{name: "AUT-30, AUT-44 assurance", change: func(r *atRequest) { attributes(r).AssuranceLevel = coer.Some[its.SubjectAssurance](0x40) }, want: its.ValidationDeniedPermissions, handed: 25},
 		{name: "AUT-49 to issue", change: func(r *atRequest) { attributes(r).CertIssuePermissions = toIssue() }, want: its.ValidationDeniedPermissions, handed: 25},
 		{name: "AUT-31, AUT-45 too many", change: of(full), want: its.ValidationDeniedTooManyCerts, handed: 26},
 		{name: "AUT-46 suspended", change: of(stopped), want: its.ValidationDeniedRequest, handed: 25},

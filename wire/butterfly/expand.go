@@ -77,7 +77,8 @@ func (c *Caterpillar) Cocoon(i, j uint32) (signing, encryption Point) {
 	return c.Expander().Cocoon(i, j)
 }
 
-// Expander makes many cocoon keys of one caterpillar: its expansion functions are set up once. It is safe for concurrent use.
+// Expander makes many cocoon keys of one caterpillar: its expansion functions are set up once. It is safe for concurrent use. Each key costs the inversion by which its point is written: package nistec
+// gives out no coordinates that several points could share one by.
 type Expander struct {
 	of                  Caterpillar
 	signing, encryption cipher.Block
