@@ -72,6 +72,15 @@ openssl x509 -in "$CHAIN" -outform DER -out leaf.der`, "KEY="+key, "CHAIN="+chai
 	lintCertificate(t, s.read(t, "leaf.der"))
 }
 
+// TestInteropACMEPage does what doc/acme.md says, with certbot, dehydrated and the agent.
+func TestInteropACMEPage(t *testing.T) {
+	engines(t, func(t *testing.T, database string) {
+		s := newSite(t)
+		s.env["ACME"] = "https://" + s.env["HOST"] + ":8444/acme/directory"
+		s.followWith(t, database, "../doc/acme.md", 6, "127.0.0.1:8444", s.env["HOST"]+":8444")
+	})
+}
+
 func TestInteropACME(t *testing.T) {
 	engines(t, func(t *testing.T, database string) {
 		s := startACME(t, database, "certbot.example.test", "plain.example.test", "dehydrated.example.test", "caddy.example.test", "agent.example.test")
