@@ -145,6 +145,9 @@ wait $VICTIM; SAID victim`, want: "…\nrefused\nv1/dev/cmd/x 1 0 there"},
 	{name: "a will that is not allowed", ours: true, script: `SUB -t "v1/$NAME/cmd/+" --will-topic "v1/other/state" --will-payload x -E || echo refused`, want: "…\nrefused"},
 	{name: "ALPN", ours: true, script: `PUB --tls-alpn mqtt -q 1 -t "v1/$NAME/telemetry/x" -m x && echo sent
 PUB --tls-alpn coap -q 1 -t "v1/$NAME/telemetry/x" -m x > /dev/null || echo refused`, want: "sent\nrefused"},
+	{name: "ALPN at the address that is otherwise for WebSockets", ours: true, script: `A="-h $AT -p 8884 --cafile ../root.pem -V $V"
+D="$A --cert ../$NAME.pem --key ../$NAME.key -i $NAME"
+PUB --tls-alpn mqtt -q 1 -t "v1/$NAME/telemetry/x" -m x && echo sent`, want: "sent"},
 	{name: "no certificate", script: `timeout 20 mosquitto_pub $A -i $NAME -t "v1/$NAME/state" -m x > /dev/null 2>&1 || echo refused`, want: "refused"},
 }
 
