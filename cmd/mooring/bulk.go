@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 const certRevokeHelp = `Revokes a certificate: the server refuses it at once, and the revocation list and status answers say so to everybody else. It
 cannot be undone, but for certificateHold, which "mooring cert release" lifts. To cut off a whole device use "mooring device lost".
+The certificate of a CA ends all that it certified: the command asks, or goes on with --yes.
 
 --reason is a name of RFC 5280, section 5.3.1: unspecified, keyCompromise, cACompromise, affiliationChanged, superseded,
 cessationOfOperation, certificateHold, privilegeWithdrawn, aACompromise.
@@ -60,7 +62,7 @@ func (b *bulkFlags) flags(cmd *cobra.Command, certificates bool) {
 	flags.BoolVar(&b.everything, "everything", false, "many: needed when everything there is fits")
 	flags.BoolVar(&b.preview, "preview", false, "many: only show what fits")
 	flags.StringVar(&b.undo, "undo", "", "many: how long to wait, visibly, before anything is done, such as 10m or 0s (default jobs.undo of the server)")
-	flags.BoolVar(&b.yes, "yes", false, "many: do not ask")
+	flags.BoolVar(&b.yes, "yes", false, "do not ask")
 	flags.BoolVar(&b.wait, "wait", false, "many: stay until the job has ended")
 }
 
@@ -75,8 +77,8 @@ func (b *bulkFlags) many(cmd *cobra.Command, args []string) (bool, error) {
 		return false, usagef("name one (%s) or choose many by flags, not both", args[0])
 	case filter && b.serials != "":
 		return false, usagef("--serials names certificates one by one: it goes with no other choice")
-	case !many && (b.preview || b.yes || b.wait || b.undo != ""):
-		return false, usagef("--preview, --undo, --yes and --wait go with many: choose them, such as by --group")
+	case !many && (b.preview || b.wait || b.undo != ""):
+		return false, usagef("--preview, --undo and --wait go with many: choose them, such as by --group")
 	case !many && len(args) == 0:
 		return false, usagef("%s needs one to be named, or many to be chosen, such as by --group: see %s --help", cmd.CommandPath(), cmd.CommandPath())
 	}
@@ -111,13 +113,18 @@ func (c *cli) certRevokeCommand() *cobra.Command {
 			if many {
 				return c.bulk(ctx, s, &b, func() (v1.Job, error) { return c.revokeMany(ctx, s, &b, reason) })
 			}
-			return c.revokeOne(ctx, s, args[0], reason)
+			return c.revokeOne(ctx, s, args[0], reason, b.yes)
 		})(cmd, args)
 	}
 	return cmd
 }
 
-func (c *cli) revokeOne(ctx context.Context, s *client.Client, number, reason string) error {
+func (c *cli) revokeOne(ctx context.Context, s *client.Client, number, reason string, yes bool) error {
+	if !yes {
+		if err := c.sureOfCA(ctx, s, serial(number)); err != nil {
+			return err
+		}
+	}
 	r, err := s.Revoke(ctx, serial(number), reason)
 	if err != nil {
 		return err
@@ -135,6 +142,29 @@ func (c *cli) revokeOne(ctx context.Context, s *client.Client, number, reason st
 			fmt.Fprintf(w, "%s was got with it and stays valid: revoke it as well if the key is in wrong hands\n", r.Successor)
 		}
 	})
+}
+
+// sureOfCA asks the person at the terminal when it is the certificate of a CA.
+func (c *cli) sureOfCA(ctx context.Context, s *client.Client, number string) error {
+	cas, err := s.CAs(ctx)
+	if errs.Is(err, errs.Denied) {
+		return nil // who may not see the CAs may not revoke one either
+	}
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(cas, func(a v1.CA) bool { return strings.EqualFold(a.Serial, number) && a.Revoked == "" })
+	if at < 0 {
+		return nil
+	}
+	name := cas[at].Name
+	if !isTerminal(c.in) || c.json {
+		return usagef("this is the certificate of the CA %s, below which nobody would be believed any more, and nobody is at the terminal to be asked: say --yes if that is meant. Nothing was done", name)
+	}
+	if !c.typesYes("This is the certificate of the CA %s. Once it is revoked nothing is issued below it, and nobody whom it certified is believed.\nType yes to revoke it: ", name) {
+		return usagef("nothing was done")
+	}
+	return nil
 }
 
 func (c *cli) revokeMany(ctx context.Context, s *client.Client, b *bulkFlags, reason string) (v1.Job, error) {
@@ -239,12 +269,17 @@ func (c *cli) sure(ctx context.Context, s *client.Client, j v1.Job) error {
 	if !isTerminal(c.in) || c.json {
 		return refuse("nobody is at the terminal to be asked: look with --preview, then say --yes. Nothing was done")
 	}
-	fmt.Fprintf(c.err, "Go on with %d %s? Type yes: ", j.Total, j.Unit)
-	answer, err := bufio.NewReader(c.in).ReadString('\n')
-	if err != nil && answer == "" || strings.TrimSpace(answer) != "yes" {
+	if !c.typesYes("Go on with %d %s? Type yes: ", j.Total, j.Unit) {
 		return refuse("nothing was done")
 	}
 	return nil
+}
+
+// typesYes asks the person at the terminal, who answers yes or anything else.
+func (c *cli) typesYes(question string, values ...any) bool {
+	fmt.Fprintf(c.err, question, values...)
+	answer, _ := bufio.NewReader(c.in).ReadString('\n') // what was typed before the end counts
+	return strings.TrimSpace(answer) == "yes"
 }
 
 // started says what happens next, and stays until the end if that is wanted.

@@ -64,7 +64,10 @@ func (c *cli) caList(ctx context.Context, s *client.Client, _ []string) error {
 }
 
 func caEnd(a v1.CA) string {
-	if a.Forever {
+	switch {
+	case a.Revoked != "":
+		return "revoked"
+	case a.Forever:
 		return "ever"
 	}
 	return minute(a.NotAfter)
@@ -85,6 +88,13 @@ func (c *cli) caPrint(a v1.CA) error {
 		fact(w, "Parent", orNone(a.Parent))
 		if a.Offline {
 			fact(w, "Key", "elsewhere: it signs nothing here")
+		}
+		switch a.Revoked {
+		case "":
+		case a.Name:
+			fact(w, "Revoked", "its certificate is revoked or on hold: nothing is issued below it")
+		default:
+			fact(w, "Revoked", "the certificate of "+a.Revoked+" above it is revoked or on hold: nothing is issued below it")
 		}
 		fact(w, "Subject", a.Subject)
 		fact(w, "Serial", a.Serial)

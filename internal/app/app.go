@@ -280,7 +280,7 @@ func (p *Platform) buildCore(ctx context.Context) error {
 	p.Custody = key.NewMeter(key.MeterDeps{DB: p.DB, Audit: p.Audit, Access: p.Access, Custody: p.custodies(), Now: p.now, Log: p.log})
 	p.Approve = approve.New(approve.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now})
 	p.Jobs = job.New(job.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Approve: p.Approve, Now: p.now, Log: p.log, Role: p.roleNow})
-	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, ProfileSpeaks: p.speaks, Changed: p.deviceChanged, Renewal: p.renewal, Own: p.ownNames()})
+	p.Devices = device.New(device.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Key: names, Now: p.now, Log: p.log, ProfileGrants: p.grants, ProfileSpeaks: p.speaks, Changed: p.deviceChanged, Renewal: p.renewal, Own: p.ownNames(), Itself: p.isItself})
 	p.Makers = maker.New(maker.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Now: p.now, Changed: p.identity.registrar.changed, Vouching: p.mayVouch})
 	p.CA = ca.New(ca.Deps{DB: p.DB, Audit: p.Audit, Access: p.Access, Keys: p.Custody, StatusKeys: p.Custody.ForStatus(), Profiles: p.Profiles, Weak: weak, Now: p.now, Log: p.log,
 		Retention: ca.RetentionOptions{Hold: p.Config.Retention.Hold, Every: p.Config.Retention.Every, Slack: p.Config.CRL.Validity},

@@ -285,6 +285,17 @@ func (p *Platform) faceNames(f *face) []string {
 	return p.configuredNames()
 }
 
+// isItself tells whether a device is one of those by which the platform stands in its registry.
+func (p *Platform) isItself(name string) bool {
+	own := func(f *face) bool { return f.device == name }
+	for _, a := range p.authorities {
+		if own(&a.face) {
+			return true
+		}
+	}
+	return own(p.identity.registrar.face) || slices.ContainsFunc(p.identity.faces, own)
+}
+
 // ownNames are all names of the listeners, which nobody else may have.
 func (p *Platform) ownNames() []string {
 	names := p.configuredNames()

@@ -132,6 +132,8 @@ type Deps struct {
 	// Own are the names of the platform's own listeners, "dns:…" and "ip:…". Whoever else had a certificate for them could be the server to
 	// devices that enrol, so they are for those only who may give roles.
 	Own []string
+	// Itself tells whether the device of this name is the platform, which would stop if that were suspended, lost or retired. Optional.
+	Itself func(name string) bool
 }
 
 // Registry is the set of devices. It is safe for concurrent use.
@@ -146,6 +148,7 @@ type Registry struct {
 	speaks   func(profile string) bool // nil: none does
 	changed  func(context.Context, ID) // nil: nobody is told
 	own      map[string]bool
+	itself   func(name string) bool
 	seen     sightings
 	evidence evidence
 	loads    *db.Lookup[ID, Device]
@@ -163,7 +166,10 @@ func New(d Deps) *Registry {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, now: d.Now, log: log, profiles: d.ProfileGrants, speaks: d.ProfileSpeaks, changed: d.Changed, own: map[string]bool{}, seen: newSightings(), evidence: newEvidence(), inv: newInventory(), renewal: d.Renewal}
+	r := &Registry{db: d.DB, audit: d.Audit, access: d.Access, now: d.Now, log: log, profiles: d.ProfileGrants, speaks: d.ProfileSpeaks, changed: d.Changed, own: map[string]bool{}, seen: newSightings(), evidence: newEvidence(), inv: newInventory(), renewal: d.Renewal, itself: d.Itself}
+	if r.itself == nil {
+		r.itself = func(string) bool { return false }
+	}
 	r.setKey(d.Key)
 	if r.renewal == nil {
 		r.renewal = func(string) (int64, int64, bool) { return 0, 0, false }

@@ -41,7 +41,7 @@ func (r *Registry) AllowMove(ctx context.Context, actor access.Actor, id ID, m M
 }
 
 // MoveTx does what Move does in the transaction of the caller, who has asked AllowMove before. The error is Conflict for a move that is not in
-// the table, NotFound when there is no such device.
+// the table and for one of the platform itself, NotFound when there is no such device.
 func (r *Registry) MoveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id ID, m Move, reason string) (Device, error) {
 	if err := checkReason(reason); err != nil {
 		return Device{}, err
@@ -52,6 +52,9 @@ func (r *Registry) MoveTx(ctx context.Context, tx *db.Tx, actor access.Actor, id
 	}
 	if err := r.sameGrant(&d, actor); err != nil {
 		return Device{}, err
+	}
+	if m != Resume && r.itself(d.Name) {
+		return Device{}, errs.New(errs.Conflict, "%s is this platform, which would stop with it: to replace a certificate of it, revoke that one (mooring cert revoke SERIAL)", d.Name)
 	}
 	from := d.State
 	if d.State, err = from.after(m, d.Issued); err != nil {

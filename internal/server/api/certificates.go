@@ -187,7 +187,7 @@ func (s *server) listCAs(ctx context.Context, actor access.Actor, _ *none) (v1.C
 	if err != nil {
 		return v1.CAList{}, err
 	}
-	return v1.CAList{CAs: each(list, shownCA)}, nil
+	return v1.CAList{CAs: each(list, s.shownCA)}, nil
 }
 
 type getCAInput struct {
@@ -202,7 +202,7 @@ func (s *server) getCA(ctx context.Context, actor access.Actor, in *getCAInput) 
 	if err != nil {
 		return v1.CA{}, err
 	}
-	out := shownCA(i)
+	out := s.shownCA(i)
 	out.Chain = string(i.PEM())
 	for _, raw := range s.CA.Ladder(i) {
 		out.Sent += string(pemOf(raw))
@@ -238,18 +238,21 @@ func (s *server) createCA(ctx context.Context, actor access.Actor, in *createCAI
 	if err != nil {
 		return v1.CA{}, err
 	}
-	out := shownCA(i)
+	out := s.shownCA(i)
 	out.Chain = string(i.PEM())
 	return out, nil
 }
 
 // shownCA leaves the chain out.
-func shownCA(i *ca.Issuer) v1.CA {
+func (s *server) shownCA(i *ca.Issuer) v1.CA {
 	c := i.Certificate()
 	out := v1.CA{ID: i.ID().String(), Name: i.Name(), Subject: c.Subject.String(), Serial: hex.EncodeToString(c.SerialNumber.Bytes()),
 		Signature: i.Algorithm().String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Forever: i.Forever(), Offline: i.Offline(), Shards: i.Shards(), Created: moment(i.Created())}
 	if p := i.Parent(); p != nil {
 		out.Parent = p.Name()
+	}
+	if barred := s.CA.Barred(i); barred != nil {
+		out.Revoked = barred.Name()
 	}
 	return out
 }

@@ -87,7 +87,7 @@ func (s *server) importCA(ctx context.Context, actor access.Actor, in *importCAI
 	if err != nil {
 		return v1.CAImported{}, err
 	}
-	return v1.CAImported{CAs: each(done.Issuers, shownCA), Entries: done.Entries}, nil
+	return v1.CAImported{CAs: each(done.Issuers, s.shownCA), Entries: done.Entries}, nil
 }
 
 // certificatesOf returns the certificates in PEM, in DER.

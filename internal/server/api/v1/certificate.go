@@ -55,6 +55,7 @@ type CA struct {
 	NotAfter  time.Time `json:"not_after" doc:"Last second of validity"`
 	Forever   bool      `json:"forever,omitempty" doc:"It has no well-defined end"`
 	Offline   bool      `json:"offline,omitempty" doc:"Its key is elsewhere: it signs nothing here"`
+	Revoked   string    `json:"revoked,omitempty" doc:"The CA, itself or one above, whose certificate is revoked or on hold, so that nothing is issued and nobody below is believed; absent when there is none" example:"devices"`
 	Shards    int       `json:"crl_shards,omitempty" doc:"Into how many revocation lists its certificates are divided; absent when there is one" example:"256"`
 	Created   time.Time `json:"created" doc:"When it was made"`
 	Chain     string    `json:"chain,omitempty" doc:"Its certificate and those above it, PEM; left out of listings"`
