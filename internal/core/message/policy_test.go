@@ -29,6 +29,7 @@ func TestSetPolicy(t *testing.T) {
 	}{
 		{"an auditor", standard, "auditor", 0, errs.Denied, false},
 		{"a mistake", "group x {", "operator", 0, errs.Invalid, false},
+		{"no group", "# nothing yet\n", "operator", 0, errs.Invalid, false},
 		{"a version that is not there", standard, "operator", 7, errs.Conflict, false},
 		{"the first", standard, "operator", 0, 0, true},
 		{"the first again", standard, "operator", 0, errs.Conflict, false},

@@ -118,6 +118,9 @@ func (s *Service) SetPolicyFrom(ctx context.Context, actor access.Actor, file, t
 	if err != nil {
 		return PolicyVersion{}, err
 	}
+	if len(set.Groups()) == 0 {
+		return PolicyVersion{}, errs.New(errs.Invalid, "%s: a policy without groups lets nobody connect: end connections by suspending devices, or write a group", cmp.Or(file, p.file()))
+	}
 	err = s.DB.Do(ctx, func(ctx context.Context, tx *db.Tx) error {
 		var last int64
 		if _, err := tx.Get(ctx, []any{&last}, lastPolicy); err != nil {
