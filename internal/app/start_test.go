@@ -88,7 +88,7 @@ func TestCannotStart(t *testing.T) {
 			edit(t, filepath.Join(dir, "mooring.yaml"), func(string) string { return "name: [\n" })
 		}, errs.Invalid, "mooring.yaml:1: is not YAML"},
 		{"no configuration", func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "mooring.yaml"))) },
-			errs.NotFound, "no configuration at DIR/mooring.yaml: run mooring init --dir DIR"},
+			errs.NotFound, "no configuration at DIR/mooring.yaml: set MOORING_DIR or --dir to the directory of an installation, or make one there by mooring init"},
 		{"no profiles", func(t *testing.T, dir string) { must(t, os.RemoveAll(filepath.Join(dir, "profiles"))) },
 			errs.NotFound, "the directory of the profiles, DIR/profiles, cannot be read: set profiles.dir, or run mooring init"},
 		{"a wrong profile", func(t *testing.T, dir string) {

@@ -278,7 +278,7 @@ func Load(dir string) (*Config, error) {
 	path := filepath.Join(abs, FileName)
 	data, err := readBounded(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errs.Wrap(errs.NotFound, err, "no configuration at %s: run mooring init --dir %s", path, dir)
+		return nil, errs.New(errs.NotFound, "no configuration at %s: set MOORING_DIR or --dir to the directory of an installation, or make one there by mooring init", path)
 	}
 	if err != nil {
 		return nil, errs.Wrap(errs.Unavailable, err, "the configuration %s cannot be read", path)

@@ -174,7 +174,7 @@ func TestAllErrorsComeTogether(t *testing.T) {
 
 func TestLoadResolvesPathsAgainstTheDirectory(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Load(dir); !errs.Is(err, errs.NotFound) || !strings.Contains(err.Error(), "run mooring init --dir "+dir) {
+	if _, err := Load(dir); !errs.Is(err, errs.NotFound) || !strings.HasPrefix(err.Error(), "no configuration at "+filepath.Join(dir, FileName)+": set MOORING_DIR or --dir") || strings.Count(err.Error(), dir) != 1 {
 		t.Errorf("Load of an empty directory: %v, want the advice to run init", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, FileName), []byte("name: Größe & Co\nkeys: {unlock: \"fd:3\"}\nlisten: {socket: /run/m.sock}\n"), 0o600); err != nil {
