@@ -67,7 +67,7 @@ func (c *cli) publishCommand() *cobra.Command {
 				return err
 			}
 			if said.Listeners != nil && *said.Listeners == 0 {
-				c.advise("Nobody who is connected to this server subscribes to it now. Whoever subscribed, is away and comes back still gets it; see mooring connection list.")
+				c.advise("Nobody who is connected to this server subscribes to it now. %s See mooring connection list.", laterFor(m))
 			}
 			return nil
 		}),
@@ -80,6 +80,17 @@ func (c *cli) publishCommand() *cobra.Command {
 	flags.IntVar(&m.Expiry, "expiry", 0, "seconds after which it is of no use (default: never)")
 	flags.StringVar(&m.ContentType, "content-type", "", "of the payload, such as application/json")
 	return cmd
+}
+
+// laterFor says who still gets a message that nobody listens to.
+func laterFor(m v1.NewMessage) string {
+	switch {
+	case m.QoS > 0:
+		return "Whoever subscribed with QoS 1 or 2, is away and comes back still gets it."
+	case m.Retain:
+		return "With QoS 0 it waits for nobody who is away; whoever subscribes from now on gets it, since it is retained."
+	}
+	return "With QoS 0 it waits for nobody: for those who are away and come back, publish it with --qos 1."
 }
 
 // payload returns what is to be published.
