@@ -20,7 +20,8 @@ const deviceTokenHelp = `Gives a device a new enrolment token, good once. A toke
 The token is good for every protocol: password of EST, shared secret of CMP, challenge of SCEP, and with --acme the external account
 binding of ACME (RFC 8555), which makes an account of the device: its key identifier is the device's name, its HMAC key the token in base64url.
 
-For scripts: --token-out writes it into a new file that only you can read, and --quiet prints it and nothing else.`
+For scripts: --token-out writes it into a new file that only you can read, and --quiet prints it and nothing else. With --acme --quiet
+prints key identifier and HMAC key with a blank between them: read -r KID KEY < <(mooring device token gw-1 --acme -q).`
 
 func (c *cli) deviceTokenCommand() *cobra.Command {
 	var ttl string
