@@ -299,9 +299,18 @@ func (s *supply) put(ctx context.Context, b Batch) (done int, err error) {
 		err = errs.New(errs.Unavailable, "the sink took %d of %d messages and does not say why", done, len(b.Messages))
 	}
 	if err == nil {
-		s.note(func(m *Metric) { m.Cause = "" })
+		s.works(ctx)
 	}
 	return done, err
+}
+
+// works notes that a call was successful, and says so if the one before was not.
+func (s *supply) works(ctx context.Context) {
+	failed := false
+	s.note(func(m *Metric) { failed, m.Cause = m.Cause != "", "" })
+	if failed {
+		s.o.Logger.LogAttrs(ctx, slog.LevelInfo, "a sink takes messages again", slog.String("sink", s.o.Name))
+	}
 }
 
 // safe notes that everything up to a place is at the receiver, which a Keeper has noted already.

@@ -237,6 +237,27 @@ func TestSinkIsAway(t *testing.T) {
 	}
 }
 
+// TestTakesAgain: that a sink failed is logged as an error, and once that it works again.
+func TestTakesAgain(t *testing.T) {
+	w := newWorld(t)
+	c := &collector{fail: func(*message.Message) error { return errs.New(errs.Unavailable, "away") }}
+	r := w.runner(c, nil)
+	run(t, r)
+	published(t, w.log, 0, 3)
+	until(t, r, "failing", func(m sink.Metric) bool { return m.Cause != "" })
+	const again = `level=INFO msg="a sink takes messages again" sink=s`
+	if said := w.said.String(); strings.Contains(said, again) {
+		t.Errorf("it fails still, and yet the log says\n%s", said)
+	}
+	c.set(nil)
+	until(t, r, "caught up", caughtUp)
+	published(t, w.log, 3, 3)
+	until(t, r, "six delivered", func(m sink.Metric) bool { return m.Delivered == 6 })
+	if said := w.said.String(); strings.Count(said, again) != 1 {
+		t.Errorf("want %s once in\n%s", again, said)
+	}
+}
+
 // TestRefusedForEver: one message that the receiver will not take is among the dead letters, with the reason, and all others arrive.
 func TestRefusedForEver(t *testing.T) {
 	w := newWorld(t)
