@@ -287,6 +287,7 @@ func (b *Bulk) known(ctx context.Context, actor access.Actor, f *serialFile, to 
 	}
 	slices.SortFunc(all, bySerial)
 	var unknown [][]byte
+	var examples []*ca.Certificate
 	for chunk := range slices.Chunk(all, lookupStep) {
 		var certs []*ca.Certificate
 		err := b.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
@@ -317,10 +318,13 @@ func (b *Bulk) known(ctx context.Context, actor access.Actor, f *serialFile, to 
 		}
 		for _, c := range left {
 			keep = append(keep, c.Serial[:])
-			if len(sample) < job.SampleMost {
-				sample = append(sample, b.shown(c))
+			if len(examples) < job.SampleMost {
+				examples = append(examples, c)
 			}
 		}
+	}
+	if sample, err = b.shown(ctx, examples); err != nil {
+		return nil, nil, err
 	}
 	slices.SortFunc(unknown, func(x, y []byte) int { return f.lines[[16]byte(x)] - f.lines[[16]byte(y)] })
 	for _, serial := range unknown {
@@ -337,13 +341,31 @@ func bySerial(x, y []byte) int {
 	return bytes.Compare(x, y)
 }
 
-// shown is a certificate as an example for people.
-func (b *Bulk) shown(c *ca.Certificate) string {
-	issuer := c.Issuer.String()
-	if i, err := b.CA.IssuerByID(c.Issuer); err == nil {
-		issuer = i.Name()
+// shown are certificates as examples for people.
+func (b *Bulk) shown(ctx context.Context, certs []*ca.Certificate) (texts []string, err error) {
+	if len(certs) == 0 {
+		return nil, nil
 	}
-	return fmt.Sprintf("%x %s, of device %x, issued by %s, until %s", c.Serial, c.Profile, c.Device, issuer, time.Unix(c.NotAfter, 0).UTC().Format(time.DateOnly))
+	ids := make([]device.ID, len(certs))
+	for i, c := range certs {
+		ids[i] = c.Device
+	}
+	var devices map[device.ID]device.Device
+	err = b.DB.View(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
+		devices, err = b.Devices.LoadManyTx(ctx, tx, ids)
+		return err
+	})
+	for _, c := range certs {
+		of, issuer := hex.EncodeToString(c.Device[:]), c.Issuer.String()
+		if d, known := devices[c.Device]; known {
+			of = d.Name
+		}
+		if i, err := b.CA.IssuerByID(c.Issuer); err == nil {
+			issuer = i.Name()
+		}
+		texts = append(texts, fmt.Sprintf("%x %s, of device %s, issued by %s, until %s", c.Serial, c.Profile, of, issuer, time.Unix(c.NotAfter, 0).UTC().Format(time.DateOnly)))
+	}
+	return texts, err
 }
 
 // changeable drops the certificates that have expired and those to which reason does nothing more.

@@ -83,15 +83,19 @@ func (b *Bulk) fillRevoke(ctx context.Context, j job.Job) (job.Part, error) {
 	}
 	slices.SortFunc(certs, func(x, y *ca.Certificate) int { return bySerial(x.Serial[:], y.Serial[:]) })
 	var part job.Part
+	var examples []*ca.Certificate
 	for _, c := range certs {
 		if what.Filter.Profile == "" && b.privileged(c.Profile) {
 			at.Left++
 			continue
 		}
 		part.Items = append(part.Items, c.Serial[:])
-		if len(part.Sample) < job.SampleMost {
-			part.Sample = append(part.Sample, b.shown(c))
+		if len(j.Sample)+len(examples) < job.SampleMost {
+			examples = append(examples, c)
 		}
+	}
+	if part.Sample, err = b.shown(ctx, examples); err != nil {
+		return job.Part{}, err
 	}
 	at.Cursor = next
 	return b.finish(ctx, j, &what, part, at, "certificates")
