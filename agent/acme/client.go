@@ -52,7 +52,7 @@ func (e *Error) Error() string {
 		text += ": " + e.Detail
 	}
 	for _, s := range e.Subproblems {
-		if s.Detail != "" && s.Detail != e.Detail {
+		if !strings.Contains(e.Detail, s.Detail) { // the first one often stands there already
 			text += "; " + s.Detail
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/base/web"
@@ -66,7 +67,7 @@ func (s *server) problem(w http.ResponseWriter, r *http.Request, status int, err
 		p.Algorithms = acme.Algorithms() // section 6.2
 	}
 	var rejected *core.Rejected
-	if errors.As(err, &rejected) {
+	if errors.As(err, &rejected) && (len(rejected.Names) > 1 || !strings.Contains(p.Detail, rejected.Names[0].Detail)) { // many clients print both
 		for _, n := range rejected.Names {
 			p.Subproblems = append(p.Subproblems, acme.Subproblem{Type: acme.ErrorPrefix + string(n.Type), Detail: n.Detail, Identifier: &acme.Identifier{Type: n.Kind, Value: n.Value}})
 		}
