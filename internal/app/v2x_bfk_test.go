@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -11,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -610,4 +612,67 @@ func octetsBelow(t *testing.T, dir, without string) (all []byte) {
 		return err
 	}))
 	return all
+}
+
+// Stations choose their caterpillar keys so that a cocoon key is infinity. They do not get that ticket, nobody else waits for it, and they do not count among the stations that are mixed.
+func TestV2XButterflyInfinity(t *testing.T) {
+	t.Parallel()
+	p := startButterfly(t, 2, func(c *conf.Config) { c.V2X.Butterfly.Tickets, c.V2X.Butterfly.Ahead = 1, 1 })
+	i := uint32(uint16((its.Time32(p.at()/1e6) - its.FirstPeriod) / (7 * 24 * 3600)))
+	order := elliptic.P256().Params().N
+	minus, err := butterfly.NewScalar(new(big.Int).Sub(order, big.NewInt(1)).Bytes())
+	must(t, err)
+	against := func(k [16]byte, purpose butterfly.Purpose) its.CurvePoint {
+		return its.Compressed(butterfly.Expand(k, purpose, i, 0).Mul(minus).Public().Bytes())
+	}
+	var bad []car
+	for _, row := range []struct {
+		name   string
+		change func(r *its.EeRaCertRequest)
+	}{
+		{"unified", func(r *its.EeRaCertRequest) {
+			r.TbsCert.VerifyKeyIndicator.VerificationKey.Point = against(r.AdditionalParams.Expansion.Aes128, butterfly.Signing)
+		}},
+		{"original-signing", func(r *its.EeRaCertRequest) {
+			k := r.AdditionalParams.Expansion.Aes128
+			o := its.ButterflyParamsOriginal{EncryptionKey: its.PublicEncryptionKey{PublicKey: its.BasePublicEncryptionKey{Point: r.TbsCert.VerifyKeyIndicator.VerificationKey.Point}}}
+			o.SigningExpansion.Aes128, o.EncryptionExpansion.Aes128 = k, k
+			r.AdditionalParams = &its.AdditionalParams{Choice: its.ButterflyOriginal, Original: o}
+			r.TbsCert.VerifyKeyIndicator.VerificationKey.Point = against(k, butterfly.Signing)
+		}},
+		{"original-encryption", func(r *its.EeRaCertRequest) {
+			k := r.AdditionalParams.Expansion.Aes128
+			o := its.ButterflyParamsOriginal{EncryptionKey: its.PublicEncryptionKey{PublicKey: its.BasePublicEncryptionKey{Point: against(k, butterfly.Encryption)}}}
+			o.SigningExpansion.Aes128, o.EncryptionExpansion.Aes128 = k, k
+			r.AdditionalParams = &its.AdditionalParams{Choice: its.ButterflyOriginal, Original: o}
+		}},
+	} {
+		c, r := p.car(t, row.name), p.butterflyRequest(t)
+		row.change(&r.inner)
+		if got, body := postV2X(t, p.Addresses().V2XEA+"/butterfly", r.sealed(t, c.ec, p.ea)); got != http.StatusOK {
+			t.Fatalf("%s: the request gets %d, %q", row.name, got, body)
+		}
+		bad = append(bad, c)
+	}
+	for n, v := range []butterfly.Variant{butterfly.Unified, butterfly.Original} {
+		one, two := p.car(t, fmt.Sprintf("one-%d", n)), p.car(t, fmt.Sprintf("two-%d", n))
+		a := one.order(t, v)
+		must(t, p.V2X.RA.Mix(t.Context()))
+		if got := rowsOf(t, p.Tickets().DB, `SELECT COUNT(*) FROM v2x_ticket`); got != int64(2*n) {
+			t.Errorf("variant %d: with one station that can have tickets there are %d, want %d", v, got, 2*n)
+		}
+		b := two.order(t, v)
+		must(t, p.V2X.RA.Mix(t.Context()))
+		if x, y := len(one.fetch(t, a, a.First).Tickets), len(two.fetch(t, b, b.First).Tickets); x != 1 || y != 1 {
+			t.Errorf("variant %d: the other stations get %d and %d tickets, want 1 each", v, x, y)
+		}
+	}
+	for _, c := range bad {
+		if !strings.Contains(p.log.String(), c.device.String()) {
+			t.Errorf("the log does not name the device %s", c.device)
+		}
+	}
+	if n := rowsOf(t, p.DB, `SELECT COUNT(*) FROM v2x_waiting`); n != int64(len(bad)) {
+		t.Errorf("%d tickets wait, want %d", n, len(bad))
+	}
 }

@@ -165,8 +165,8 @@ func cocoonCases(n int) ([]cocoonCase, error) {
 		return nil, err
 	}
 	cases := []cocoonCase{{name: "cocoon expansion", floor: floors.expansion, once: func(number, _ int) error {
-		unified.Request(uint32(number)>>8, uint32(number)&0xff, validity(), its.Time32(cocoonAt/1e6))
-		return nil
+		_, err := unified.Request(uint32(number)>>8, uint32(number)&0xff, validity(), its.Time32(cocoonAt/1e6))
+		return err
 	}}}
 	for _, c := range []struct {
 		name    string
@@ -179,7 +179,9 @@ func cocoonCases(n int) ([]cocoonCase, error) {
 		}
 		requests := make([]its.RaAcaCertRequest, n)
 		for i := range requests {
-			requests[i] = e.Request(1, uint32(i), validity(), its.Time32(cocoonAt/1e6))
+			if requests[i], err = e.Request(1, uint32(i), validity(), its.Time32(cocoonAt/1e6)); err != nil {
+				return nil, err
+			}
 		}
 		cases = append(cases, cocoonCase{name: c.name, floor: c.floor, once: func(_, i int) error { _, err := responder.Respond(&requests[i], cocoonAt); return err }})
 	}

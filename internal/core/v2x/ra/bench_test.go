@@ -23,7 +23,9 @@ func BenchmarkRequest(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			var j uint32
 			for b.Loop() {
-				e.Request(620, j, v, 1)
+				if _, err := e.Request(620, j, v, 1); err != nil {
+					b.Fatal(err)
+				}
 				j++
 			}
 		})

@@ -1,6 +1,8 @@
 package ra
 
 import (
+	"errors"
+
 	"mooring/wire/butterfly"
 	"mooring/wire/coer"
 	"mooring/wire/its"
@@ -27,9 +29,15 @@ func NewExpansion(c butterfly.Caterpillar, permissions []its.PsidSsp, strict boo
 	return e
 }
 
-// Request is the one for the ticket (i,j).
-func (e *Expansion) Request(i, j uint32, valid its.ValidityPeriod, at its.Time32) its.RaAcaCertRequest {
+// errInfinity is that a cocoon key is no key. That happens by no chance: who knows the expansion key can choose a caterpillar key for which it does.
+var errInfinity = errors.New("the cocoon key is infinity")
+
+// Request is the one for the ticket (i,j). The error lies with the keys of the caterpillar.
+func (e *Expansion) Request(i, j uint32, valid its.ValidityPeriod, at its.Time32) (its.RaAcaCertRequest, error) {
 	signing, encryption := e.cocoons.Cocoon(i, j)
+	if signing.IsInfinity() || encryption.IsInfinity() {
+		return its.RaAcaCertRequest{}, errInfinity
+	}
 	r := its.RaAcaCertRequest{GenerationTime: at, Flags: e.flags, TbsCert: e.tbs}
 	r.TbsCert.ValidityPeriod = valid
 	octets := signing.Bytes()
@@ -40,5 +48,5 @@ func (e *Expansion) Request(i, j uint32, valid its.ValidityPeriod, at its.Time32
 		}
 		r.CertEncKey = coer.Some(its.PublicEncryptionKey{PublicKey: its.BasePublicEncryptionKey{Point: its.Compressed(octets)}})
 	}
-	return r
+	return r, nil
 }

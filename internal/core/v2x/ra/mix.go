@@ -44,6 +44,9 @@ type waiting struct {
 	device device.ID
 	signer its.HashedId8
 	of     *expanded
+
+	request *its.RaAcaCertRequest // once it is expanded
+	sum     [sha256.Size]byte     // of that
 }
 
 // place is which ticket of which order it is.
@@ -74,15 +77,16 @@ func (s *Service) mix(ctx context.Context) error {
 			return err
 		}
 		sent := false
+		var failed []error // of one variant, which do not keep the others
 		for _, alike := range byVariant(list) {
-			stations, oldest := count(alike)
-			if stations < s.Policy.Stations && s.Now().Unix() < oldest+int64(s.Policy.Wait/time.Second) {
+			if !s.due(alike) {
 				continue
 			}
-			if err := s.send(ctx, alike, stations); err != nil {
-				return errors.Join(err, s.finish(ctx))
-			}
-			sent = true
+			did, err := s.send(ctx, alike)
+			failed, sent = append(failed, err), sent || did
+		}
+		if err := errors.Join(failed...); err != nil {
+			return errors.Join(err, s.finish(ctx))
 		}
 		if !sent {
 			return nil
@@ -105,6 +109,12 @@ func byVariant(list []*waiting) (parts [][]*waiting) {
 		parts[n] = append(parts[n], w)
 	}
 	return parts
+}
+
+// due says whether tickets are of enough stations, or have waited long enough.
+func (s *Service) due(list []*waiting) bool {
+	stations, oldest := count(list)
+	return len(list) > 0 && (stations >= s.Policy.Stations || s.Now().Unix() >= oldest+int64(s.Policy.Wait/time.Second))
 }
 
 // count is of how many stations tickets are, and since when the first of them waits.
@@ -288,33 +298,33 @@ func (s *Service) shuffle(list []*waiting) error {
 	return nil
 }
 
-// send asks the authorization authority for tickets, in random order and together with those that are made up.
-func (s *Service) send(ctx context.Context, list []*waiting, stations int) error {
+// send asks the authorization authority for tickets, in random order and together with those that are made up. Nothing is sent if, without those that cannot be asked for, it is not due.
+func (s *Service) send(ctx context.Context, list []*waiting) (sent bool, err error) {
 	issuer, err := s.issuer()
 	if err != nil {
-		return err
+		return false, err
 	}
 	by, err := s.Trust.Credential(ctx, trust.EA)
 	if err != nil {
-		return err
+		return false, err
 	}
+	within, at := issuer.AaCertificate.ToBeSigned.ValidityPeriod, s.seconds() // of all the same: it does not tell which are made up
+	if list = s.expand(ctx, list, within, at); !s.due(list) {
+		return false, nil
+	}
+	stations, _ := count(list)
 	more, err := s.pad(list, max(0, s.Policy.Stations-stations))
 	if err != nil {
-		return err
+		return false, err
 	}
-	all := append(slices.Clip(list), more...)
+	all := append(slices.Clip(list), s.expand(ctx, more, within, at)...)
 	if err := s.shuffle(all); err != nil {
-		return err
-	}
-	requests := s.expand(all, issuer.AaCertificate.ToBeSigned.ValidityPeriod)
-	set, err := setOf(requests)
-	if err != nil {
-		return err
+		return false, err
 	}
 	// Which tickets were mixed can be shown later by this digest; their order is nowhere.
 	if err := s.Audit.Record(ctx, audit.Entry{Action: "v2x.mix", At: s.hour(), Actor: "system:v2x", Detail: map[string]string{
-		"stations": strconv.Itoa(stations), "tickets": strconv.Itoa(len(list)), "added": strconv.Itoa(len(more)), "set": set}}); err != nil {
-		return err
+		"stations": strconv.Itoa(stations), "tickets": strconv.Itoa(len(list)), "added": strconv.Itoa(len(more)), "set": setOf(all)}}); err != nil {
+		return false, err
 	}
 	if stations < s.Policy.Stations {
 		s.Log.LogAttrs(ctx, slog.LevelWarn, "V2X tickets of few stations were asked for together, since others did not come in time",
@@ -326,48 +336,73 @@ func (s *Service) send(ctx context.Context, list []*waiting, stations int) error
 	}
 	for from := 0; from < len(all); from += size {
 		to := min(from+size, len(all))
-		answers, err := s.ask(ctx, requests[from:to], by, issuer)
+		requests := make([]its.RaAcaCertRequest, 0, size)
+		for _, w := range all[from:to] {
+			requests = append(requests, *w.request)
+		}
+		answers, err := s.ask(ctx, requests, by, issuer)
 		if err != nil {
-			return fmt.Errorf("asking for tickets: %w", err)
+			return false, fmt.Errorf("asking for tickets: %w", err)
 		}
 		if err := s.store(ctx, all[from:to], answers); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }
 
-// expand makes the requests, on all processors. Tickets lie within the validity of who issues them.
-func (s *Service) expand(all []*waiting, within its.ValidityPeriod) []its.RaAcaCertRequest {
-	requests, at := make([]its.RaAcaCertRequest, len(all)), s.seconds()
+// expand makes the requests, on all processors. Tickets lie within the validity of who issues them. What cannot be asked for, since a station chose such keys, is left out and is
+// not tried again for a while; everybody else's goes on.
+func (s *Service) expand(ctx context.Context, all []*waiting, within its.ValidityPeriod, at its.Time32) []*waiting {
+	failed := make([]error, len(all))
 	var next atomic.Int64
 	var group sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() {
 			for n := int(next.Add(1)) - 1; n < len(all); n = int(next.Add(1)) - 1 {
 				w := all[n]
-				requests[n] = w.of.by.Request(uint32(uint16(w.i)), uint32(w.j), s.valid(w.i).Within(within), at)
+				failed[n] = w.expand(s.valid(w.i).Within(within), at)
 			}
 		})
 	}
 	group.Wait()
-	return requests
+	var good []*waiting
+	for n, w := range all {
+		switch {
+		case failed[n] == nil:
+			good = append(good, w)
+		case w.of.order != nil:
+			s.refuseUntil(w.place, s.Now().Add(refusedFor))
+			s.Log.LogAttrs(ctx, slog.LevelWarn, "a station chose butterfly keys that give none for one of its tickets; it does not get that",
+				slog.String("device", w.device.String()), slog.String("request", w.id.String()), slog.Any("error", failed[n]))
+		}
+	}
+	return good
+}
+
+// expand makes the request.
+func (w *waiting) expand(valid its.ValidityPeriod, at its.Time32) error {
+	r, err := w.of.by.Request(uint32(uint16(w.i)), uint32(w.j), valid, at)
+	if err != nil {
+		return err
+	}
+	b, err := coer.Marshal(&r)
+	if err != nil {
+		return err
+	}
+	w.request, w.sum = &r, sha256.Sum256(b)
+	return nil
 }
 
 // setOf is a digest of requests whatever their order.
-func setOf(requests []its.RaAcaCertRequest) (string, error) {
-	sums := make([][]byte, len(requests))
-	for i := range requests {
-		b, err := coer.Marshal(&requests[i])
-		if err != nil {
-			return "", err
-		}
-		sum := sha256.Sum256(b)
-		sums[i] = sum[:]
+func setOf(all []*waiting) string {
+	sums := make([][]byte, len(all))
+	for i, w := range all {
+		sums[i] = w.sum[:]
 	}
 	slices.SortFunc(sums, bytes.Compare)
 	sum := sha256.Sum256(bytes.Join(sums, nil))
-	return hex.EncodeToString(sum[:]), nil
+	return hex.EncodeToString(sum[:])
 }
 
 // settled is how long a certificate is on the trust list before it is used, if there is another: its authority has to install it.
