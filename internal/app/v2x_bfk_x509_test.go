@@ -201,3 +201,54 @@ func (p *v2xPlatform) x509Car(t *testing.T, name, profile string) x509Car {
 	must(t, err)
 	return x509Car{&agent.X509Credential{Certificate: r.Certificate.DER, Key: k}, d.ID}
 }
+
+// A certificate that was replaced orders nothing and fetches nothing, although it is not revoked. The one before the newest does, unless the newest is on hold.
+func TestV2XButterflyReplacedX509(t *testing.T) {
+	t.Parallel()
+	p := carsBy509(t, apptest.Start(t, nil), newECKey(t))
+	car := p.x509Car(t, "car-1", "car")
+	client := p.client(t)
+	renewed := func(before *agent.X509Credential) *agent.X509Credential {
+		x, err := x509.ParseCertificate(before.Certificate)
+		must(t, err)
+		k := newECKey(t)
+		r, err := p.Enrol.Submit(t.Context(), enrol.Request{Protocol: "est", Op: enrol.Renew, Chain: [][]byte{before.Certificate}, CSR: apptest.CSR(t, k, der.RequestSpec{RawSubject: x.RawSubject})})
+		must(t, err)
+		return &agent.X509Credential{Certificate: r.Certificate.DER, Key: k}
+	}
+	var b *agent.Butterfly
+	check := func(what string, by *agent.X509Credential, want int) {
+		t.Helper()
+		if _, err := client.FetchButterfly(t.Context(), by, b, b.First); status(err) != want {
+			t.Errorf("with %s an archive is fetched: %v, want status %d", what, err, want)
+		}
+		other, err := client.PrepareButterfly(by, agent.ButterflyOrder{Variant: butterfly.Unified})
+		must(t, err)
+		if err := client.OrderButterfly(t.Context(), other); want != 0 && status(err) != want {
+			t.Errorf("with %s tickets are ordered: %v, want status %d", what, err, want)
+		}
+	}
+	first := car.by
+	b, err := client.PrepareButterfly(first, agent.ButterflyOrder{Variant: butterfly.Unified})
+	must(t, err)
+	must(t, client.OrderButterfly(t.Context(), b))
+	apptest.Until(t, "the tickets are there", func() bool {
+		_, err := client.FetchButterfly(t.Context(), first, b, b.First)
+		return status(err) != http.StatusNotFound
+	})
+	second := renewed(first)
+	check("the certificate before the newest", first, 0)
+	third := renewed(second)
+	check("a replaced certificate", first, http.StatusForbidden)
+	for _, action := range []string{"v2x.butterfly", "v2x.download"} {
+		if refusals(t, p.Audit, action, "baditsstatus") == 0 {
+			t.Errorf("the record has no refusal of %s", action)
+		}
+	}
+	check("the certificate before the newest", second, 0)
+	x, err := x509.ParseCertificate(third.Certificate)
+	must(t, err)
+	_, err = p.Revoke.Certificate(t.Context(), apptest.Operator(), x.SerialNumber.Bytes(), revoke.CertificateHold)
+	must(t, err)
+	check("the certificate before one that is on hold", second, http.StatusForbidden)
+}

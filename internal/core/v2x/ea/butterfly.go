@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
+	"mooring/internal/core/ca"
 	"mooring/internal/core/device"
+	"mooring/internal/core/revoke"
 	"mooring/wire/its"
 	"mooring/wire/its/chain"
 	"mooring/wire/scr"
@@ -69,7 +72,7 @@ func (s *Service) standingMember(ctx context.Context, m *Member) (*Member, its.E
 	return m, its.EnrolmentOk, nil
 }
 
-// SignedByX509 returns whose X.509 certificate signed a request. The certificate has to be one of the platform's own that stands, and of the profile of TS 102 941.
+// SignedByX509 returns whose X.509 certificate signed a request. The certificate has to be one of the platform's own that stands and was not replaced, and of the profile of TS 102 941.
 func (s *Service) SignedByX509(ctx context.Context, r *its.SignedX509CertificateRequest) (*Member, its.EnrolmentResponseCode, error) {
 	if len(r.Signer.Certificate) != 1 {
 		return nil, its.EnrolmentBadContentType, nil
@@ -96,10 +99,38 @@ func (s *Service) SignedByX509(ctx context.Context, r *its.SignedX509Certificate
 	}
 	sum := digest(x.Raw)
 	m := &Member{device.ID(c.Device), its.HashedId8(sum[24:]), c.NotAfter}
-	if Credential509(x) != "" {
+	switch used, err := s.inSlot(ctx, c); {
+	case err != nil:
+		return nil, 0, err
+	case !used:
+		return m, its.EnrolmentBadItsStatus, nil
+	case Credential509(x) != "":
 		return m, its.EnrolmentDeniedPermissions, nil
 	}
 	return s.standingMember(ctx, m)
+}
+
+// inSlot says whether a certificate is one that counts of its device: the newest of its slot, or the one by which that was got, as long as the newest is neither revoked for
+// more than that there is another, nor on hold. Package enrol judges in the same way.
+func (s *Service) inSlot(ctx context.Context, c *ca.Certificate) (bool, error) {
+	d, err := s.Devices.Load(ctx, device.ID(c.Device))
+	if errs.Is(err, errs.NotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	slot, ok := d.Slot(c.Slot)
+	switch {
+	case !ok:
+		return false, nil
+	case bytes.Equal(slot.Serial, c.Serial[:]):
+		return true, nil
+	case !bytes.Equal(slot.Prev, c.Serial[:]):
+		return false, nil
+	}
+	r, revoked, err := s.Revoke.Status(ctx, slot.Serial)
+	return !revoked || r.Reason == revoke.Superseded, err
 }
 
 // Credential509 says what an X.509 certificate lacks to be an enrolment credential (TS 102 941, 6.1.3.1); "" for nothing.
