@@ -2,7 +2,9 @@ package app_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"math/big"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"mooring/internal/core/access"
 	"mooring/internal/core/device"
 	"mooring/internal/core/v2x/trust"
+	"mooring/wire/brainpool"
 	"mooring/wire/its"
 	"mooring/wire/scr"
 	"mooring/wire/spdu"
@@ -234,4 +237,64 @@ func TestV2XListedAsSomethingElse(t *testing.T) {
 			t.Errorf("the enrolment authority passes for an authorization authority: %v", err)
 		}
 	}
+}
+
+// A stranger asks for tickets with keys of a curve that takes long to verify. They are looked at when the enrolment authority knows whose they are.
+func TestV2XSlowCurve(t *testing.T) {
+	t.Parallel()
+	p := startV2X(t, nil)
+	ec := p.car(t, "car-1").ec
+	for _, row := range []struct {
+		name  string
+		ec    *agent.Credential
+		wrong bool // the proof of possession
+		want  its.AuthorizationResponseCode
+	}{
+		{"a station", ec, false, its.AuthorizationOk},
+		{"a station with a wrong proof", ec, true, its.ItsAaDeniedPermissions},
+		{"a stranger with a wrong proof", &agent.Credential{Certificate: p.aa, Key: ec.Key}, true, its.UnknownIts},
+	} {
+		r := p.atRequest(t, row.ec)
+		key, signer := brainpoolKey(t, row.wrong)
+		r.inner.PublicKeys.VerificationKey, r.pop = key, nil
+		r.message(t) // completes the inner request
+		d, err := scr.Sign(its.EtsiTs102941DataContent{Choice: its.AuthorizationRequest, AuthorizationRequest: &r.inner}, r.at, signer)
+		must(t, err)
+		request, session := sealTo(t, d, nil, p.aa)
+		status, body := postV2X(t, p.Addresses().V2XAA+"/authorization", request)
+		_, c, err := scr.OpenAnswer(body, session, its.AuthorizationResponse)
+		if err != nil {
+			t.Fatalf("%s: status %d, %v", row.name, status, err)
+		}
+		if a := c.AuthorizationResponse; a.ResponseCode != row.want || (a.Certificate != nil) != (row.want == its.AuthorizationOk) {
+			t.Errorf("%s: got %v, want %v", row.name, a.ResponseCode, row.want)
+		}
+	}
+}
+
+// brainpoolKey is a key of brainpoolP256r1 and what signs with it, or with another one.
+func brainpoolKey(t *testing.T, wrong bool) (its.PublicVerificationKey, spdu.Signer) {
+	t.Helper()
+	curve := brainpool.P256r1()
+	n := new(big.Int).SetBytes(curve.Order())
+	pair := func() (*big.Int, []byte) {
+		d, err := rand.Int(rand.Reader, new(big.Int).Sub(n, big.NewInt(1)))
+		must(t, err)
+		d.Add(d, big.NewInt(1))
+		public, err := curve.Public(d.FillBytes(make([]byte, curve.Size())))
+		must(t, err)
+		return d, public
+	}
+	d, public := pair()
+	if wrong {
+		_, public = pair()
+	}
+	sign := func(digest []byte) (its.Signature, error) {
+		k, at := pair()
+		r := new(big.Int).Mod(new(big.Int).SetBytes(at[1:]), n)
+		s := new(big.Int).Mul(r, d) // (digest + r d) / k
+		s.Add(s, new(big.Int).SetBytes(digest)).Mul(s, k.ModInverse(k, n)).Mod(s, n)
+		return its.Signature{Choice: its.ECDSABrainpoolP256r1, R: its.CurvePoint{X: r.FillBytes(make([]byte, curve.Size()))}, S: s.FillBytes(make([]byte, curve.Size()))}, nil
+	}
+	return its.PublicVerificationKey{Choice: its.ECDSABrainpoolP256r1, Point: its.Compressed(public)}, spdu.Signer{Algorithm: its.ECDSABrainpoolP256r1, Sign: sign}
 }

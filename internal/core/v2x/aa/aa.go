@@ -18,10 +18,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
 	"mooring/internal/base/db"
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/v2x/trust"
@@ -69,11 +71,12 @@ type Service struct {
 	commit    *db.Group[*made]
 	peers     trust.Peers // enrolment authorities
 	questions *counter
+	slow      chan struct{} // its capacity is how many keys of slow curves are looked at at once
 }
 
 // New returns the service over d. It starts nothing.
 func New(d Deps) *Service {
-	s := &Service{Deps: d, questions: newCounter()}
+	s := &Service{Deps: d, questions: newCounter(), slow: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	s.commit = db.NewGroup(d.DB, db.Plan[*made]{Key: func(m *made) db.Key { return db.Key{ID: [16]byte(m.key[:16])} }, Apply: s.apply, Linger: linger})
 	return s
 }
@@ -144,6 +147,11 @@ func (s *Service) Authorize(ctx context.Context, from access.Actor, request []by
 	if code == its.AuthorizationOk {
 		code = within(a)
 	}
+	if code == its.AuthorizationOk && slow(a) {
+		if code, err = s.provenSlowly(ctx, a); err != nil {
+			return nil, err
+		}
+	}
 	if code != its.AuthorizationOk {
 		return s.refuse(ctx, a, code)
 	}
@@ -177,8 +185,13 @@ func (s *Service) judge(a *asking, request []byte) its.AuthorizationResponseCode
 		}
 		return its.AuthorizationResponseCode(f)
 	}
-	// What is cheap comes first: nobody is known yet, and a stranger may choose keys of whatever curve costs most.
-	for _, check := range []func(*asking) its.AuthorizationResponseCode{tagged, s.complete, s.timely, s.enrolment, permitted, encryption, proven} {
+	// What is cheap comes first: nobody is known yet, and a stranger may choose keys of whatever curve costs most. A key of a slow one is looked at when the enrolment authority
+	// knows whose it is.
+	checks := []func(*asking) its.AuthorizationResponseCode{tagged, s.complete, s.timely, s.enrolment, permitted, encryption}
+	if !slow(a) {
+		checks = append(checks, proven)
+	}
+	for _, check := range checks {
 		if code := check(a); code != its.AuthorizationOk {
 			return code
 		}
@@ -281,6 +294,23 @@ func proven(a *asking) its.AuthorizationResponseCode {
 		return its.AuthorizationOk
 	}
 	return its.ItsAaDeniedPermissions
+}
+
+// slow says whether to look at the key of a ticket takes some hundred times as long as with P-256.
+func slow(a *asking) bool {
+	c := a.asked.PublicKeys.VerificationKey.Choice
+	return c == its.ECDSABrainpoolP256r1 || c == its.ECDSABrainpoolP384r1
+}
+
+// provenSlowly is proven, a few at once: a station can have the enrolment authority answer the same question again.
+func (s *Service) provenSlowly(ctx context.Context, a *asking) (its.AuthorizationResponseCode, error) {
+	select {
+	case s.slow <- struct{}{}:
+		defer func() { <-s.slow }()
+		return proven(a), nil
+	case <-ctx.Done():
+		return 0, errs.Wrap(errs.Unavailable, ctx.Err(), "the request was given up")
+	}
 }
 
 // allowed says whether this authority may issue tickets with these attributes.
