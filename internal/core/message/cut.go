@@ -106,7 +106,11 @@ func (s *Service) cutHere(ctx context.Context, x Selector, reason string) int {
 	s.metrics.cutTook(len(victims), took)
 	s.buryThing(ctx, &x, len(victims) > 0, reason)
 	if len(victims) > 0 {
-		s.note(x.entry(len(victims), took, reason, s.Deps.Node))
+		e := x.entry(len(victims), took, reason, s.Deps.Node)
+		if e.Device == "" && x.Serial != "" { // a certificate is one device's
+			e.Device = victims[0].id.ID.String()
+		}
+		s.note(e)
 	}
 	return len(victims)
 }

@@ -66,6 +66,12 @@ func TestCutSelectors(t *testing.T) {
 			if n != here {
 				t.Errorf("Cut = %d, want %d on this node", n, here)
 			}
+			if row.name == "a certificate" {
+				until(t, "it is recorded of its device", func() bool {
+					e := w.entries("message.cut")
+					return len(e) == 1 && e[0].Device == idOf("dev-1").String()
+				})
+			}
 		})
 	}
 }
