@@ -165,6 +165,9 @@ func (c *cli) deviceAdd(ctx context.Context, s *client.Client, n v1.NewDevice, t
 		} else if n.Birth == "" && n.Maker == "" && n.Tags["v2x-key"] == "" {
 			c.advise("To let it enrol, give it a token: mooring device token %s", quoted(added.Device.Name))
 		}
+		if strings.ContainsAny(added.Device.Name, "/+") {
+			c.advise("It may enrol, but not talk by MQTT or CoAP: / and + mean something in topics.")
+		}
 	})
 }
 

@@ -383,7 +383,11 @@ func (r *Registry) mayGrant(ctx context.Context, actor access.Actor, d *Device) 
 	if !r.powerful(d) {
 		return nil
 	}
-	return r.access.Require(ctx, actor, access.Grant, d.ID.String())
+	err := r.access.Require(ctx, actor, access.Grant, d.ID.String())
+	if errs.Is(err, errs.Denied) && !r.grants(d.Profile) {
+		return errs.Wrap(errs.Denied, err, "%s; it does since the device bears a name of this server", errs.Public(err))
+	}
+	return err
 }
 
 // MayEmpower returns nil when actor may do what gives the device power, such as a token, an approval or the end of a hold, or takes it away, else the recorded
