@@ -407,6 +407,30 @@ func TestV2XButterflyStrict(t *testing.T) {
 	}
 }
 
+// As TS 102 941 has it, each ticket is asked for by itself: one that is not given keeps no other.
+func TestV2XButterflyStrictFailure(t *testing.T) {
+	t.Parallel()
+	p := startButterfly(t, 3, func(c *conf.Config) { c.V2X.Butterfly.Strict, c.V2X.Butterfly.Wait = true, 84*time.Hour })
+	deps := p.V2X.RA.Deps
+	deps.Issuing, deps.Policy.Wait = &capture{Issuing: p.V2X.RA.Issuing, lose: 1}, 24*time.Hour
+	mixer := ra.New(deps) // the one of the platform waits longer, and so does nothing
+	for _, name := range []string{"car-1", "car-2"} {
+		p.car(t, name).order(t, butterfly.Unified)
+	}
+	p.clock.Move(24*time.Hour + time.Minute)
+	if err := mixer.Mix(t.Context()); err == nil {
+		t.Error("a lost answer is no error")
+	}
+	// The first of all is lost, which may be one that was made up.
+	if n := rowsOf(t, p.DB, `SELECT COUNT(*) FROM v2x_waiting WHERE LENGTH(answer) = 0`); n > 1 {
+		t.Errorf("%d tickets of 12 are not there, want 1 at most", n)
+	}
+	must(t, mixer.Mix(t.Context()))
+	if n := rowsOf(t, p.DB, `SELECT COUNT(*) FROM v2x_archive`); n != 4 {
+		t.Errorf("there are %d archives, want 4", n)
+	}
+}
+
 // capture stands between the enrolment authority and the authorization authority.
 type capture struct {
 	ra.Issuing

@@ -334,22 +334,30 @@ func (s *Service) send(ctx context.Context, list []*waiting) (sent bool, err err
 	if s.Policy.Strict {
 		size = 1
 	}
-	for from := 0; from < len(all); from += size {
+	var failed []error
+	for from := 0; from < len(all) && len(failed) < failuresMost; from += size {
 		to := min(from+size, len(all))
 		requests := make([]its.RaAcaCertRequest, 0, size)
 		for _, w := range all[from:to] {
 			requests = append(requests, *w.request)
 		}
 		answers, err := s.ask(ctx, requests, by, issuer)
-		if err != nil {
+		switch {
+		case err != nil && s.Policy.Strict: // a message for each ticket: that it is refused says nothing of the others
+			failed = append(failed, fmt.Errorf("asking for a ticket: %w", err))
+			continue
+		case err != nil:
 			return false, fmt.Errorf("asking for tickets: %w", err)
 		}
 		if err := s.store(ctx, all[from:to], answers); err != nil {
 			return false, err
 		}
 	}
-	return true, nil
+	return true, errors.Join(failed...)
 }
+
+// failuresMost is how many tickets that are asked for one by one may fail until the rest waits as well.
+const failuresMost = 16
 
 // expand makes the requests, on all processors. Tickets lie within the validity of who issues them. What cannot be asked for, since a station chose such keys, is left out and is
 // not tried again for a while; everybody else's goes on.
