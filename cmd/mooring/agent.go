@@ -58,8 +58,8 @@ const agentRunHelp = `Keeps the certificate fresh until it is told to end (SIGTE
 that depends on the device's name so that a fleet does not come all at once; tries again with growing pauses if the server cannot be
 reached, and leaves it alone for as long as it asks. It also waits for an enrolment that is to be approved.
 
-Every few hours it asks the server when to renew, where the server is a Mooring: so a campaign of the operators reaches the device. With
---exec a command is run by /bin/sh after each renewal, with the paths in MOORING_KEY, MOORING_CERT, MOORING_CHAIN and MOORING_CA; it is
+Every few hours it asks the server when to renew, where the server is a Mooring or, by ACME, tells it (RFC 9773): so a campaign of the
+operators reaches the device. With --exec a command is run by /bin/sh after each renewal, with the paths in MOORING_KEY, MOORING_CERT, MOORING_CHAIN and MOORING_CA; it is
 ended after a minute, and what it says is logged.
 
 It logs to standard error, needs no other rights than to its folder, and suits a systemd service with Restart=on-failure.`
