@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"mooring/agent/est"
+	"mooring/wire/der"
 	wire "mooring/wire/est"
 	"mooring/wire/voucher"
 )
@@ -213,12 +214,9 @@ func (p *Pledge) checkSigner(v *voucher.SignedVoucher) error {
 	if slices.ContainsFunc(signer.Subject.Names, isSerialNumber) || signer.Equal(p.chain[0]) {
 		return errors.New("the voucher is signed by a device and not by the service of the manufacturer")
 	}
-	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: p.config.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: der.Intermediates(slices.Concat(v.Chain[1:], v.Others)), CurrentTime: p.config.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	for _, c := range p.config.MASA {
 		options.Roots.AddCert(c)
-	}
-	for _, c := range slices.Concat(v.Chain[1:], v.Others) {
-		options.Intermediates.AddCert(c)
 	}
 	if _, err := signer.Verify(options); err != nil {
 		return fmt.Errorf("the voucher is not signed by the service of this device's manufacturer, as --masa-ca has it: %w", err)

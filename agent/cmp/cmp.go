@@ -305,14 +305,11 @@ func (c *Client) signed(m *cmp.Message) error {
 	if err != nil {
 		return err
 	}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots := x509.NewCertPool()
 	for _, root := range c.config.Roots {
 		roots.AddCert(root)
 	}
-	for _, cert := range certs[1:] {
-		between.AddCert(cert)
-	}
-	options := x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: c.config.Now(), DNSName: c.host, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	options := x509.VerifyOptions{Roots: roots, Intermediates: der.Intermediates(certs[1:]), CurrentTime: c.config.Now(), DNSName: c.host, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	if _, err := certs[0].Verify(options); err != nil {
 		return fmt.Errorf("checking the server's certificate: %w", err)
 	}

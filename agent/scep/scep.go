@@ -164,7 +164,7 @@ func (c *Client) authority(ctx context.Context) (ra *x509.Certificate, all []*x5
 	if err != nil { // a CA that is its own registration authority comes alone
 		list = [][]byte{body}
 	}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots := x509.NewCertPool()
 	for _, root := range c.config.Roots {
 		roots.AddCert(root)
 	}
@@ -173,9 +173,9 @@ func (c *Client) authority(ctx context.Context) (ra *x509.Certificate, all []*x5
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading the server's CA certificates: %w", err)
 		}
-		between.AddCert(cert)
 		all = append(all, cert)
 	}
+	between := der.Intermediates(all)
 	why := errors.New("none of them is for signatures and for encrypting keys")
 	for _, cert := range all {
 		if !isAuthority(cert) {

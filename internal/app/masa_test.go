@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/tls"
@@ -36,7 +37,8 @@ import (
 type domain struct {
 	test      *testing.T
 	ca, ra    *x509.Certificate
-	caKey     *ecdsa.PrivateKey
+	above     []*x509.Certificate // what vouchers carry besides ra
+	caKey     crypto.Signer
 	raKey     *ecdsa.PrivateKey
 	notBefore time.Time
 }
@@ -48,7 +50,7 @@ func newDomain(t *testing.T, name string) *domain {
 	return d
 }
 
-func (d *domain) sign(c, parent *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
+func (d *domain) sign(c, parent *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	d.test.Helper()
 	c.NotBefore, c.NotAfter = d.notBefore, d.notBefore.Add(365*24*time.Hour)
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -380,13 +381,23 @@ func (s *service) gives(t *testing.T, log voucher.AuditLog, bend func(*voucher.V
 		if bend != nil {
 			bend(&v)
 		}
-		message, err := v.Sign(s.d.raKey, s.d.ra, nil, rand.Reader)
+		message, err := v.Sign(s.d.raKey, s.d.ra, s.d.above, rand.Reader)
 		if err != nil {
 			t.Error(err)
 		}
 		w.Header().Set("Content-Type", voucher.MediaType)
 		_, _ = w.Write(message)
 	}
+}
+
+// over is gives by a certificate of a CA with this key, which stands below the domain's.
+func (s *service) over(t *testing.T, log voucher.AuditLog, key crypto.Signer) func(http.ResponseWriter, string, *voucher.SignedRequest) {
+	t.Helper()
+	below := *s.d
+	line := below.sign(&x509.Certificate{Subject: pkix.Name{CommonName: "Line"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, s.d.ca, key)
+	below.ca, below.caKey, below.above = line, key, []*x509.Certificate{line}
+	below.ra = below.registrar(below.raKey, nil)
+	return (&service{d: &below}).gives(t, log, nil)
 }
 
 // masaURL is the extension by which an IDevID names a service.
@@ -432,6 +443,11 @@ func strangeMASAs(t *testing.T, p *apptest.Platform) {
 	byLiar := func(w http.ResponseWriter, operation string, q *voucher.SignedRequest) {
 		(&service{d: liar}).gives(t, ours, nil)(w, operation, q)
 	}
+	over := func(between crypto.Signer) func(http.ResponseWriter, string, *voucher.SignedRequest) {
+		return s.over(t, ours, between)
+	}
+	weak, err := rsa.GenerateKey(rand.Reader, 1024) // no key that anybody is certified for; large ones, which are what matters, take minutes to make
+	must(t, err)
 	known := map[string]string{registrar.HistoryTag: registrar.HistoryAccepted}
 	for n, c := range []struct {
 		name   string
@@ -446,6 +462,8 @@ func strangeMASAs(t *testing.T, p *apptest.Platform) {
 		{"voucher that has expired", s.gives(t, ours, func(v *voucher.Voucher) { v.ExpiresOn = time.Now().Add(-time.Hour) }), nil, 406, "has expired"},
 		{"voucher for another domain", s.gives(t, ours, func(v *voucher.Voucher) { v.PinnedDomainCert = d.ca.Raw }), nil, 406, "pins no certificate of this platform"},
 		{"voucher of another signer", byLiar, nil, 406, "its signature does not lead to"},
+		{"voucher over an intermediate CA", over(apptest.Key(t)), nil, 200, ""},
+		{"voucher over one with a key that nobody is certified for", over(weak), nil, 406, "its signature does not lead to"},
 		{"no voucher", func(w http.ResponseWriter, _ string, _ *voucher.SignedRequest) {
 			w.Header().Set("Content-Type", voucher.MediaType)
 		}, nil, 406, "cannot be read"},

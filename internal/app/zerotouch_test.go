@@ -3,7 +3,6 @@ package app_test
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
@@ -34,7 +33,7 @@ import (
 type factory struct {
 	test              *testing.T
 	root, line        *x509.Certificate
-	rootKey, lineKey  *ecdsa.PrivateKey
+	rootKey, lineKey  crypto.Signer
 	notBefore, before time.Time // the CAs' own life
 }
 
@@ -154,6 +153,10 @@ func TestZeroTouch(t *testing.T) {
 		c.PublicURLs.ACME = "https://" + c.Listen.ACME
 	}, zero())
 	acme, other, old := newFactory(t, "ACME", farAway), newFactory(t, "Other", farAway), newFactory(t, "Old", time.Now().Add(-30*24*time.Hour))
+	weak, err := rsa.GenerateKey(rand.Reader, 1024) // no key that anybody is certified for; large ones, which are what matters, take minutes to make
+	must(t, err)
+	costly := &factory{test: t, root: acme.root, rootKey: acme.rootKey, lineKey: weak, notBefore: acme.notBefore, before: farAway}
+	costly.line = costly.sign(costly.ca("ACME Line 2"), costly.root, costly.lineKey, costly.rootKey)
 	for _, s := range []maker.Spec{
 		{Name: "acme", Anchors: [][]byte{acme.root.Raw}},
 		{Name: "old", Anchors: [][]byte{old.root.Raw}, Timeless: true},
@@ -172,7 +175,7 @@ func TestZeroTouch(t *testing.T) {
 		}
 		fmt.Fprintf(&list, "timeless-%[1]s,zero,old,AC-1%[1]s,dns:timeless-%[1]s.example.com\n", c)
 	}
-	_, err := p.Devices.Import(t.Context(), apptest.Operator(), device.Source{R: strings.NewReader(list.String()), Name: "shipment.csv", Format: "csv"}, nil)
+	_, err = p.Devices.Import(t.Context(), apptest.Operator(), device.Source{R: strings.NewReader(list.String()), Name: "shipment.csv", Format: "csv"}, nil)
 	must(t, err)
 
 	for name, server := range byIDevID(p) {
@@ -206,6 +209,9 @@ func TestZeroTouch(t *testing.T) {
 			t.Run("issuer of the same name", func(t *testing.T) {
 				forged := newFactory(t, "ACME", farAway).device("issuer/"+word, nil)
 				refused(t, forged, "neither issued here nor registered as a birth certificate")
+			})
+			t.Run("intermediate with a key that nobody is certified for", func(t *testing.T) {
+				refused(t, costly.device("issuer/"+word, nil), "neither issued here nor registered as a birth certificate")
 			})
 			t.Run("expired", func(t *testing.T) {
 				refused(t, acme.device("expired/"+word, func(c *x509.Certificate) { c.NotAfter = started.Add(-time.Minute) }), "the client certificate expired at")

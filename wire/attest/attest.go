@@ -207,11 +207,7 @@ func Lead(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) ([]*x5
 			leaf.UnhandledCriticalExtensions = append(leaf.UnhandledCriticalExtensions, id)
 		}
 	}
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
-	}
-	ways, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	ways, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: der.Intermediates(chain[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
 		return nil, fmt.Errorf("the certificates do not lead to a trusted root: %w", err)
 	}

@@ -33,7 +33,7 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // maker is a manufacturer: a root and a CA below it.
 type maker struct {
 	root, ca       *x509.Certificate
-	rootKey, caKey *ecdsa.PrivateKey
+	rootKey, caKey crypto.Signer
 }
 
 func ecKey(t testing.TB) *ecdsa.PrivateKey {
@@ -346,6 +346,11 @@ func TestRefusals(t *testing.T) {
 		{"tpm: key was brought in", attest.TPM, func(s *spec) { s.attributes.SensitiveDataOrigin = false }, "could leave"},
 		{"tpm: key does not sign", attest.TPM, func(s *spec) { s.attributes.SignEncrypt = false }, "not for signing"},
 		{"tpm: certificate without the usage", attest.TPM, func(s *spec) { s.change = func(c *x509.Certificate) { c.UnknownExtKeyUsage = nil } }, "extended key usage"},
+		{"intermediate with a key that nobody is certified for", attest.Step, func(s *spec) {
+			weak := must(rsa.GenerateKey(rand.Reader, 1024))(t) // large ones, which are what matters, take minutes to make
+			s.m.ca = certify(t, &x509.Certificate{Subject: pkix.Name{CommonName: "Maker CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, s.m.root, weak.Public(), s.m.rootKey)
+			s.m.caKey = weak
+		}, "unknown authority"},
 		{"unsupported format", "packed", nil, "not supported"},
 		{"format of another case", "TPM", nil, "not supported"},
 	}

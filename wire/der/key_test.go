@@ -158,6 +158,17 @@ func TestCheckKeyRefuses(t *testing.T) {
 	}
 }
 
+// TestIntermediates: what the search of a path may verify by.
+func TestIntermediates(t *testing.T) {
+	good := &x509.Certificate{Raw: []byte{1}, PublicKey: newEC(t, elliptic.P256()).Public()}
+	large := &rsa.PublicKey{N: new(big.Int).SetBit(new(big.Int).Lsh(big.NewInt(1), 100_000), 0, 1), E: 1<<31 - 1}
+	want := x509.NewCertPool()
+	want.AddCert(good)
+	if got := der.Intermediates([]*x509.Certificate{{Raw: []byte{2}, PublicKey: large}, good, {Raw: []byte{3}}}); !got.Equal(want) {
+		t.Error("got other certificates than the good one")
+	}
+}
+
 // rocaModulus has the shape that the flawed generator gives: k*M + 65537^a mod M, M the product of the primes to 701.
 func rocaModulus() *big.Int {
 	m := big.NewInt(1)

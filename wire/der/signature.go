@@ -258,6 +258,18 @@ func CheckCertificate(cert *x509.Certificate, issuer crypto.PublicKey) error {
 	return algorithm.Verify(issuer, tbs, signature)
 }
 
+// Intermediates is what a stranger sent besides his own certificate, for the search of a path to a root by crypto/x509. Certificates whose keys CheckKey
+// refuses are left out: that search verifies by any of them, however long it takes.
+func Intermediates(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		if CheckKey(cert.PublicKey) == nil {
+			pool.AddCert(cert)
+		}
+	}
+	return pool
+}
+
 // readSigned splits the structure that Wrap writes.
 func readSigned(in []byte, what string) (tbs []byte, algorithm SignatureAlgorithm, signature []byte, err error) {
 	outer, err := whole(in, asn1.SEQUENCE, what)

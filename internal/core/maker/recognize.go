@@ -12,6 +12,7 @@ import (
 	"mooring/internal/base/db"
 	"mooring/internal/base/errs"
 	"mooring/internal/core/device"
+	"mooring/wire/der"
 )
 
 // Shown is what a chain of certificates shows.
@@ -82,12 +83,12 @@ func (s *Service) above(ctx context.Context, chain []*x509.Certificate) (makers 
 }
 
 func gather(makers *[]Maker, r db.Row) error {
-	var der []byte
-	m, err := scan(r, &der)
+	var raw []byte
+	m, err := scan(r, &raw)
 	if err != nil {
 		return err
 	}
-	a, err := x509.ParseCertificate(der)
+	a, err := x509.ParseCertificate(raw)
 	if err != nil {
 		return fmt.Errorf("reading a certificate of the manufacturer %s: %w", m.Name, err)
 	}
@@ -106,12 +107,9 @@ func (m *Maker) issued(chain []*x509.Certificate, now time.Time) bool {
 	if m.Organization != "" && !slices.Contains(leaf.Subject.Organization, m.Organization) {
 		return false
 	}
-	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: der.Intermediates(chain[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	for _, a := range m.Anchors {
 		o.Roots.AddCert(a)
-	}
-	for _, c := range chain[1:] {
-		o.Intermediates.AddCert(c)
 	}
 	if m.Timeless {
 		o.CurrentTime = beforeEnds(now, chain, m.Anchors)

@@ -10,6 +10,7 @@ import (
 	"mooring/internal/base/errs"
 	"mooring/internal/core/ca"
 	"mooring/internal/core/maker"
+	"mooring/wire/der"
 	"mooring/wire/voucher"
 )
 
@@ -58,12 +59,9 @@ func signedBy(v *voucher.SignedVoucher, trusted []*x509.Certificate, now time.Ti
 		}
 		return errors.New("it carries no certificate, and none of the registered ones has signed it")
 	}
-	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: der.Intermediates(slices.Concat(v.Chain[1:], v.Others)), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	for _, c := range trusted {
 		o.Roots.AddCert(c)
-	}
-	for _, c := range slices.Concat(v.Chain[1:], v.Others) {
-		o.Intermediates.AddCert(c)
 	}
 	signer := v.Chain[0]
 	if signer.Subject.SerialNumber != "" && !slices.ContainsFunc(trusted, signer.Equal) {
