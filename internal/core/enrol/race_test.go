@@ -182,8 +182,13 @@ func checkSuspended(t *testing.T, p *apptest.Platform, d device.Device, c *ca.Ce
 }
 
 // TestReportedMeanwhile has a key reported as compromised on another node, after the transaction that records a certificate for it has looked for such
-// reports and before it is committed. The certificate is not released.
+// reports and before it is committed. The certificate is not released, and does not stay good either when the device has hung up by then.
 func TestReportedMeanwhile(t *testing.T) {
+	t.Run("the device waits", func(t *testing.T) { reportedMeanwhile(t, false) })
+	t.Run("the device hangs up", func(t *testing.T) { reportedMeanwhile(t, true) })
+}
+
+func reportedMeanwhile(t *testing.T, hangsUp bool) {
 	p := apptest.Start(t, nil)
 	if !p.DB.Arrays() {
 		t.Skip("with SQLite nothing can be committed meanwhile")
@@ -198,6 +203,8 @@ func TestReportedMeanwhile(t *testing.T) {
 	d, token := p.Device(t, "meter-2", "device")
 	request := byToken("meter-2", token, apptest.CSR(t, key, der.RequestSpec{}))
 	came := make(chan error, 1)
+	asking, hangUp := context.WithCancel(t.Context())
+	defer hangUp()
 	var ask sync.Once // this transaction may run again
 	err = other.DB.Do(t.Context(), func(ctx context.Context, tx *db.Tx) error {
 		var holder int
@@ -207,7 +214,7 @@ func TestReportedMeanwhile(t *testing.T) {
 		}
 		ask.Do(func() {
 			go func() {
-				_, err := p.Enrol.Submit(t.Context(), request)
+				_, err := p.Enrol.Submit(asking, request)
 				came <- err
 			}()
 		})
@@ -220,6 +227,9 @@ func TestReportedMeanwhile(t *testing.T) {
 				return err
 			}
 		}
+		if hangsUp {
+			hangUp()
+		}
 		_, err = other.Revoke.Certificate(ctx, apptest.Operator(), leaked.Certificate.Serial[:], revoke.KeyCompromise)
 		return err
 	})
@@ -229,8 +239,9 @@ func TestReportedMeanwhile(t *testing.T) {
 	if err := <-came; !errs.Is(err, errs.Denied) || errs.Public(err) != "this key was reported as compromised: make a new one" {
 		t.Errorf("got %v", err)
 	}
+	apptest.Until(t, "the certificate is recorded", func() bool { return p.Load(t, d.ID).Issued == 1 })
 	now := p.Load(t, d.ID)
-	if slot, ok := now.Slot("operational"); ok && slot.Revoked == 0 {
-		t.Errorf("the device holds a good certificate for the key")
+	if slot, ok := now.Slot("operational"); !ok || slot.Revoked == 0 {
+		t.Errorf("the device holds a good certificate for the key: %+v", slot)
 	}
 }

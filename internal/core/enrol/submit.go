@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/audit"
@@ -325,6 +326,9 @@ func (s *Service) repeated(ctx context.Context, sub *submission) (*ca.Certificat
 	return c, nil
 }
 
+// recordTime is how long a request waits at most until its certificate is recorded, and for the last look at its key. A batch gives up long before.
+const recordTime = time.Minute
+
 // issue signs once and releases the certificate when it is recorded.
 func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, error) {
 	d := &sub.identity.Device
@@ -355,6 +359,9 @@ func (s *Service) issue(ctx context.Context, sub *submission) (*ca.Certificate, 
 		return nil, err
 	}
 	item := s.newItem(sub, cert)
+	// A requester who hangs up now ends nothing: once the certificate is recorded, something may have to be done about it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
 	err = s.group.Do(ctx, item)
 	if errs.Is(err, errs.Limited) {
 		err = recordedError{err} // whoever has no room for the certificate has none for the entry
