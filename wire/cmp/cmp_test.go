@@ -250,8 +250,11 @@ func TestMACBounds(t *testing.T) {
 		"salt of 65":        func(m *MAC) { m.Salt = make([]byte, 65) },
 		"SHA-1 stretching":  func(m *MAC) { m.Derive = SHA1 },
 		"key of 15":         func(m *MAC) { m.Old, m.KeyLength = false, 15 },
-		"key of 129":        func(m *MAC) { m.Old, m.KeyLength = false, 129 },
-		"PBMAC1, 99":        func(m *MAC) { m.Old, m.KeyLength, m.Iterations = false, 32, 99 },
+		"key of 65":         func(m *MAC) { m.Old, m.KeyLength = false, 65 },
+		"50001 iterations for two blocks": func(m *MAC) {
+			m.Old, m.KeyLength, m.Iterations = false, 33, 50_001
+		},
+		"PBMAC1, 99": func(m *MAC) { m.Old, m.KeyLength, m.Iterations = false, 32, 99 },
 	} {
 		m := good
 		change(&m)
@@ -261,6 +264,20 @@ func TestMACBounds(t *testing.T) {
 		}
 		if _, err := ParseMAC(a); err == nil {
 			t.Errorf("%s: got success", what)
+		}
+	}
+	for _, m := range []MAC{
+		{Old: true, Salt: good.Salt, Iterations: 100_000, Derive: SHA512, HMAC: SHA256},
+		{Salt: good.Salt, Iterations: 100_000, Derive: SHA256, HMAC: SHA256, KeyLength: 32},
+		{Salt: good.Salt, Iterations: 50_000, Derive: SHA256, HMAC: SHA512, KeyLength: 64},
+		{Salt: good.Salt, Iterations: 25_000, Derive: SHA1, HMAC: SHA512, KeyLength: 64},
+	} {
+		a, err := m.algorithm()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseMAC(a); err != nil || got.Rounds() != 100_000 {
+			t.Errorf("%+v: got %v, %v, want 100,000 rounds", m, got, err)
 		}
 	}
 	if h, ok := Hash(nil, crypto.SHA384); !ok || h != crypto.SHA384 {
@@ -361,7 +378,7 @@ func FuzzParseMAC(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if m.Iterations > MaxIterations || m.KeyLength > maxKey {
+		if m.Iterations > MaxIterations || m.Rounds() > MaxIterations || m.KeyLength > maxKey {
 			t.Errorf("unbounded: %+v", *m)
 		}
 	})

@@ -23,9 +23,9 @@ import (
 // The bounds of the work that a sender can make a receiver do (RFC 9481, section 6.1; RFC 4211, section 4.4 wants at least 100 rounds).
 const (
 	MinIterations = 100
-	MaxIterations = 100_000
+	MaxIterations = 100_000 // of PBKDF2 for all blocks of the key together, see MAC.Rounds
 	maxSalt       = 64
-	maxKey        = 128
+	maxKey        = 64
 )
 
 // Digest is a hash function of a MAC.
@@ -204,8 +204,20 @@ func ParseMAC(algorithm []byte) (*MAC, error) {
 		return nil, errors.New("a MAC with a hash function that is not taken here; use SHA-256, SHA-384 or SHA-512")
 	case !m.Old && (m.KeyLength < 16 || m.KeyLength > maxKey):
 		return nil, fmt.Errorf("a MAC with a key of %d octets; 16 to %d are taken", m.KeyLength, maxKey)
+	case m.Rounds() > MaxIterations:
+		return nil, fmt.Errorf("a MAC with %d iterations for each of the %d blocks of its key; %d are taken for all together", m.Iterations, m.Rounds()/m.Iterations, MaxIterations)
 	}
 	return m, nil
+}
+
+// Rounds is how much work the secret is stretched by: PBKDF2 does the iterations for each block of the key, which is as long as the digest (RFC 8018,
+// section 5.2).
+func (m *MAC) Rounds() int {
+	if m.Old {
+		return m.Iterations
+	}
+	size := m.Derive.new()().Size()
+	return m.Iterations * ((m.KeyLength + size - 1) / size)
 }
 
 // readOld reads a PBMParameter.

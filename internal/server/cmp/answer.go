@@ -28,6 +28,11 @@ func (x *exchange) reply(body cmp.Body, info []cmp.Info, extra [][]byte) ([]byte
 	var protector cmp.Protector
 	var certs [][]byte
 	if x.by != nil && x.by.mac != nil {
+		done, err := x.turns.wait(x.ctx, x.by.mac)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 		mac, err := x.by.mac.Answer(rand.Reader)
 		if err != nil {
 			return nil, err

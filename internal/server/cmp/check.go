@@ -121,6 +121,11 @@ func (x *exchange) byMAC() (*sender, error) {
 	if len(h.SenderKID) == 0 {
 		return nil, unproven(cmp.BadMessageCheck, "the senderKID is missing: it is the name of the device whose token protects the message")
 	}
+	done, err := x.turns.take(x.ctx, x.source, mac)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	by := &sender{name: string(h.SenderKID), mac: mac}
 	text, err := x.Secret(x.ctx, by.name)
 	switch {

@@ -54,7 +54,9 @@ type Deps struct {
 
 type server struct {
 	Deps
-	open *transactions
+	open   *transactions
+	turns  *turns
+	expect func() (done func()) // Enrol.Expect
 }
 
 // Server answers CMP messages: ServeHTTP over HTTP, CoAP over CoAP. Both share the open exchanges.
@@ -71,7 +73,7 @@ func New(d Deps) *Server {
 	if d.Body == 0 {
 		d.Body = cmp.MaxSize
 	}
-	s := &server{Deps: d, open: newTransactions(d.Now)}
+	s := &server{Deps: d, open: newTransactions(d.Now), turns: newTurns(), expect: d.Enrol.Expect}
 	mux := http.NewServeMux()
 	for _, path := range []string{"", "/{$}", "/{operation}", "/p/{profile}", "/p/{profile}/{$}", "/p/{profile}/{operation}"} {
 		mux.HandleFunc(cmp.WellKnown+path, s.serve)
@@ -101,7 +103,6 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		web.Text(w, r, err)
 		return
 	}
-	defer s.Enrol.Expect()()
 	out, err := x.answer(in)
 	if err != nil {
 		web.Text(w, r, err)
@@ -156,6 +157,9 @@ func (x *exchange) answer(in []byte) ([]byte, error) {
 			x.Enrol.Refuse(x.ctx, x.request(), err)
 			return x.fail(err)
 		}
+	}
+	if !x.inner {
+		defer x.expect()() // not before: everybody's batch would wait for forged messages
 	}
 	t, err := x.begin()
 	if err != nil {

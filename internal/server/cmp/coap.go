@@ -73,7 +73,6 @@ func (s *Server) overCoAP(ctx context.Context, source netip.Addr, label string, 
 	if want, asked := r.Options.Uint(wire.Accept); asked && wire.Format(want) != formatCMP {
 		return mistaken(wire.NotAcceptable, "only the content format 259, application/pkixcmp, is offered here")
 	}
-	defer s.Enrol.Expect()()
 	out, err := x.answer(r.Body)
 	if err != nil {
 		answer := coap.Refuse(err)
