@@ -125,6 +125,7 @@ type exchange struct {
 	t       *transaction // that the message belongs to, once it is found
 	fresh   bool         // the message began it
 	inner   bool         // the message came in a nested one
+	listed  int64        // octets of the revocation lists in the answer
 	refusal error        // with which it was answered
 }
 

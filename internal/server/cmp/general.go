@@ -17,7 +17,7 @@ import (
 	"mooring/wire/der"
 )
 
-// listMost is the size in octets up to which a revocation list is sent in a message. Larger ones are fetched by HTTP.
+// listMost is the size in octets up to which revocation lists are sent in a message, all together. Larger ones are fetched by HTTP.
 const listMost = 1 << 20
 
 // general answers genm (RFC 9483, section 4.3): one genp with an answer to each question that is known here.
@@ -30,7 +30,12 @@ func (x *exchange) general(t *transaction, body *cmp.General) ([]byte, error) {
 		x.note(slog.String("device", id.Device.ID.String()))
 	}
 	out := &cmp.General{As: cmp.GenP}
+	seen := map[der.OID]bool{}
 	for _, asked := range body.List {
+		if seen[asked.Type] {
+			return x.refused(refuse(cmp.BadRequest, "a question is asked twice: ask each once in a message"))
+		}
+		seen[asked.Type] = true
 		answer, known, err := x.inform(asked)
 		if err != nil {
 			return x.refused(err)
@@ -171,12 +176,21 @@ func (x *exchange) lists(value []byte) (cmp.Info, error) {
 	if err != nil {
 		return cmp.Info{}, refuse(cmp.BadDataFormat, "%v", err)
 	}
+	type one struct {
+		issuer *ca.Issuer
+		shard  int64
+	}
 	var found [][]byte
+	seen := map[one]bool{}
 	for _, a := range asked {
 		issuer, shard, err := x.listOf(a)
 		if err != nil {
 			return cmp.Info{}, err
 		}
+		if seen[one{issuer, shard}] {
+			return cmp.Info{}, refuse(cmp.BadRequest, "a list is asked for twice: ask for each once in a message")
+		}
+		seen[one{issuer, shard}] = true
 		list, err := x.list(issuer, shard, a.Since)
 		if err != nil {
 			return cmp.Info{}, err
@@ -196,9 +210,10 @@ func (x *exchange) list(issuer *ca.Issuer, shard int64, since time.Time) ([]byte
 		return nil, err
 	case !since.IsZero() && l.ThisUpdate <= since.Unix():
 		return nil, nil
-	case l.Size > listMost:
-		return nil, refuse(cmp.AddInfoNotAvailable, "the list is too large for a message: fetch it from the address in the certificates")
+	case x.listed+l.Size > listMost:
+		return nil, refuse(cmp.AddInfoNotAvailable, "the list is too large for a message, or the lists are together: fetch it from the address in the certificates, or ask for one at a time")
 	}
+	x.listed += l.Size
 	if l.DER != nil {
 		return l.DER, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"mooring/internal/app/apptest"
 	server "mooring/internal/server/cmp"
 	"mooring/wire/cmp"
+	"mooring/wire/der"
 )
 
 // questions is a genm.
@@ -107,4 +108,42 @@ func TestCostlyMACs(t *testing.T) {
 	close(leave)
 	holders.Wait()
 	wants("costly", costly, -1, 1)
+}
+
+// TestAnswersDoNotSwell asks for much with little.
+func TestAnswersDoNotSwell(t *testing.T) {
+	p := apptest.Start(t, withCMP)
+	f := &fleet{p: p, prefix: "a"}
+	c := f.member(t, "device")
+	issuer := p.CA.IssuerOf(c.pair.Leaf)
+	byName := cmp.NewCRLStatus(cmp.CRLStatus{Issuer: issuer.Certificate().RawSubject})
+	byURL := cmp.NewCRLStatus(cmp.CRLStatus{URL: c.pair.Leaf.CRLDistributionPoints[0]})
+	both := func(lists ...cmp.Info) cmp.Info { // in one crlStatusList
+		var content []byte
+		for _, l := range lists {
+			content = append(content, l.Value[2:]...) // each is short
+		}
+		return cmp.Info{Type: cmp.OIDCRLStatusList, Value: der.AppendElement(nil, 0x30, content)}
+	}
+	for name, list := range map[string][]cmp.Info{
+		"a question twice":             {{Type: cmp.OIDCACerts}, {Type: cmp.OIDCertReqTemplate}, {Type: cmp.OIDCACerts}},
+		"lists twice":                  {byName, byURL},
+		"a list twice in one question": {both(byName, byName)},
+	} {
+		t.Run(name, func(t *testing.T) { want(t, f.member(t, "device"), questions(list...), cmp.BadRequest) })
+	}
+	if m, err := cmp.Parse(c.post(c.build(questions(cmp.Info{Type: cmp.OIDCACerts}, both(byName, byURL), cmp.Info{Type: cmp.OIDCurrentCRL})))); err != nil || len(m.Body.(*cmp.General).List) != 3 {
+		t.Errorf("three questions, two lists: got %+v, %v", m, err)
+	}
+	s := server.New(server.Deps{Enrol: p.Enrol, CA: p.CA, Revoke: p.Revoke, Now: p.Clock.Now})
+	list, err := s.ListAfter(t.Context(), 0, issuer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.ListAfter(t.Context(), server.ListMost-int64(len(list)), issuer); err != nil {
+		t.Errorf("lists of %d octets: got %v", server.ListMost, err)
+	}
+	if _, err := s.ListAfter(t.Context(), server.ListMost-int64(len(list))+1, issuer); err == nil {
+		t.Error("lists of one octet more: got success")
+	}
 }
