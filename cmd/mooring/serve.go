@@ -127,7 +127,8 @@ func profiled(path string, work func() error) (err error) {
 
 // listeners are the addresses of what is served.
 func listeners(a app.Addresses) (attrs []slog.Attr) {
-	for _, l := range []struct{ name, address string }{{"est", a.EST}, {"api", a.API}, {"status", a.Status}, {"coaps", a.CoAPS}, {"mqtt", a.MQTT}, {"acme", a.ACME}, {"cmp", a.CMP}, {"scep", a.SCEP}, {"v2x_ea", a.V2XEA}, {"v2x_aa", a.V2XAA}, {"v2x_dc", a.V2XDC}, {"socket", a.Socket}} {
+	for _, l := range []struct{ name, address string }{{"est", a.EST}, {"api", a.API}, {"status", a.Status}, {"coaps", a.CoAPS}, {"mqtt", a.MQTT}, {"mqtt_web", a.MQTTWeb}, {"acme", a.ACME}, {"cmp", a.CMP},
+		{"scep", a.SCEP}, {"masa", a.MASA}, {"hooks", a.Hooks}, {"v2x_ea", a.V2XEA}, {"v2x_validation", a.V2XValidation}, {"v2x_aa", a.V2XAA}, {"v2x_dc", a.V2XDC}, {"v2x_cpoc", a.V2XCPOC}, {"socket", a.Socket}} {
 		if l.address != "" {
 			attrs = append(attrs, slog.String(l.name, l.address))
 		}

@@ -1,10 +1,35 @@
 package main
 
 import (
+	"reflect"
+	"strings"
 	"testing"
 
+	"mooring/internal/app"
 	"mooring/internal/server/api/v1"
 )
+
+// TestReadyNamesEachListener: the log line of a server that is ready has every address of it.
+func TestReadyNamesEachListener(t *testing.T) {
+	t.Parallel()
+	var a app.Addresses
+	v := reflect.ValueOf(&a).Elem()
+	want := map[string]string{}
+	for i := range v.NumField() {
+		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		want[key] = "at " + key
+		v.Field(i).SetString(want[key])
+	}
+	for _, l := range listeners(a) {
+		if want[l.Key] != l.Value.String() {
+			t.Errorf("%s is %q, want %q", l.Key, l.Value, want[l.Key])
+		}
+		delete(want, l.Key)
+	}
+	if len(want) > 0 {
+		t.Errorf("not in the line: %v", want)
+	}
+}
 
 func TestNotReadyIsAnExitCode(t *testing.T) {
 	t.Parallel()

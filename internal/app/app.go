@@ -121,6 +121,7 @@ type Platform struct {
 	surfaces    []surface // fixed once Build returns
 	// tickets is the authorization authority of V2X; nil when it does not run in this process.
 	tickets *TicketAuthority
+	beside  []surface // listeners that others than the platform serve, in its process
 }
 
 // surface is one bound listener and what answers on it.
@@ -146,11 +147,14 @@ type Addresses struct {
 	MASA   string `json:"masa,omitempty"`   // base URL of the service for vouchers, "" when there is none
 	Hooks  string `json:"hooks,omitempty"`  // base URL of where brokers of others ask, "" when they may not
 	V2XEA  string `json:"v2x_ea,omitempty"` // base URL of the enrolment authority of V2X, "" when there is none
-	V2XDC  string `json:"v2x_dc,omitempty"` // base URL of the distribution centre of V2X, "" when there is none
+	// V2XValidation is the base URL of the same authority for authorization authorities, "" when there is none.
+	V2XValidation string `json:"v2x_validation,omitempty"`
+	V2XDC         string `json:"v2x_dc,omitempty"` // base URL of the distribution centre of V2X, "" when there is none
 	// V2XCPOC is the base URL of the lists of the trust list manager of V2X, "" when there are none.
 	V2XCPOC string `json:"v2x_cpoc,omitempty"`
-	V2XAA   string `json:"v2x_aa,omitempty"` // base URL of the authorization authority of V2X, "" when it does not run in this process
-	MQTT    string `json:"mqtt,omitempty"`   // where MQTT is spoken over TLS, as mqtts://HOST:PORT, "" when it is not
+	V2XAA   string `json:"v2x_aa,omitempty"`   // base URL of the authorization authority of V2X, "" when it does not run in this process
+	MQTT    string `json:"mqtt,omitempty"`     // where MQTT is spoken over TLS, as mqtts://HOST:PORT, "" when it is not
+	MQTTWeb string `json:"mqtt_web,omitempty"` // the same at the second address, over WebSockets too, as wss://HOST:PORT
 }
 
 // Build opens the database, unlocks the keys, loads profiles and CAs, and binds the listeners. On failure it leaves nothing open.
@@ -484,9 +488,9 @@ func (p *Platform) bind(ctx context.Context) error {
 
 // listeners is what the API tells about the process's listeners.
 func (p *Platform) listeners() []api.Surface {
-	list := make([]api.Surface, len(p.surfaces))
-	for i, s := range p.surfaces {
-		list[i] = api.Surface{Name: s.name, Gate: s.gate, Counters: s.counters}
+	var list []api.Surface
+	for _, s := range append(slices.Clone(p.surfaces), p.beside...) {
+		list = append(list, api.Surface{Name: s.name, Gate: s.gate, Counters: s.counters})
 	}
 	return list
 }
@@ -515,6 +519,8 @@ func (p *Platform) Addresses() Addresses {
 			a.CoAPS = "coaps://" + at
 		case "v2x-ea":
 			a.V2XEA = "http://" + at
+		case "v2x-validation":
+			a.V2XValidation = "http://" + at
 		case "v2x-dc":
 			a.V2XDC = "http://" + at
 		case "v2x-cpoc":
@@ -523,6 +529,8 @@ func (p *Platform) Addresses() Addresses {
 			a.Hooks = "https://" + at
 		case "mqtt":
 			a.MQTT = "mqtts://" + at
+		case "mqtt_web":
+			a.MQTTWeb = "wss://" + at
 		case "socket":
 			a.Socket = at
 		}

@@ -106,9 +106,13 @@ func (p *Platform) bindV2X(ctx context.Context) error {
 		}
 		p.surfaces = append(p.surfaces, s)
 	}
-	if p.tickets != nil {
-		return p.tickets.bind(ctx)
+	if p.tickets == nil {
+		return nil
 	}
+	if err := p.tickets.bind(ctx); err != nil {
+		return err
+	}
+	p.beside = append(p.beside, *p.tickets.surface)
 	return nil
 }
 
