@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -30,9 +29,12 @@ Anybody can sign an initial request with a key of their own: compare its digest 
 if it is that one. The trust list names the authority at once.`
 
 const v2xRevokeHelp = `Revokes an authority for good: it leaves the trust list and comes on the revocation list. ID is its HashedId8, as "mooring v2x rca list" shows it.
-Vehicles believe it until they have fetched the lists.
+Vehicles believe it until they have fetched the lists. It asks first, or with --yes goes on; where nobody is at a terminal to be asked, it wants --yes.
 
-A root may revoke itself, which is asked about unless --yes is given: then nobody below it is believed, vehicles get neither credentials nor tickets, and their tickets are
+Vehicles drop the tickets of an authorization authority that is revoked, and get others when there is another authority; credentials of an enrolment authority that is
+revoked are worth nothing until another one gives new ones. An authority begins anew with a request of its own ("mooring v2x aa request"), which "mooring v2x rca issue" answers.
+
+A root may revoke itself: then nobody below it is believed, vehicles get neither credentials nor tickets, and their tickets are
 worth nothing. What is left is to take it off the lists of trust list managers (mooring v2x tlm remove), to begin anew with the server stopped (mooring v2x init), and to
 give the certificate of the new root to vehicles and authorities elsewhere. A root whose key is in good hands is followed by another one instead (mooring v2x rca rekey).`
 
@@ -65,33 +67,49 @@ func (c *cli) v2xRCACommand() *cobra.Command {
 
 func (c *cli) v2xRevokeCommand() *cobra.Command {
 	var yes bool
-	cmd := &cobra.Command{Use: "revoke ID", Short: "Revoke an authority for good", Long: v2xRevokeHelp, Example: "  mooring v2x rca revoke C5691C82D7E330E8", Args: needs("ID"),
+	cmd := &cobra.Command{Use: "revoke ID", Short: "Revoke an authority for good", Long: v2xRevokeHelp, Example: "  mooring v2x rca revoke C5691C82D7E330E8\n  mooring v2x rca revoke C5691C82D7E330E8 --yes", Args: needs("ID"),
 		RunE: c.withID(func(ctx context.Context, s *client.Client, id string) error {
 			a, err := s.V2XAuthority(ctx, id)
-			root := err == nil && a.Role == "rca" && a.State != "revoked"
-			if root && !yes {
-				if err := c.sureOfRoot(a); err != nil {
+			if err != nil {
+				return err
+			}
+			lost, can := v2xLost[a.Role]
+			if can && !yes && a.State != "revoked" { // the server refuses the others
+				if err := c.sureToRevoke(a, lost); err != nil {
 					return err
 				}
 			}
-			a, err = s.RevokeV2X(ctx, id)
-			if err == nil && root {
-				c.advise("Nobody below %s is believed any more. Take it off the lists of trust list managers (mooring v2x tlm remove %s),\nand begin anew: stop the server, then mooring v2x init --name NAME --root root.oer", id, id)
+			done, err := s.RevokeV2X(ctx, id)
+			if err == nil {
+				c.advise(lost.next, id, a.URL)
 			}
-			return c.v2xShown(a, err)
+			return c.v2xShown(done, err)
 		})}
-	cmd.Flags().BoolVar(&yes, "yes", false, "of a root: do not ask")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
 }
 
-// sureOfRoot asks the person at the terminal.
-func (c *cli) sureOfRoot(a v1.V2XAuthority) error {
+// loss is what the revocation of an authority does.
+type loss struct{ what, short, long, next string }
+
+// v2xLost is that by role. What is next takes the digest and the address.
+var v2xLost = map[string]loss{
+	"rca": {"a root", "below which nobody would be believed any more", "nobody below it is believed: no vehicle gets a credential or ticket,\nand those that they have are worth nothing, until all begins anew",
+		"Nobody below %[1]s is believed any more. Take it off the lists of trust list managers (mooring v2x tlm remove %[1]s),\nand begin anew: stop the server, then mooring v2x init --name NAME --root root.oer"},
+	"ea": {"an enrolment authority", "whose vehicles would get nothing before there is another one", "vehicles get neither credentials nor tickets by it,\nand credentials that it gave are worth nothing",
+		"Vehicles get neither credentials nor tickets by %[1]s. Another one begins so: mooring v2x ea request --name NAME --out ea.request, then\n" +
+			"mooring v2x rca issue ea.request --role ea --url %[2]s --peer URL --digest DIGEST --out ea.oer --root root.oer, then mooring v2x ea install ea.oer --root root.oer"},
+	"aa": {"an authorization authority", "whose tickets would be worth nothing any more", "all tickets that it issued are worth nothing,\nand vehicles get others only if there is another one",
+		"The tickets of %[1]s are worth nothing as soon as vehicles have the lists. Another one begins so: mooring v2x aa request --name NAME --out aa.request, then\n" +
+			"mooring v2x rca issue aa.request --role aa --url %[2]s --digest DIGEST --out aa.oer --root root.oer, then mooring v2x aa install aa.oer --root root.oer"},
+}
+
+// sureToRevoke asks the person at the terminal.
+func (c *cli) sureToRevoke(a v1.V2XAuthority, lost loss) error {
 	if !isTerminal(c.in) || c.json {
-		return usagef("%s is a root, below which nobody would be believed any more, and nobody is at the terminal to be asked: say --yes if that is meant. Nothing was done", a.ID)
+		return usagef("%s is %s, %s, and nobody is at the terminal to be asked: say --yes if that is meant. Nothing was done", a.ID, lost.what, lost.short)
 	}
-	fmt.Fprintf(c.err, "%s, %s, is a root. Once it is revoked, which is for good, nobody below it is believed: no vehicle gets a credential or ticket,\nand those that they have are worth nothing, until all begins anew. Type yes to revoke it: ", a.ID, printable(a.Name))
-	answer, err := bufio.NewReader(c.in).ReadString('\n')
-	if err != nil && answer == "" || strings.TrimSpace(answer) != "yes" {
+	if !c.typesYes("%s, %s, is %s. Once it is revoked, which is for good, %s. Type yes to revoke it: ", a.ID, printable(a.Name), lost.what, lost.long) {
 		return usagef("nothing was done")
 	}
 	return nil

@@ -289,10 +289,10 @@ func (g *Grant) follow(before *Authority) error {
 		g.URL, g.Peer = cmp.Or(g.URL, before.URL), cmp.Or(g.Peer, before.Peer)
 	}
 	if g.Role != EA && g.Role != AA {
-		return errs.New(errs.Invalid, "a root issues to authorities of the roles ea and aa: name one of them")
+		return errs.New(errs.Invalid, "a first request does not say which authority it is for: name the role by --role, ea or aa, its address by --url (of an ea that for authorization authorities by --peer), and by --digest the digest that its operators told")
 	}
 	if g.URL == "" || g.Role == EA && g.Peer == "" {
-		return errs.New(errs.Invalid, "the trust list says where an authority is reached: name its address, and for an enrolment authority that for authorization authorities")
+		return errs.New(errs.Invalid, "the trust list says where an authority is reached: name its address (--url), and for an enrolment authority that for authorization authorities (--peer)")
 	}
 	return nil
 }
