@@ -143,7 +143,7 @@ func (s *Station) urgent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.stock {
-		if t.Certificate.ToBeSigned.ValidityPeriod.Contains(s.at()) {
+		if t.Certificate.ToBeSigned.ValidityPeriod.Contains(s.at()) && s.Usable(t) {
 			return false
 		}
 	}
@@ -155,6 +155,26 @@ func (s *Station) endOrder() error {
 	o, now := s.order, s.Now()
 	if o == nil || now.Unix() < o.until && (o.refused == 0 || now.Sub(time.Unix(o.refused, 0)) < orderAgain) && samePermissions(o.Applications, s.applications()) {
 		return nil
+	}
+	return s.forget()
+}
+
+// orderAnew forgets a request when tickets that came by it are of an authority that was revoked: so are those that were made for later. Another request has none yet.
+func (s *Station) orderAnew() error {
+	if s.order == nil || s.order.low == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	lost := false
+	for _, t := range s.stock {
+		lost = lost || s.ofRevoked(t)
+	}
+	s.mu.Unlock()
+	if !lost {
+		return nil
+	}
+	if _, _, err := s.Authorities(); err != nil { // who would make them?
+		return err
 	}
 	return s.forget()
 }

@@ -15,6 +15,11 @@ type Stock interface {
 	Choose() (*Ticket, error)
 }
 
+// Judge is a Stock that also says whether a ticket which it gave is still to be used. Station is one.
+type Judge interface {
+	Usable(*Ticket) bool
+}
+
 // ErrNoTicket is that there is no ticket that is valid now.
 var ErrNoTicket = errors.New("there is no ticket that is valid now")
 
@@ -123,11 +128,20 @@ func (c *Changer) Moved(to its.TwoDLocation) error {
 	return c.change(false)
 }
 
-// Ticket returns the ticket to sign by. One that is over is changed at once, whoever holds it.
+// over says whether the ticket cannot be signed by any more: it ended, or the stock says that it is worth nothing.
+func (c *Changer) over() bool {
+	if c.ticket == nil || !c.ticket.Certificate.ToBeSigned.ValidityPeriod.Contains(its.TimeAt(c.now(), c.leap)) {
+		return true
+	}
+	j, judges := c.stock.(Judge)
+	return judges && !j.Usable(c.ticket)
+}
+
+// Ticket returns the ticket to sign by. One that is over, or whose authority was revoked, is changed at once, whoever holds it.
 func (c *Changer) Ticket() (*Ticket, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ticket == nil || !c.ticket.Certificate.ToBeSigned.ValidityPeriod.Contains(its.TimeAt(c.now(), c.leap)) {
+	if c.over() {
 		if err := c.change(true); err != nil {
 			return nil, err
 		}
@@ -173,7 +187,7 @@ func (c *Changer) change(force bool) error {
 	}
 	t, err := c.stock.Choose()
 	if err != nil {
-		if c.ticket != nil && c.ticket.Certificate.ToBeSigned.ValidityPeriod.Contains(its.TimeAt(c.now(), c.leap)) {
+		if !c.over() {
 			return nil
 		}
 		c.ticket = nil

@@ -412,6 +412,14 @@ func (k kept) RoundTrip(q *http.Request) (*http.Response, error) {
 	return a, durable.WriteFile(path, append([]byte(a.Header.Get("Content-Type")+"\n"), b...), 0o600)
 }
 
+// nobody is a network without anybody.
+type nobody struct{}
+
+// RoundTrip implements http.RoundTripper.
+func (nobody) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("nobody is asked")
+}
+
 // before is the list as it was fetched last.
 func (k kept) before(q *http.Request, path string, reason error) (*http.Response, error) {
 	b, err := os.ReadFile(path)

@@ -486,6 +486,48 @@ func (c *Client) Check(at its.Time64, path ...*its.Certificate) error {
 		}})
 }
 
+// standing is what the lists say of an authority.
+type standing uint8
+
+const (
+	stands   standing = iota // nothing is against it, as far as is known
+	unlisted                 // it is on no trust list of a root that is believed: others do not know it, and this station cannot tell them
+	revoked                  // it, or the root above it
+)
+
+// standing says what the lists that are here, if any, say of the authority that issued something. That it is on no list says something only where all lists of the station's own
+// roots are here; that it is revoked holds for good.
+func (c *Client) standing(id its.HashedId8) standing {
+	l, now := c.lists.Load(), c.at()
+	said := stands
+	for _, r := range l.roots {
+		if r.home {
+			said = unlisted
+		}
+	}
+	for _, r := range l.roots {
+		if r.ctl.CTL == nil || r.crl == nil {
+			if r.home {
+				said = stands
+			}
+			continue
+		}
+		e := r.ctl.Find(id)
+		if r.home && r.crl.Lists(id) || e != nil && r.withdrew(trustlist.Certificate(e)) { // a root of others speaks for what it issued alone
+			return revoked
+		}
+		if e != nil || r.home && now >= its.Time64(r.ctl.NextUpdate)*1e6 {
+			said = stands
+		}
+	}
+	return said
+}
+
+// withdrew says whether a root revoked what it issued, or itself.
+func (r *believed) withdrew(x *its.Certificate) bool {
+	return x.Issuer.Choice != its.IssuerSelf && x.Issuer.Digest == r.id && (r.crl.Lists(r.id) || r.crl.Revoked(x))
+}
+
 // issuer is the root that issued a certificate; the first one if none did, which says what is wrong with it; nil if there is none at all.
 func (l *lists) issuer(x *its.Certificate) *believed {
 	for _, r := range l.roots {

@@ -238,7 +238,7 @@ func (s *Station) Credential() *Credential {
 	return s.has
 }
 
-// Enrol gets the first enrolment credential. With one that is valid it does nothing.
+// Enrol gets the first enrolment credential. With one that is valid it does nothing, unless the authority that gave it was revoked.
 func (s *Station) Enrol(ctx context.Context, canonical crypto.Signer) error {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -246,7 +246,9 @@ func (s *Station) Enrol(ctx context.Context, canonical crypto.Signer) error {
 		return errReads
 	}
 	if c := s.Credential(); c != nil && c.Certificate.ToBeSigned.ValidityPeriod.Contains(s.at()) {
-		return nil
+		if s.Recall(ctx); !s.CredentialRevoked() {
+			return nil
+		}
 	}
 	if err := s.update(ctx); err != nil {
 		return err
@@ -274,17 +276,24 @@ func renewAt(x *its.Certificate) its.Time64 {
 	return its.Time64(v.Start)*1e6 + its.Time64(v.Duration.Microseconds()/3*2)
 }
 
-// Keep does what is due: it fetches the lists, renews the credential, drops tickets that are over, and fills the stock. It returns how many tickets it got.
-// What was done before an error is not lost.
+// Keep does what is due: it fetches the lists, renews the credential, drops tickets that are over, fills the stock, and drops tickets of revoked authorities when others
+// are there. It returns how many tickets it got. What was done before an error is not lost.
 func (s *Station) Keep(ctx context.Context) (got int, err error) {
 	s.work.Lock()
 	defer s.work.Unlock()
 	if s.o.Reads {
 		return 0, errReads
 	}
-	if err := s.drop(); err != nil {
+	if err := s.drop(s.ended); err != nil {
 		return 0, err
 	}
+	if got, err = s.keep(ctx); err != nil {
+		return got, err
+	}
+	return got, s.drop(s.ofRevoked)
+}
+
+func (s *Station) keep(ctx context.Context) (got int, err error) {
 	c := s.Credential()
 	if c == nil {
 		return 0, ErrNotEnrolled
@@ -292,8 +301,11 @@ func (s *Station) Keep(ctx context.Context) (got int, err error) {
 	if err := s.update(ctx); err != nil {
 		return 0, err
 	}
-	if s.at() >= renewAt(c.Certificate) {
+	if lost := s.CredentialRevoked(); lost || s.at() >= renewAt(c.Certificate) {
 		next, err := s.Renew(ctx, c)
+		if err != nil && lost {
+			err = fmt.Errorf("%w: %w", ErrAuthorityRevoked, err)
+		}
 		if err != nil {
 			return 0, fmt.Errorf("renewing the enrolment credential: %w", err)
 		}
@@ -305,6 +317,9 @@ func (s *Station) Keep(ctx context.Context) (got int, err error) {
 	if got, err = s.resume(ctx); err != nil {
 		return got, err
 	}
+	if err := s.orderAnew(); err != nil {
+		return got, err
+	}
 	more, offered, err := s.batches(ctx, c)
 	got += more
 	if err != nil && !errors.As(err, new(errUnusable)) || offered && !s.urgent() {
@@ -314,13 +329,64 @@ func (s *Station) Keep(ctx context.Context) (got int, err error) {
 	return got + more, errors.Join(err, err2)
 }
 
-// drop removes tickets that are over.
-func (s *Station) drop() error {
-	now := s.at()
+// ErrAuthorityRevoked is that the enrolment authority that gave the credential was revoked.
+var ErrAuthorityRevoked = errors.New("the authority that gave it was revoked")
+
+// CredentialRevoked says whether the enrolment authority that gave the credential is on the revocation list, as far as the lists are known.
+func (s *Station) CredentialRevoked() bool {
+	c := s.Credential()
+	return c != nil && s.standing(c.Certificate.Issuer.Digest) == revoked
+}
+
+// Usable implements Judge: who issued the ticket is neither revoked nor gone from the trust lists, as far as these are known.
+func (s *Station) Usable(t *Ticket) bool { return s.standing(t.Certificate.Issuer.Digest) == stands }
+
+// Useless is how many tickets the station has that are not over and worth nothing all the same, by the authority that issued them, which was revoked or is on no trust list any more.
+func (s *Station) Useless() map[its.HashedId8]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := map[its.HashedId8]int{}
+	for _, t := range s.stock {
+		if !s.ended(t) && !s.Usable(t) {
+			list[t.Certificate.Issuer.Digest]++
+		}
+	}
+	return list
+}
+
+func (s *Station) ended(t *Ticket) bool {
+	return its.Time64(t.Certificate.ToBeSigned.ValidityPeriod.End())*1e6 <= s.at()
+}
+
+func (s *Station) ofRevoked(t *Ticket) bool {
+	return s.standing(t.Certificate.Issuer.Digest) == revoked
+}
+
+// Recall takes the lists as they were fetched last, for who asks nobody. What is not to be believed any more is as if it were not there.
+func (s *Station) Recall(ctx context.Context) {
+	c, err := New(s.config(s.o, kept{s.f, nobody{}, true}))
+	if err != nil {
+		return // the settings were good when the folder was opened
+	}
+	for range 2 { // first the full list, then the deltas to it
+		if err := c.Update(ctx); err != nil && !errors.Is(err, ErrPartly) {
+			return
+		}
+		l := c.lists.Load()
+		l.ectl.asked = 0 // no place was asked
+		for _, r := range l.roots {
+			r.ctl.asked = 0
+		}
+		s.lists.Store(l)
+	}
+}
+
+// drop removes the tickets for which is holds.
+func (s *Station) drop(is func(*Ticket) bool) error {
 	s.mu.Lock()
 	var over []its.HashedId8
 	for id, t := range s.stock {
-		if its.Time64(t.Certificate.ToBeSigned.ValidityPeriod.End())*1e6 <= now {
+		if is(t) {
 			over = append(over, id)
 			delete(s.stock, id)
 			delete(s.uses.Chosen, id.String())
@@ -346,7 +412,11 @@ func (s *Station) resume(ctx context.Context) (got int, err error) {
 		if err != nil {
 			return got, err
 		}
-		if s.Now().Unix()-made > int64(resend/time.Second) {
+		aa, err := p.aa.HashedId8()
+		if err != nil {
+			return got, err
+		}
+		if s.Now().Unix()-made > int64(resend/time.Second) || s.standing(aa) == revoked {
 			if err := s.f.remove(pendingFolder, name); err != nil {
 				return got, err
 			}
@@ -450,13 +520,13 @@ func (s *Station) late(span *its.ValidityPeriod) bool {
 	return false
 }
 
-// count is how many tickets there are that are valid until a span ends, but for a minute, which the length of one that began late may have lost.
+// count is how many usable tickets there are that are valid until a span ends, but for a minute, which the length of one that began late may have lost.
 func (s *Station) count(span its.ValidityPeriod) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := its.Time64(max(span.Start, span.End()-61)) * 1e6
 	for _, t := range s.stock {
-		if t.Certificate.ToBeSigned.ValidityPeriod.Contains(last) {
+		if t.Certificate.ToBeSigned.ValidityPeriod.Contains(last) && s.Usable(t) {
 			n++
 		}
 	}
@@ -508,8 +578,9 @@ const (
 
 // Run does what is due until ctx ends. Without a network it goes on with what it has.
 func (s *Station) Run(ctx context.Context, log *slog.Logger) error {
+	s.begins(ctx, log)
 	wait := keepAgain
-	for {
+	for first := true; ; first = false {
 		got, err := s.Keep(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -518,6 +589,8 @@ func (s *Station) Run(ctx context.Context, log *slog.Logger) error {
 			log.LogAttrs(ctx, slog.LevelWarn, "keeping the stock of tickets", slog.Any("error", err), slog.Duration("again_in", wait))
 		case got > 0:
 			log.LogAttrs(ctx, slog.LevelInfo, "tickets came", slog.Int("tickets", got), slog.Int("stock", len(s.Tickets())))
+		case first:
+			log.LogAttrs(ctx, slog.LevelInfo, "nothing else is due now", slog.Int("stock", len(s.Tickets())))
 		}
 		pause := keepEvery
 		if err != nil {
@@ -531,14 +604,34 @@ func (s *Station) Run(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// Tickets returns all tickets that are not over, those that end first at the front.
+// begins says what the station has and does next: until the first tickets came nothing else is said, which takes a minute where many are missing.
+func (s *Station) begins(ctx context.Context, log *slog.Logger) {
+	s.work.Lock()
+	s.Recall(ctx)
+	s.work.Unlock()
+	now, later := 0, 0
+	for _, t := range s.Tickets() {
+		if t.Certificate.ToBeSigned.ValidityPeriod.Contains(s.at()) {
+			now++
+		} else {
+			later++
+		}
+	}
+	has := []slog.Attr{slog.String("station", s.ID), slog.Int("tickets_now", now), slog.Int("tickets_later", later)}
+	if c := s.Credential(); c != nil {
+		has = append(has, slog.Time("credential_until", c.Certificate.ToBeSigned.ValidityPeriod.End().Time(s.Leap)))
+	}
+	has = append(has, slog.Int("wanted_each_week", s.Stock), slog.Int("weeks", 1+max(s.Ahead, 0)), slog.Duration("pause", s.Pause))
+	log.LogAttrs(ctx, slog.LevelInfo, "begins: fetches the lists, then gets the tickets that are missing", has...)
+}
+
+// Tickets returns all tickets that are not over and usable, those that end first at the front.
 func (s *Station) Tickets() []*Ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.at()
 	var list []*Ticket
 	for _, t := range s.stock {
-		if its.Time64(t.Certificate.ToBeSigned.ValidityPeriod.End())*1e6 > now {
+		if !s.ended(t) && s.Usable(t) {
 			list = append(list, t)
 		}
 	}
@@ -555,7 +648,7 @@ func (s *Station) Choose() (*Ticket, error) {
 	var best []its.HashedId8
 	least := 0
 	for id, t := range s.stock {
-		if !t.Certificate.ToBeSigned.ValidityPeriod.Contains(now) {
+		if !t.Certificate.ToBeSigned.ValidityPeriod.Contains(now) || !s.Usable(t) {
 			continue
 		}
 		n := 2 * s.uses.Chosen[id.String()]

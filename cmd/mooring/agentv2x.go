@@ -8,9 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,14 +54,15 @@ Once there is a folder, what it says holds: to begin anew as another station, or
 Then "mooring agent v2x run" fills the stock.`
 
 const agentV2XRunHelp = `Keeps the stock of tickets filled until it is told to end (SIGTERM or Ctrl-C): fetches the lists, gets the tickets that are missing for this week and
-those ahead, drops those that are over, and renews the enrolment credential after two thirds of its life. Requests that were under way when it
+those ahead, drops those that are over or whose authority was revoked, and renews the enrolment credential after two thirds of its life. Requests that were under way when it
 was killed are sent again, and count once. Without a network it goes on with what there is. With --once it does what is due and ends, which takes a
 minute and more for a new station: it pauses between requests (--pause of "mooring agent v2x enrol").
 
 --before is a command for /bin/sh that is run before each request for a ticket. A vehicle changes its network addresses there, so that requests are not known as
 those of one vehicle by them.`
 
-const agentV2XStatusHelp = `Tells what credential and how many tickets the station has. It asks nobody.`
+const agentV2XStatusHelp = `Tells what credential and how many tickets the station has, and which of that is worth nothing since the authority that gave it was revoked. It asks nobody: what
+it knows of revocations is from the lists as "mooring agent v2x run" fetched them last.`
 
 const agentV2XSignHelp = `Signs the message in FILE with a ticket of the stock, and writes the signed message to --out, in octets. It is signed as a CAM, with the whole ticket, or with --at, the
 place of an event, as a DENM. What FILE has in it is not looked at.`
@@ -101,9 +104,11 @@ func (c *cli) agentV2XCommand(f *agentFlags) *cobra.Command {
 	run.Flags().BoolVar(&v.once, "once", false, "do what is due, and end")
 	run.Flags().StringVar(&v.before, "before", "", "command for /bin/sh before each request for a ticket")
 	status := &cobra.Command{Use: "status", Short: "Tell what tickets this station has", Long: agentV2XStatusHelp, Args: needs(), Example: "  mooring agent v2x status --json",
-		RunE: func(*cobra.Command, []string) error { return v2xError(c.agentV2XStatus(f)) }}
+		RunE: func(cmd *cobra.Command, _ []string) error { return v2xError(c.agentV2XStatus(cmd.Context(), f)) }}
 	sign := &cobra.Command{Use: "sign FILE", Short: "Sign a message with a ticket", Long: agentV2XSignHelp, Args: needs("FILE"), Example: "  mooring agent v2x sign cam.uper --out cam.oer\n  mooring agent v2x sign denm.uper --at 48.1372,11.5756 --out denm.oer",
-		RunE: func(_ *cobra.Command, args []string) error { return v2xError(c.agentV2XSign(f, v, args[0])) }}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return v2xError(c.agentV2XSign(cmd.Context(), f, v, args[0]))
+		}}
 	sign.Flags().StringVar(&v.out, "out", "", "file to write the signed message to")
 	sign.Flags().StringVar(&v.at, "at", "", "place of the event, latitude and longitude in degrees: makes it a DENM")
 	hear := &cobra.Command{Use: "hear FILE", Short: "Judge a message of another station", Long: agentV2XHearHelp, Args: needs("FILE"), Example: "  mooring agent v2x hear cam.oer\n  mooring agent v2x hear cam.oer --age 1h",
@@ -125,7 +130,7 @@ func v2xError(err error) error {
 	switch {
 	case errors.As(err, &refused):
 		kind = errs.Denied
-	case errors.As(err, &status):
+	case errors.As(err, &status), errors.Is(err, v2x.ErrAuthorityRevoked):
 		kind = errs.Unavailable
 	case errors.Is(err, v2x.ErrNotEnrolled), errors.Is(err, v2x.ErrNoTicket):
 		kind = errs.NotFound
@@ -212,6 +217,10 @@ func enrolmentAdvice(code string) string {
 	return "What each code means says doc/v2x.md. The authority has the refusal in its record: mooring audit list --newest"
 }
 
+// revokedAdvice says what to do where the enrolment authority of a credential was revoked.
+const revokedAdvice = "The credential is worth nothing until another enrolment authority is on the trust list, which is for the operators of the authorities to see to. Then\n" +
+	"mooring agent v2x run renews it by itself; if that is refused, mooring agent v2x enrol gets another one by the canonical key."
+
 // ticketAdvice is enrolmentAdvice for tickets.
 func ticketAdvice(code string) string {
 	switch code {
@@ -278,7 +287,10 @@ func (c *cli) agentV2XRun(ctx context.Context, f *agentFlags, v *v2xFlags) error
 	if v.once {
 		if _, err := s.Keep(ctx); err != nil {
 			var refused *v2x.Refused
-			if errors.As(err, &refused) {
+			switch {
+			case errors.Is(err, v2x.ErrAuthorityRevoked):
+				c.advise("%s", revokedAdvice)
+			case errors.As(err, &refused):
 				c.advise("%s", ticketAdvice(refused.Code))
 			}
 			return err
@@ -300,14 +312,17 @@ func noStation(err error) error {
 	return err
 }
 
-// look opens the folder without disturbing who keeps it.
-func (f *agentFlags) look() (*v2x.Station, error) {
+// look opens the folder without disturbing who keeps it, with the lists as they were fetched last.
+func (f *agentFlags) look(ctx context.Context) (*v2x.Station, error) {
 	s, err := v2x.OpenStation(f.v2xDir(), v2x.StationOptions{Now: time.Now, Reads: true})
+	if err == nil {
+		s.Recall(ctx)
+	}
 	return s, noStation(err)
 }
 
-func (c *cli) agentV2XStatus(f *agentFlags) error {
-	s, err := f.look()
+func (c *cli) agentV2XStatus(ctx context.Context, f *agentFlags) error {
+	s, err := f.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -322,6 +337,9 @@ type stationStatus struct {
 	Now        int       `json:"tickets_now"`
 	Later      int       `json:"tickets_later"`
 	Last       time.Time `json:"last_ticket_until,omitzero"`
+	// Revoked says that the authority that gave the credential was revoked; Useless is how many tickets are worth nothing, by the authority that issued them.
+	Revoked bool           `json:"credential_authority_revoked,omitempty"`
+	Useless map[string]int `json:"tickets_useless,omitempty"`
 	// Butterfly is the expansion of keys by which many tickets are asked for with one request, "no" if each is asked for by itself, for the reason that is given.
 	Butterfly string    `json:"butterfly"`
 	Next      time.Time `json:"next_tickets_by,omitzero"`
@@ -330,7 +348,10 @@ type stationStatus struct {
 
 func (c *cli) showStation(s *v2x.Station) error {
 	from := s.Source()
-	st := stationStatus{ID: s.ID, Butterfly: string(from.Butterfly), Next: from.Next, Reason: from.Reason}
+	st := stationStatus{ID: s.ID, Butterfly: string(from.Butterfly), Next: from.Next, Reason: from.Reason, Revoked: s.CredentialRevoked(), Useless: map[string]int{}}
+	for aa, n := range s.Useless() {
+		st.Useless[aa.String()] = n
+	}
 	source := "one by one: " + st.Reason
 	if from.Butterfly != v2x.ButterflyNo {
 		source = fmt.Sprintf("by butterfly keys (%s), the next ones by %s", st.Butterfly, minute(st.Next))
@@ -354,13 +375,19 @@ func (c *cli) showStation(s *v2x.Station) error {
 		fact(w, "Station", st.ID)
 		fact(w, "Credential", st.Credential)
 		fact(w, "Until", minute(st.Until))
+		if st.Revoked {
+			fact(w, "It is of no use", "the authority that gave it was revoked; mooring agent v2x run renews it when there is another one, or mooring agent v2x enrol gets one by the canonical key")
+		}
 		fact(w, "Tickets", fmt.Sprintf("%d valid now, %d for later", st.Now, st.Later))
+		for _, aa := range slices.Sorted(maps.Keys(st.Useless)) {
+			fact(w, "Of no use", fmt.Sprintf("%d more of %s, which was revoked or is on no trust list any more: mooring agent v2x run gets others", st.Useless[aa], aa))
+		}
 		fact(w, "Stock until", minute(st.Last))
 		fact(w, "They come", source)
 	})
 }
 
-func (c *cli) agentV2XSign(f *agentFlags, v *v2xFlags, path string) error {
+func (c *cli) agentV2XSign(ctx context.Context, f *agentFlags, v *v2xFlags, path string) error {
 	if v.out == "" {
 		return usagef("sign needs --out: the file to write the signed message to")
 	}
@@ -368,7 +395,7 @@ func (c *cli) agentV2XSign(f *agentFlags, v *v2xFlags, path string) error {
 	if err != nil {
 		return err
 	}
-	s, err := f.look()
+	s, err := f.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -415,7 +442,7 @@ func (c *cli) agentV2XHear(ctx context.Context, f *agentFlags, v *v2xFlags, path
 	if err != nil {
 		return err
 	}
-	s, err := f.look()
+	s, err := f.look(ctx)
 	if err != nil {
 		return err
 	}
