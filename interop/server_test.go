@@ -3,7 +3,6 @@
 package interop
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -116,14 +115,21 @@ curl -sSf --cacert root.pem "$EST/.well-known/est/cacerts" | openssl base64 -d |
 	return s
 }
 
+// serveLog is the file in a site's folder with what the server has logged.
+const serveLog = "serve.log"
+
 // serve runs "mooring serve" until the test ends or the result is called.
 func (s *site) serve(t *testing.T) (stop func()) {
 	t.Helper()
 	ready := filepath.Join(s.dir, "ready.json")
 	server := exec.Command(s.program, "serve", "--dir", filepath.Join(s.dir, "d"), "--ready-file", ready)
 	server.Env = s.environ()
-	var log bytes.Buffer
-	server.Stderr = &log
+	log, err := os.OpenFile(filepath.Join(s.dir, serveLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = log.Close() }) // it was written by the server
+	server.Stderr = log
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +141,7 @@ func (s *site) serve(t *testing.T) (stop func()) {
 			t.Errorf("the server: %v", err)
 		}
 		if t.Failed() {
-			t.Logf("the server's log:\n%s", &log)
+			t.Logf("the server's log:\n%s", s.read(t, serveLog))
 		}
 	})
 	t.Cleanup(stop)
