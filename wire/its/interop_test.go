@@ -67,7 +67,7 @@ func withSigner(x Certificate) *Ieee1609Dot2Data {
 }
 
 func tsharkSigned(t *testing.T) *SignedData {
-	b := marshal(t, &EtsiTs102941Data{EtsiTs102941DataContent{Choice: AuthorizationResponse, AuthorizationResponse: &InnerAtResponse{ResponseCode: UnknownIts}}})
+	b := marshal(t, &EtsiTs102941Data{Content: EtsiTs102941DataContent{Choice: AuthorizationResponse, AuthorizationResponse: &InnerAtResponse{ResponseCode: UnknownIts}}})
 	return &SignedData{TbsData: ToBeSignedData{Payload: SignedDataPayload{Data: Unsecured(b)},
 		HeaderInfo: HeaderInfo{Psid: PsidSCR, GenerationTime: coer.Some[Time64](1), InlineP2pcdRequest: []HashedId3{{1, 2, 3}}}},
 		Signature: Signature{R: CurvePoint{X: x32()}, S: x32()}}
