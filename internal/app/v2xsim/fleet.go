@@ -70,8 +70,10 @@ func (s *Simulation) provide(ctx context.Context, r *Result) error {
 	if s.o.Butterfly != "" {
 		total = len(s.fleet) // of vehicles, not of tickets
 		s.arm()
-		if _, _, err := s.each(ctx, "order", total, s.ask); err != nil {
-			return err
+		if !s.o.alone { // else a vehicle asks when the one before has its tickets
+			if _, _, err := s.each(ctx, "order", total, s.ask); err != nil {
+				return err
+			}
 		}
 	}
 	if _, _, err := s.each(ctx, "tickets", total, s.stock); err != nil {
