@@ -154,7 +154,8 @@ for time in 1 2; do
 	mv next.pem now.pem
 done
 mooring cert revoke "$(openssl x509 -in revoked.pem -noout -serial | sed 's/.*=//')" --reason superseded
-openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout foreign.key -subj /CN=foreign | openssl x509 -req -signkey foreign.key -out foreign.pem
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout foreign.key -subj /CN=foreign -out foreign.req
+openssl x509 -req -in foreign.req -signkey foreign.key -out foreign.pem
 openssl req -new -key used.key -subj / -addext subjectAltName=DNS:www.example.com -outform DER | openssl base64 > dns.csr
 openssl req -new -key used.key -subj /CN=used -outform DER | openssl base64 > nameless.csr
 openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521 -out p521.key
