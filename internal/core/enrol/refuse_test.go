@@ -273,7 +273,7 @@ func TestBadRequests(t *testing.T) {
 		{"RSA < 2048", "device", weakRSA(t, 1024, 65537), errs.Invalid, bad + "public key refused: RSA key of 1024 bits; at least 2048 are needed"},
 		{"e = 3", "device", weakRSA(t, 2048, 3), errs.Invalid, bad + "public key refused: RSA exponent 3; use 65537"},
 		{"e = 1", "device", weakRSA(t, 2048, 1), errs.Invalid, bad + "public key refused: RSA exponent 1; use 65537"},
-		{"known-weak key (ROCA)", "device", asking(der.RequestSpec{SPKI: spki(t, &rsa.PublicKey{N: rocaModulus(), E: 65537})}), errs.Invalid,
+		{"known-weak key (ROCA)", "device", asking(der.RequestSpec{SPKI: spki(t, &rsa.PublicKey{N: apptest.ROCA(), E: 65537})}), errs.Invalid,
 			bad + "public key refused: RSA key from the flawed generator of CVE-2017-15361 (ROCA); replace it and its maker's firmware"},
 		{"known-weak key (Debian)", "device", asking(der.RequestSpec{SPKI: spki(t, debianKey())}), errs.Invalid,
 			bad + "public key refused: it is on a list of weak keys, such as those of Debian's generator (CVE-2008-0166), whose private keys everybody can find; make a new one with a generator that is up to date"},
@@ -518,21 +518,6 @@ func otherCurve(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return csr
-}
-
-// rocaModulus has the shape that the flawed generator gives: k*M + 65537^a mod M, M the product of the primes to 701.
-func rocaModulus() *big.Int {
-	m := big.NewInt(1)
-	for p := int64(2); p <= 701; p++ {
-		if big.NewInt(p).ProbablyPrime(0) {
-			m.Mul(m, big.NewInt(p))
-		}
-	}
-	n := new(big.Int).Exp(big.NewInt(65537), big.NewInt(123457), m)
-	for n.BitLen() < 2048 {
-		n.Add(n, new(big.Int).Lsh(m, uint(2047-m.BitLen())))
-	}
-	return n
 }
 
 // wordOf makes a device name of a row's name.

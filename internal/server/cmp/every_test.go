@@ -95,21 +95,6 @@ func p192() []byte {
 	return append([]byte("\x30\x49\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x01\x03\x32\x00\x04"), make([]byte, 48)...)
 }
 
-// roca has the shape that the flawed generator of CVE-2017-15361 gives: a multiple of the product of the primes to 701, and a power of 65537.
-func roca() *big.Int {
-	m := big.NewInt(1)
-	for p := int64(2); p <= 701; p++ {
-		if big.NewInt(p).ProbablyPrime(0) {
-			m.Mul(m, big.NewInt(p))
-		}
-	}
-	n := new(big.Int).Exp(big.NewInt(65537), big.NewInt(123457), m)
-	for n.BitLen() < 2048 {
-		n.Add(n, new(big.Int).Lsh(m, uint(2047-m.BitLen())))
-	}
-	return n
-}
-
 // TestEveryProtocol has the rows of the list for all protocols that are about what is asked for and about who asks, by each protocol but EST, whose own tests have
 // them. Every one of them can carry a request of PKCS #10. In the end each request is made as it should be, and granted: so the rows failed for no other reason.
 func TestEveryProtocol(t *testing.T) {
@@ -166,7 +151,7 @@ func TestEveryProtocol(t *testing.T) {
 		{"RSA < 2048", weak(rsaSPKI(new(big.Int).Rsh(odd, 1024), 65537)), "RSA key of 1024 bits|" + sealed},
 		{"e = 1", weak(rsaSPKI(odd, 1)), "RSA exponent 1|" + sealed},
 		{"P-192", weak(p192()), "unsupported curve P-192|" + sealed},
-		{"known-weak key (ROCA)", weak(rsaSPKI(roca(), 65537)), "ROCA|" + sealed},
+		{"known-weak key (ROCA)", weak(rsaSPKI(apptest.ROCA(), 65537)), "ROCA|" + sealed},
 		{"known-weak key (Debian)", func(t *testing.T, w *way) []byte { return apptest.CSR(t, known, w.spec) }, "on a list of weak keys|another key"},
 		{"key equal to a CA key", func(t *testing.T, w *way) []byte { return apptest.CSR(t, caKey, w.spec) }, "that of a CA|another key"},
 		{"duplicate extensions", extension(usage, usage), "occurs twice|" + sealed},

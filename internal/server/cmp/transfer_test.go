@@ -239,7 +239,7 @@ func badRequests(t *testing.T, f *fleet) {
 		"RSA < 2048":      {func(x *cmp.Template) { x.SPKI = rsaSPKI(new(big.Int).Lsh(big.NewInt(1), 1023), 65537) }, cmp.BadCertTemplate},
 		"e = 1":           {func(x *cmp.Template) { x.SPKI = rsaSPKI(new(big.Int).Lsh(big.NewInt(1), 2047), 1) }, cmp.BadCertTemplate},
 		"P-192":           {func(x *cmp.Template) { x.SPKI = p192() }, cmp.BadCertTemplate},
-		"ROCA":            {func(x *cmp.Template) { x.SPKI = rsaSPKI(roca(), 65537) }, cmp.BadCertTemplate},
+		"ROCA":            {func(x *cmp.Template) { x.SPKI = rsaSPKI(apptest.ROCA(), 65537) }, cmp.BadCertTemplate},
 		"another subject": {func(x *cmp.Template) { x.Subject = name("somebody-else") }, cmp.NotAuthorized},
 		"CA:TRUE":         {func(x *cmp.Template) { x.Extensions = extensions(der.NewBasicConstraints(true, 0)) }, cmp.NotAuthorized},
 		"keyCertSign":     {func(x *cmp.Template) { x.Extensions = extensions(der.NewKeyUsage(der.KeyCertSign)) }, cmp.NotAuthorized},
