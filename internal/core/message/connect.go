@@ -514,6 +514,11 @@ func (c *Conn) openSubscriptions(ctx context.Context, present bool) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for x := range c.missed { // what this node heard before the subscriptions did
+		if Stream(x) != Up || heard {
+			c.missed[x] = max(c.missed[x], c.s.streams[x].now())
+		}
+	}
 	c.resuming = false
 	c.stir()
 	return nil

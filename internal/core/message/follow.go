@@ -3,6 +3,7 @@ package message
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ const (
 type stream struct {
 	head  atomic.Uint64 // everything up to there was given to the subscriptions of this node
 	known atomic.Uint64 // the newest that this node knows to be stored
+	shown atomic.Uint64 // the newest that the fabric has shown to who reads: Follow may be ahead of Next
 }
 
 // now returns the place after which something is new to who begins to listen: what this node stored is old, even if it was not heard yet.
@@ -49,7 +51,7 @@ func (s *Service) follow(ctx context.Context, x Stream, ready func()) {
 	d := &dispatcher{}
 	at := &s.streams[x]
 	err := s.Fabric.Follow(ctx, x, func() {
-		last, err := s.Fabric.Last(ctx, x)
+		last, err := s.last(ctx, x)
 		if err != nil {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "the end of a stream cannot be read", slog.Any("cause", err))
 		}
@@ -58,12 +60,44 @@ func (s *Service) follow(ctx context.Context, x Stream, ready func()) {
 		s.allBehind(x, last)
 		ready()
 	}, func(m *Message) {
+		raise(&at.known, m.Seq) // before anybody is looked for: who joins too late to hear it knows that it is there to be read
 		s.dispatch(m, d)
 		raise(&at.head, m.Seq)
 	})
 	if err != nil && ctx.Err() == nil {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "a stream of messages broke; it is taken up again", slog.Any("cause", err))
 	}
+}
+
+// last returns the last place of a stream.
+func (s *Service) last(ctx context.Context, x Stream) (uint64, error) {
+	last, err := s.Fabric.Last(ctx, x)
+	if err == nil {
+		raise(&s.streams[x].shown, last)
+	}
+	return last, err
+}
+
+// errLate says that who reads is not shown yet what this node heard already: of several servers that keep a stream, the one that tells what is new can be
+// ahead, for moments, of the one that is asked.
+var errLate = errors.New("what was heard cannot be read yet")
+
+const (
+	lateTime = 10 * time.Millisecond
+	lateMost = 1000 // times that one session waits before it is said, and tried more seldom
+)
+
+// shows makes sure that who reads x is shown what is stored up to a place. It returns errLate when that is not so yet, and whether the fabric had to be asked: what
+// was not found before may be there then.
+func (s *Service) shows(ctx context.Context, x Stream, place uint64) (asked bool, err error) {
+	if s.streams[x].shown.Load() >= place {
+		return false, nil
+	}
+	last, err := s.last(ctx, x)
+	if err == nil && last < place {
+		err = errLate
+	}
+	return true, err
 }
 
 // allBehind has all sessions look whether they missed something while a stream was not followed.

@@ -29,6 +29,12 @@ func (c *Conn) read(ctx context.Context) {
 			c.s.hands.after(roomTime, c.read)
 			return
 		}
+		if err == errLate && c.late < lateMost {
+			c.late++
+			c.s.hands.after(lateTime, c.read)
+			return
+		}
+		c.late = 0
 		if err != nil && ctx.Err() == nil {
 			c.s.log.LogAttrs(ctx, slog.LevelWarn, "the queue of a session cannot be read; it is tried again", sessionAttr(c.key), slog.Any("cause", err))
 			c.s.hands.after(time.Second, c.read)
@@ -121,11 +127,19 @@ func (c *Conn) findAgain(ctx context.Context, r *flightRecord) (m *Message, err 
 		})
 		return m, err
 	}
-	m, err = c.s.Fabric.Next(ctx, r.Stream, "", r.Seq-1)
+	return c.s.stored(ctx, r.Stream, r.Seq)
+}
+
+// stored returns the message at a place where one was once, nil when it is gone.
+func (s *Service) stored(ctx context.Context, x Stream, place uint64) (*Message, error) {
+	if _, err := s.shows(ctx, x, place); err != nil {
+		return nil, err
+	}
+	m, err := s.Fabric.Next(ctx, x, "", place-1)
 	if errs.Is(err, errs.NotFound) {
 		return nil, nil
 	}
-	if err != nil || m.Seq != r.Seq {
+	if err != nil || m.Seq != place {
 		return nil, err
 	}
 	return m, nil
@@ -141,6 +155,12 @@ func (c *Conn) catchUp(ctx context.Context) error {
 		at, missed := c.pos[s], c.missed[s]
 		c.mu.Unlock()
 		m, err := c.nextOf(ctx, s, at)
+		if m == nil && err == nil && missed > at {
+			var asked bool
+			if asked, err = c.s.shows(ctx, s, missed); asked && err == nil {
+				m, err = c.nextOf(ctx, s, at)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -284,7 +304,7 @@ func (c *Conn) trimQueue(ctx context.Context) error {
 }
 
 func (c *Conn) trimStream(ctx context.Context, s Stream, most, octets int) error {
-	last, err := c.s.Fabric.Last(ctx, s)
+	last, err := c.s.last(ctx, s)
 	if err != nil {
 		return err
 	}

@@ -179,6 +179,7 @@ type Conn struct {
 	behind    bool                // the queue is to be read from the fabric
 	trim      bool                // and bounded before
 	reading   bool                // somebody does
+	late      int                 // times in a row that it was not shown what this node heard; of who reads
 	resuming  bool                // its subscriptions do not hear what comes yet: what is read before that, and comes after, would be missed
 	again     []flightRecord      // on their way on an earlier connection, to be repeated
 	replays   []replay            // retained messages to come

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"mooring/internal/base/errs"
 )
 
 // maxShared is how many messages a group keeps while all its members have as many on their way as they may have.
@@ -286,14 +284,13 @@ func (s *Service) heardSpread(node string, x *spread) {
 
 // takeShared gives a message to a member here that another node had no member for any more.
 func (s *Service) takeShared(ctx context.Context, x *spread, g *share) {
-	m, err := s.Fabric.Next(ctx, x.Stream, "", x.Seq-1)
-	if err != nil {
-		if !errs.Is(err, errs.NotFound) && ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "a message that another node left to this one cannot be read", slog.Any("cause", err))
-		}
-		return
-	}
-	if m.Seq == x.Seq {
+	m, err := s.stored(ctx, x.Stream, x.Seq)
+	switch {
+	case err == errLate:
+		s.hands.after(lateTime, func(ctx context.Context) { s.takeShared(ctx, x, g) })
+	case err != nil && ctx.Err() == nil:
+		s.log.LogAttrs(ctx, slog.LevelWarn, "a message that another node left to this one cannot be read", slog.Any("cause", err))
+	case m != nil:
 		s.offerShared(x.Filters[0], g, item{m: m, share: g})
 	}
 }
