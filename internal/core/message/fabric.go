@@ -16,7 +16,8 @@ type Fabric interface {
 	// Follow calls fn for every message stored in s from now on, in order, until ctx ends; ready, if not nil, is called when that has begun. It
 	// survives losses of the connection without gaps. fn must not block for long; m is fn's.
 	Follow(ctx context.Context, s Stream, ready func(), fn func(m *Message)) error
-	// Next returns the first message in s under key with a place above after; NotFound when there is none. key "" means any.
+	// Next returns the first message in s under key with a place above after; NotFound when there is none. key "" means any. It may not show yet, for
+	// moments, what Follow has told; up to the place that Last returned before it was called it shows all.
 	Next(ctx context.Context, s Stream, key string, after uint64) (*Message, error)
 	// Last returns the last place in s, 0 when it is empty.
 	Last(ctx context.Context, s Stream) (uint64, error)
