@@ -301,12 +301,18 @@ func TestPostgresAway(t *testing.T) {
 	r := w.runner(p, func(o *sink.Options) { o.Batch = 20 })
 	stop := run(t, r)
 	const rounds, each = 5, 100
+	n := 0
+	publish := func(more int) {
+		published(t, w.log, n, more)
+		n += more
+	}
 	for i := range rounds {
-		published(t, w.log, i*each, each)
+		publish(each)
 		switch i {
-		case 1: // in the middle of it
+		case 1: // in the middle of it, or behind its end: then the last one meets the broken line
 			until(t, r, "some there", func(m sink.Metric) bool { return m.Place > each })
 			c.set(true)
+			publish(1)
 			until(t, r, "noticed", func(m sink.Metric) bool { return m.Cause != "" })
 		case 2:
 			c.set(false)
@@ -317,8 +323,8 @@ func TestPostgresAway(t *testing.T) {
 			run(t, r)
 		}
 	}
-	until(t, r, "caught up", func(m sink.Metric) bool { return caughtUp(m) && m.Place == rounds*each })
-	inOrder(t, stored(t, conn), 0, rounds*each)
+	until(t, r, "caught up", func(m sink.Metric) bool { return caughtUp(m) && m.Place == uint64(n) })
+	inOrder(t, stored(t, conn), 0, n)
 	if m := until(t, r, "counted", func(sink.Metric) bool { return true }); m.Dead != 0 {
 		t.Errorf("%d dead letters, want none", m.Dead)
 	}
