@@ -3,6 +3,7 @@ package message_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -17,6 +18,8 @@ type twoServers struct {
 	lags   atomic.Bool
 	shown  [4]uint64    // up to where the second one has each stream, while it lags
 	looked atomic.Int64 // questions meanwhile
+
+	held atomic.Pointer[gate] // who is told next that dev-1 has nothing more is told late
 }
 
 func (f *twoServers) lag(t *testing.T) {
@@ -35,6 +38,9 @@ func (f *twoServers) Next(ctx context.Context, x message.Stream, key string, aft
 	m, err := f.Memory.Next(ctx, x, key, after)
 	if err == nil && lags && m.Seq > f.shown[x] {
 		f.looked.Add(1)
+		if key == "dev-1" {
+			f.held.Swap(nil).pass()
+		}
 		return nil, errs.New(errs.NotFound, "there is no such message")
 	}
 	return m, err
@@ -104,6 +110,42 @@ func TestServerBehindCatchingUp(t *testing.T) {
 	until(t, "the last one is looked for", func() bool { return f.looked.Load() > 2 })
 	f.lags.Store(false)
 	dev.hears(all[len(all)-1])
+}
+
+// TestServerBehindForOne: that the server which is asked has everything by now, as another session was told, says nothing of what it answered before.
+func TestServerBehindForOne(t *testing.T) {
+	w := newWorld(t)
+	f := &twoServers{Memory: w.fabric}
+	w.wrapped = f
+	n := w.node()
+	w.add("dev-1")
+	w.add("dev-2")
+	w.add("back", service)
+	back := n.connect("back")
+	back.subscribe("v1/+/cmd/+")
+	for _, name := range []string{"dev-1", "dev-2"} {
+		dev := n.connect(name, persistent)
+		dev.subscribe("v1/" + name + "/cmd/+")
+		dev.leave(message.ReasonLost)
+		until(t, "the session is left", func() bool { return w.left(idOf(name)) })
+	}
+	f.lag(t)
+	back.says("v1/dev-1/cmd/a", "first", 1)
+	back.says("v1/dev-2/cmd/a", "other", 1)
+	back.hears("first", "other")
+	one := n.connect("dev-1", persistent)
+	until(t, "it is looked for", func() bool { return f.looked.Load() > 4 })
+	late := newGate()
+	opened := sync.OnceFunc(func() { close(late.open) })
+	t.Cleanup(opened)
+	f.held.Store(late)
+	<-late.reached
+	f.lags.Store(false)
+	two := n.connect("dev-2", persistent)
+	two.hears("other")
+	opened()
+	back.says("v1/dev-1/cmd/a", "second", 1)
+	one.hears("first", "second")
 }
 
 // TestServerBehindShared: what the members of one node leave to those of another is waited for.

@@ -87,17 +87,16 @@ const (
 	lateMost = 1000 // times that one session waits before it is said, and tried more seldom
 )
 
-// shows makes sure that who reads x is shown what is stored up to a place. It returns errLate when that is not so yet, and whether the fabric had to be asked: what
-// was not found before may be there then.
-func (s *Service) shows(ctx context.Context, x Stream, place uint64) (asked bool, err error) {
+// shows makes sure that who reads x from now on is shown what is stored up to a place. It returns errLate when that is not so yet.
+func (s *Service) shows(ctx context.Context, x Stream, place uint64) error {
 	if s.streams[x].shown.Load() >= place {
-		return false, nil
+		return nil
 	}
 	last, err := s.last(ctx, x)
 	if err == nil && last < place {
 		err = errLate
 	}
-	return true, err
+	return err
 }
 
 // allBehind has all sessions look whether they missed something while a stream was not followed.

@@ -132,7 +132,7 @@ func (c *Conn) findAgain(ctx context.Context, r *flightRecord) (m *Message, err 
 
 // stored returns the message at a place where one was once, nil when it is gone.
 func (s *Service) stored(ctx context.Context, x Stream, place uint64) (*Message, error) {
-	if _, err := s.shows(ctx, x, place); err != nil {
+	if err := s.shows(ctx, x, place); err != nil {
 		return nil, err
 	}
 	m, err := s.Fabric.Next(ctx, x, "", place-1)
@@ -154,10 +154,10 @@ func (c *Conn) catchUp(ctx context.Context) error {
 		c.mu.Lock()
 		at, missed := c.pos[s], c.missed[s]
 		c.mu.Unlock()
+		shown := c.s.streams[s].shown.Load() // before the question: what others are shown meanwhile, its answer may lack
 		m, err := c.nextOf(ctx, s, at)
-		if m == nil && err == nil && missed > at {
-			var asked bool
-			if asked, err = c.s.shows(ctx, s, missed); asked && err == nil {
+		if m == nil && err == nil && missed > max(at, shown) {
+			if err = c.s.shows(ctx, s, missed); err == nil {
 				m, err = c.nextOf(ctx, s, at)
 			}
 		}
