@@ -320,7 +320,7 @@ func (s *Service) begin(ctx context.Context, c *Conn, clean bool) (present bool,
 
 // leaveStored is what finish does, for a connection that ended while that it lives was being stored: finish may have come before that.
 func (s *Service) leaveStored(ctx context.Context, c *Conn) error {
-	r, _, err := s.load(ctx, c.key)
+	r, revision, err := s.load(ctx, c.key)
 	c.mu.Lock()
 	epoch, cut := c.epoch, c.reason == ReasonCut
 	c.mu.Unlock()
@@ -328,7 +328,7 @@ func (s *Service) leaveStored(ctx context.Context, c *Conn) error {
 	case err != nil || r == nil || r.Epoch != epoch:
 		return err
 	case cut:
-		return s.drop(ctx, c.key)
+		return ignoreConflict(s.drop(ctx, c.key, revision))
 	}
 	_, err = s.tend(ctx, c.key, map[string]bool{s.node: true})
 	return err
@@ -448,8 +448,11 @@ func (c *Conn) settleBeginning(ctx context.Context, old *record) error {
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	if err := c.s.drop(ctx, c.key, c.revision); err != nil {
+		return err
+	}
 	c.revision = 0
-	return c.s.drop(ctx, c.key)
+	return nil
 }
 
 // countSession writes down that the thing has a session besides that under its own name, so that it has no more of them than connections, and a cut finds

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"mooring/internal/base/errs"
 	"mooring/internal/core/access"
 	"mooring/internal/core/audit"
 	"mooring/internal/core/device"
@@ -49,21 +50,28 @@ func (s *Service) buryLeft(ctx context.Context, x *Selector) error {
 		return err
 	}
 	for _, key := range keys {
-		r, _, err := s.load(ctx, key)
-		if err != nil {
-			return err
-		}
-		if r == nil || !r.under(x) {
-			continue
-		}
-		if r.Will != nil {
-			s.metrics.WillCut.Add(1)
-		}
-		if err := s.drop(ctx, key); err != nil {
+		if err := s.buryUnder(ctx, key, x); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// buryUnder drops one session if it was left under what x means, and looks again when it was changed meanwhile: it may be one of another certificate now.
+func (s *Service) buryUnder(ctx context.Context, key string, x *Selector) error {
+	for range 5 {
+		r, revision, err := s.load(ctx, key)
+		if err != nil || r == nil || !r.under(x) {
+			return err
+		}
+		if err := s.drop(ctx, key, revision); !errs.Is(err, errs.Conflict) {
+			if err == nil && r.Will != nil {
+				s.metrics.WillCut.Add(1)
+			}
+			return err
+		}
+	}
+	return errs.New(errs.Unavailable, "a session that is to be dropped changes all the time: try again")
 }
 
 // sessionsUnder returns the keys of sessions among which are all that were left under what x means.
@@ -186,7 +194,7 @@ func (s *Service) dropSessions(ctx context.Context, id device.ID) error {
 		return err
 	}
 	for _, key := range append(l.Sessions, sessionKey(id, "", "")) {
-		if err := s.drop(ctx, key); err != nil {
+		if err := s.drop(ctx, key, 0); err != nil {
 			return err
 		}
 	}

@@ -115,20 +115,16 @@ func (c *Conn) leaveRecord(ctx context.Context) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	c.mu.Lock()
-	r, reason, foreign, begun := c.record(), c.reason, c.foreign > c.epoch, c.begun
+	r, reason, begun := c.record(), c.reason, c.begun
 	c.mu.Unlock()
 	switch {
 	case !begun: // what is stored is that of the connection before
 		return nil
-	case reason == ReasonCut:
-		return c.s.drop(ctx, c.key)
-	case r.Expiry == 0 && r.Will == nil && foreign: // what is stored is another node's by now
-		return nil
-	case r.Expiry == 0 && r.Will == nil:
+	case reason == ReasonCut || r.Expiry == 0 && r.Will == nil:
 		if c.revision == 0 {
 			return nil // there never was a record
 		}
-		return c.s.drop(ctx, c.key)
+		return c.s.drop(ctx, c.key, c.revision)
 	}
 	revision, err := c.s.put(ctx, c.key, r, c.revision)
 	if err != nil {

@@ -33,8 +33,8 @@ type Fabric interface {
 	Session(ctx context.Context, key string) (data []byte, revision uint64, err error)
 	// PutSession replaces it when its revision is still the given one, 0 = there is none; Conflict otherwise. It is forgotten after life, at the earliest.
 	PutSession(ctx context.Context, key string, data []byte, revision uint64, life time.Duration) (uint64, error)
-	// DropSession removes it, whatever its revision.
-	DropSession(ctx context.Context, key string) error
+	// DropSession removes it when its revision is still the given one, 0 = whatever that is; Conflict otherwise.
+	DropSession(ctx context.Context, key string, revision uint64) error
 	// Sessions calls fn for every session, until it returns false: for wills whose time comes after a restart.
 	Sessions(ctx context.Context, fn func(key string, data []byte, revision uint64) bool) error
 

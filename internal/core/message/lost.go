@@ -121,7 +121,7 @@ func (s *Service) tend(ctx context.Context, key string, gone map[string]bool) (l
 	switch {
 	case r.Will == nil:
 		if r.over(s.unix()) {
-			err = s.drop(ctx, key)
+			err = ignoreConflict(s.drop(ctx, key, revision))
 		}
 		return false, err
 	case r.WillAt > s.unix():

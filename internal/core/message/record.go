@@ -260,9 +260,9 @@ func (c *Conn) save(ctx context.Context) error {
 	return nil
 }
 
-// drop removes the record.
-func (s *Service) drop(ctx context.Context, key string) error {
-	err := s.Fabric.DropSession(ctx, key)
+// drop removes the record, if its revision is still the given one, 0 = whatever that is; Conflict otherwise: it is somebody else's by now.
+func (s *Service) drop(ctx context.Context, key string, revision uint64) error {
+	err := s.Fabric.DropSession(ctx, key, revision)
 	if errs.Is(err, errs.NotFound) {
 		return nil
 	}

@@ -81,7 +81,7 @@ func (s *Service) sayStored(ctx context.Context, key string, r *record, revision
 	}
 	var err error
 	if r.Will = nil; r.over(s.unix()) {
-		err = s.drop(ctx, key)
+		err = s.drop(ctx, key, revision)
 	} else {
 		r.WillAt = 0
 		_, err = s.put(ctx, key, r, revision)

@@ -560,11 +560,11 @@ func (f *deaf) PutSession(ctx context.Context, key string, data []byte, revision
 	return f.Memory.PutSession(ctx, key, data, revision, life)
 }
 
-func (f *deaf) DropSession(ctx context.Context, key string) error {
+func (f *deaf) DropSession(ctx context.Context, key string, revision uint64) error {
 	if f.dead.Load() {
 		return errDead
 	}
-	return f.Memory.DropSession(ctx, key)
+	return f.Memory.DropSession(ctx, key, revision)
 }
 
 func (f *deaf) Disown(ctx context.Context, key string, epoch uint64) error {

@@ -391,10 +391,10 @@ func testSessions(t *testing.T, f *nats.Fabric) {
 	if data, revision, err := f.Session(ctx, "s"); err != nil || string(data) != "2" || revision != second {
 		t.Errorf("Session gives %q, %d, %v, want 2, %d", data, revision, err, second)
 	}
-	if err := f.DropSession(ctx, "s"); err != nil {
+	if err := f.DropSession(ctx, "s", 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.DropSession(ctx, "never"); err != nil {
+	if err := f.DropSession(ctx, "never", 0); err != nil {
 		t.Errorf("DropSession of nobody: %v", err)
 	}
 	if _, _, err := f.Session(ctx, "s"); !errs.Is(err, errs.NotFound) {
@@ -416,7 +416,7 @@ func testSessionList(t *testing.T, f *nats.Fabric) {
 		}
 	}
 	for i := 0; i < n; i += 2 {
-		if err := f.DropSession(t.Context(), fmt.Sprint("s/", i)); err != nil {
+		if err := f.DropSession(t.Context(), fmt.Sprint("s/", i), 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -69,21 +69,37 @@ func (f *Fabric) putSession(ctx context.Context, key string, data []byte, revisi
 	return 0, err
 }
 
-// DropSession removes what was put for key.
-func (f *Fabric) DropSession(ctx context.Context, key string) error {
+// DropSession removes what was put for key, if its revision is still the given one, 0 = whatever that is.
+func (f *Fabric) DropSession(ctx context.Context, key string, revision uint64) error {
 	subject, err := f.place(bucketSessions, key)
 	if err != nil {
 		return err
 	}
 	if f.present == nil {
-		return f.remove(ctx, subject, nil)
+		return f.dropSession(ctx, subject, revision)
 	}
 	dropped := f.present.drop(key)
-	if err := f.remove(ctx, subject, nil); err != nil {
+	if err := f.dropSession(ctx, subject, revision); err != nil {
 		return err
 	}
 	dropped()
 	return nil
+}
+
+func (f *Fabric) dropSession(ctx context.Context, subject string, revision uint64) error {
+	var expect *uint64
+	if revision != 0 {
+		expect = &revision
+	}
+	err := f.remove(ctx, subject, expect)
+	if !errs.Is(err, errs.Conflict) {
+		return err
+	}
+	// Where nothing lies by now, it was removed already, maybe by a try whose answer got lost.
+	if _, looked := f.last(ctx, bucketSessions, subject); errs.Is(looked, errs.NotFound) {
+		return nil
+	}
+	return err
 }
 
 // Sessions calls fn for every session.

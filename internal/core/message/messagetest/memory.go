@@ -290,9 +290,12 @@ func (f *Memory) PutSession(_ context.Context, key string, data []byte, revision
 }
 
 // DropSession implements message.Fabric.
-func (f *Memory) DropSession(_ context.Context, key string) error {
+func (f *Memory) DropSession(_ context.Context, key string, revision uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s, ok := f.sessions[key]; ok && revision != 0 && s.revision != revision {
+		return errs.New(errs.Conflict, "the session was changed by somebody else")
+	}
 	delete(f.sessions, key)
 	return nil
 }

@@ -315,8 +315,15 @@ func sessions(t *testing.T, f message.Fabric) {
 	if want := []string{"s/2=xtrue", odd + "=twotrue"}; !slices.Equal(keys, want) {
 		t.Errorf("Sessions = %q, want %q", keys, want)
 	}
+	_, revision, err := f.Session(ctx, odd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.DropSession(ctx, odd, revision+1); !errs.Is(err, errs.Conflict) {
+		t.Errorf("DropSession of another revision = %v, want Conflict", err)
+	}
 	for range 2 {
-		if err := f.DropSession(ctx, odd); err != nil && !errs.Is(err, errs.NotFound) {
+		if err := f.DropSession(ctx, odd, revision); err != nil && !errs.Is(err, errs.NotFound) {
 			t.Errorf("DropSession = %v", err)
 		}
 	}
@@ -325,6 +332,15 @@ func sessions(t *testing.T, f message.Fabric) {
 	}
 	if _, err := f.PutSession(ctx, odd, []byte("new"), 0, time.Hour); err != nil {
 		t.Errorf("PutSession of one that was dropped = %v", err)
+	}
+	if err := f.DropSession(ctx, odd, revision); !errs.Is(err, errs.Conflict) {
+		t.Errorf("DropSession of one that was put anew = %v, want Conflict", err)
+	}
+	if err := f.DropSession(ctx, odd, 0); err != nil {
+		t.Errorf("DropSession of any revision = %v", err)
+	}
+	if _, _, err := f.Session(ctx, odd); !errs.Is(err, errs.NotFound) {
+		t.Errorf("Session that was dropped again = %v, want NotFound", err)
 	}
 }
 
