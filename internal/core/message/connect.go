@@ -68,7 +68,7 @@ func (s *Service) admits() error {
 		return errStopping
 	case !s.Fabric.Standing().Reached:
 		s.metrics.Refused.Add(1)
-		return errs.New(errs.Unavailable, "messages cannot be stored at present: try again later")
+		return errUnreached
 	}
 	return nil
 }

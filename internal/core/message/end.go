@@ -86,13 +86,23 @@ func (c *Conn) orphans() (list []orphan) {
 	return list
 }
 
-// finish stores what is left of the session, says its will if it is time, and lets go of it.
+// finish stores what is left of the session, says its will if it is time, and lets go of it. While the fabric cannot be reached that is put off, unless this node
+// stops: then who looks after the sessions of nodes that are gone does it.
 func (c *Conn) finish(ctx context.Context) {
-	defer c.s.live.left(c)
-	defer close(c.settled)
-	if err := c.leaveRecord(ctx); err != nil && !errs.Is(err, errs.Conflict) {
+	err := errUnreached
+	stopping := c.s.stopped.Load()
+	if stopping || c.s.Fabric.Standing().Reached { // else it would be waited for in vain, by all hands
+		err = c.leaveRecord(ctx)
+	}
+	if errs.Is(err, errs.Unavailable) && !stopping {
+		c.s.hands.after(retryTime, c.finish)
+		return
+	}
+	if err != nil && !errs.Is(err, errs.Conflict) {
 		c.s.log.LogAttrs(ctx, slog.LevelWarn, "what is left of a session cannot be stored", sessionAttr(c.key), slog.Any("cause", err))
 	}
+	defer c.s.live.left(c)
+	defer close(c.settled)
 	c.mu.Lock()
 	epoch := c.epoch
 	c.mu.Unlock()
@@ -124,15 +134,13 @@ func (c *Conn) leaveRecord(ctx context.Context) error {
 		if c.revision == 0 {
 			return nil // there never was a record
 		}
-		return c.s.drop(ctx, c.key, c.revision)
+		return c.erase(ctx, r)
 	}
-	revision, err := c.s.put(ctx, c.key, r, c.revision)
-	if err != nil {
+	if err := c.write(ctx, r); err != nil {
 		return err
 	}
-	c.revision = revision
 	if r.Will != nil {
-		c.s.willLeft(ctx, c.key, r, revision)
+		c.s.willLeft(ctx, c.key, r, c.revision)
 	}
 	return nil
 }

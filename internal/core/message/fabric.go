@@ -32,6 +32,7 @@ type Fabric interface {
 	// Session returns what was last put for key and its revision; NotFound when there is none.
 	Session(ctx context.Context, key string) (data []byte, revision uint64, err error)
 	// PutSession replaces it when its revision is still the given one, 0 = there is none; Conflict otherwise. It is forgotten after life, at the earliest.
+	// When the error is Unavailable, it may be replaced all the same.
 	PutSession(ctx context.Context, key string, data []byte, revision uint64, life time.Duration) (uint64, error)
 	// DropSession removes it when its revision is still the given one, 0 = whatever that is; Conflict otherwise.
 	DropSession(ctx context.Context, key string, revision uint64) error

@@ -247,7 +247,7 @@ func (c *Conn) save(ctx context.Context) error {
 	}
 	r := c.record()
 	c.mu.Unlock()
-	revision, err := c.s.put(ctx, c.key, r, c.revision)
+	err := c.write(ctx, r)
 	switch {
 	case errs.Is(err, errs.Conflict):
 		c.s.hands.do(func(context.Context) { c.end(ReasonTakenOver, Farewell{}) })
@@ -256,7 +256,46 @@ func (c *Conn) save(ctx context.Context) error {
 		c.s.metrics.SaveFailed.Add(1)
 		return err
 	}
-	c.revision, c.saved = revision, version
+	c.saved = version
+	return nil
+}
+
+// write stores r over what this connection stored last. c.writing is held.
+func (c *Conn) write(ctx context.Context, r *record) error {
+	revision, err := c.s.put(ctx, c.key, r, c.revision)
+	if errs.Is(err, errs.Conflict) {
+		if err = c.mine(ctx, r, err); err == nil {
+			revision, err = c.s.put(ctx, c.key, r, c.revision)
+		}
+	}
+	if err == nil {
+		c.revision = revision
+	}
+	return err
+}
+
+// erase drops what this connection stored last, where it would have stored r else. c.writing is held.
+func (c *Conn) erase(ctx context.Context, r *record) error {
+	err := c.s.drop(ctx, c.key, c.revision)
+	if errs.Is(err, errs.Conflict) {
+		if err = c.mine(ctx, r, err); err == nil {
+			err = c.s.drop(ctx, c.key, c.revision)
+		}
+	}
+	return err
+}
+
+// mine is asked after a conflict, when r was to take the place of what is stored. That may be this connection's own, of which no answer came when it was stored: then
+// its revision is known now. Else the conflict is returned: it is another connection's, or was ended by who thought that this node is gone, and its will said.
+func (c *Conn) mine(ctx context.Context, r *record, conflict error) error {
+	was, revision, err := c.s.load(ctx, c.key)
+	switch {
+	case err != nil:
+		return err
+	case was == nil, was.Epoch != r.Epoch, !was.Live && (r.Live || was.Will == nil && r.Will != nil):
+		return conflict
+	}
+	c.revision = revision
 	return nil
 }
 

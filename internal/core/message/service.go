@@ -286,7 +286,8 @@ func (l *lazy) take() []*Conn {
 }
 
 var (
-	errStarting = errs.New(errs.Unavailable, "messages are not carried yet: try again in a moment")
-	errStopping = errs.New(errs.Unavailable, "this node stops: connect to another one")
-	errGone     = errs.New(errs.Unavailable, "the connection has ended")
+	errStarting  = errs.New(errs.Unavailable, "messages are not carried yet: try again in a moment")
+	errUnreached = errs.New(errs.Unavailable, "messages cannot be stored at present: try again later")
+	errStopping  = errs.New(errs.Unavailable, "this node stops: connect to another one")
+	errGone      = errs.New(errs.Unavailable, "the connection has ended")
 )

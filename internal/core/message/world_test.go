@@ -527,11 +527,13 @@ func (w *world) entries(action string) (list []audit.Entry) {
 // forgetful stores no sessions while it is told so, as if the process had died before.
 type forgetful struct {
 	*messagetest.Memory
-	forget atomic.Bool
+	forget    atomic.Bool
+	forgotten atomic.Int64
 }
 
 func (f *forgetful) PutSession(ctx context.Context, key string, data []byte, revision uint64, life time.Duration) (uint64, error) {
 	if f.forget.Load() {
+		f.forgotten.Add(1)
 		return 0, errs.New(errs.Unavailable, "nothing is stored")
 	}
 	return f.Memory.PutSession(ctx, key, data, revision, life)
