@@ -268,6 +268,15 @@ func (c *Conn) fill() {
 	c.stir()
 }
 
+// refill is fill for who does not hold c.mu.
+func (c *Conn) refill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended && len(c.again) == 0 && len(c.flights) < c.window { // what was on its way comes first
+		c.fill()
+	}
+}
+
 // stir has the rest of the queue read if there is one and room for it. c.mu is held.
 func (c *Conn) stir() {
 	if c.reading || c.resuming || c.ended || len(c.flights) >= c.window || len(c.pending) > 0 || !c.backlog() {

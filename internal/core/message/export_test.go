@@ -30,3 +30,14 @@ func (s *Service) Waits(filter string) int {
 	defer e.share.mu.Unlock()
 	return len(e.share.waiting)
 }
+
+// Serving returns how many nodes are known here to serve a group, and whether this one has heard itself say that it has no members any more.
+func (s *Service) Serving(filter string) (nodes int, left bool) {
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	e := s.groups.all[filter]
+	if e == nil {
+		return 0, true
+	}
+	return 1 + len(e.others), e.leaving != nil && e.leaving.heard
+}

@@ -157,6 +157,13 @@ func (u *upward) wait(ctx context.Context, s *Service) error {
 	}
 }
 
+// followed reports whether somebody wants the stream, or did lately.
+func (u *upward) followed() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ready != nil
+}
+
 // run follows the stream whenever somebody waits for it, until nobody has wanted it for a while.
 func (u *upward) run(ctx context.Context, s *Service) {
 	for ctx.Err() == nil {

@@ -21,6 +21,8 @@ const (
 func (s *Service) Run(ctx context.Context) error {
 	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	carrying, carryNoMore := context.WithCancel(late)
+	defer carryNoMore()
 	var hands, parts, lanes sync.WaitGroup
 	for range workers {
 		hands.Go(func() { s.hands.work(late) })
@@ -30,13 +32,17 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	lanes.Go(func() { s.keepNotes(late) })
 	lanes.Go(func() { s.keepDenials(late) })
-	s.runParts(ctx, &parts)
+	s.runParts(carrying, &parts)
 	<-ctx.Done()
 	s.stopped.Store(true)
-	parts.Wait()
 	stop := time.AfterFunc(handTime, cancel)
 	defer stop.Stop()
-	each(s.live.all(), func(c *Conn) { c.end(ReasonStopping, Farewell{}) })
+	end := func(c *Conn) { c.end(ReasonStopping, Farewell{}) }
+	each(s.live.all(), end)
+	s.waitForGroups(late) // others leave messages to this node until they have heard that it has no members any more
+	carryNoMore()
+	parts.Wait()
+	each(s.live.all(), end) // who was just connecting
 	s.hands.close()
 	hands.Wait()
 	cancel()

@@ -61,6 +61,7 @@ const (
 	maxFlapping = 1 << 16          // sessions whose take-overs are counted
 	flapWindow  = time.Minute      //
 	handTime    = 10 * time.Second // for what is left to do when the service stops
+	groupTime   = 5 * time.Second  // … of which other nodes may take so long to hear that this one has no members of groups any more
 	workers     = 32
 )
 

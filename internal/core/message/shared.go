@@ -2,6 +2,7 @@ package message
 
 import (
 	"context"
+	"hash/fnv"
 	"log/slog"
 	"slices"
 	"sync"
@@ -13,15 +14,38 @@ import (
 const maxShared = 1000
 
 // share is a group that shares a subscription ($share/NAME/FILTER; MQTT 5.0, section 4.8.2): each message goes to that member which has the fewest on
-// their way. Members are those that are connected. Where several nodes have some, they take turns: nodes tell each other when their first member comes and
-// their last one goes, and what a node cannot give to a member any more it leaves to the others. While that changes a message may come to two of them; it is
-// lost only where there is no member at all.
+// their way. Members are those that are connected. Where several nodes have some, each message is one node's: of those that serve the group the one to which hashing
+// gives it (rendezvous hashing). Nodes tell each other when their first member comes and their last one goes, and hear it at different times. A message may then
+// come to two of them; it is lost only where there is no member at all, or with a node that dies. For that, whom a node takes for one that serves must do so:
+//
+//   - The first member: a node serves before it says so. Who hears of it leaves to it only what all who know it leave to it.
+//   - The last one: the node serves on, and leaves its messages to the others (Take), until all of them have said up to where in the streams they leave some to it.
 type share struct {
-	nodes atomic.Pointer[[]string] // those that have members, in order; nil = this one alone
+	nodes atomic.Pointer[serving] // nil = this one alone
 
 	mu      sync.Mutex
 	members []*sub // guarded by mu
 	waiting []item // guarded by mu: what no member had room for
+}
+
+// serving are the nodes that serve a group, by digests of their names.
+type serving struct {
+	self   uint64
+	others []uint64
+}
+
+func digest(node string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(node))
+	return h.Sum64()
+}
+
+// weight is how much a node draws the message at a place (the end of splitmix64).
+func weight(node, seq uint64) uint64 {
+	x := node ^ seq*0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }
 
 // join adds a member and reports whether it is the first.
@@ -51,8 +75,8 @@ func (g *share) empty() bool {
 	return len(g.members) == 0
 }
 
-// offer gives a message to the member with the fewest on their way, or keeps it until one has room. It reports false when it was dropped.
-func (g *share) offer(i item) bool {
+// offer gives a message to the member with the fewest on their way, or keeps it until one has room. Else it reports whether there is no member, or it was dropped.
+func (g *share) offer(i item) (taken, nobody bool) {
 	g.mu.Lock()
 	members := append([]*sub(nil), g.members...)
 	g.mu.Unlock()
@@ -70,26 +94,53 @@ func (g *share) offer(i item) bool {
 			break
 		}
 		if members[best].owner.take(members[best], i) {
-			return true
+			return true, false
 		}
 		members[best] = nil
 	}
-	if i.m.QoS == 0 || len(members) == 0 {
-		return false
+	if taken, nobody = g.keep(i); taken {
+		g.lookAgain()
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.waiting) >= maxShared || !slices.ContainsFunc(g.members, func(s *sub) bool { return s.owner.mayReceive(i.m.Topic) }) {
-		return false
-	}
-	g.waiting = append(g.waiting, i)
-	return true
+	return taken, nobody
 }
 
-// mine reports whether it is this node's turn.
-func (g *share) mine(seq uint64, node string) bool {
+// keep is offer when no member has room.
+func (g *share) keep(i item) (kept, nobody bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case len(g.members) == 0:
+		return false, true
+	case i.m.QoS == 0, len(g.waiting) >= maxShared, !slices.ContainsFunc(g.members, func(s *sub) bool { return s.owner.mayReceive(i.m.Topic) }):
+		return false, false
+	}
+	g.waiting = append(g.waiting, i)
+	return true, false
+}
+
+// lookAgain gives what waits to members that got room, or came, before it did.
+func (g *share) lookAgain() {
+	g.mu.Lock()
+	members := append([]*sub(nil), g.members...)
+	g.mu.Unlock()
+	for _, s := range members {
+		s.owner.refill()
+	}
+}
+
+// mine reports whether the message at a place is this node's.
+func (g *share) mine(seq uint64) bool {
 	nodes := g.nodes.Load()
-	return nodes == nil || len(*nodes) < 2 || (*nodes)[seq%uint64(len(*nodes))] == node
+	if nodes == nil {
+		return true
+	}
+	own := weight(nodes.self, seq)
+	for _, other := range nodes.others {
+		if weight(other, seq) > own {
+			return false
+		}
+	}
+	return true
 }
 
 // next returns what waits longest of what s, a member that has room again, may have.
@@ -114,12 +165,30 @@ func (g *share) next(s *sub) (i item, ok bool) {
 type groups struct {
 	mu  sync.Mutex
 	all map[string]*groupEntry // guarded by mu
+
+	marks uint64 // guarded by mu: the last leaving.mark
 }
 
 type groupEntry struct {
-	share  *share
-	entry  *sub                 // in the index, for all members of this node
-	others map[string]time.Time // guarded by groups.mu: nodes that have members, and when they said so last
+	share   *share
+	entry   *sub                 // in the index, for all members of this node
+	others  map[string]time.Time // guarded by groups.mu: nodes that serve the group, and when they said so last
+	left    map[string]left      // guarded by groups.mu: nodes that do not any more
+	leaving *leaving             // guarded by groups.mu: nil while there are members
+}
+
+// left is a node that has no members any more: what lies behind heads this one takes itself if it is its own, although the other may still leave it to it.
+type left struct {
+	heads [streams]uint64
+	at    time.Time
+}
+
+// leaving is a group without members here that is still served.
+type leaving struct {
+	mark  uint64 // the number of what was announced
+	heard bool   // it came back
+	at    time.Time
+	told  map[string][streams]uint64 // up to where in the streams others leave messages to this node
 }
 
 // spread is what nodes tell each other about groups.
@@ -130,23 +199,23 @@ type spread struct {
 	Take    bool     // the message is left to the others
 	Stream  Stream   `json:",omitempty"`
 	Seq     uint64   `json:",omitempty"`
+
+	Mark  uint64          `json:",omitempty"` // of who has no members any more: a number
+	Left  string          `json:",omitempty"` // that this node has none any more, the one that says this has heard, under that number
+	Heads [streams]uint64 `json:",omitzero"`  // … and leaves nothing to it that lies behind these
 }
 
-// count has the nodes that have members be those that are known. groups.mu is held.
+// count has the nodes that serve be those that are known. groups.mu is held.
 func (e *groupEntry) count(self string) {
 	if len(e.others) == 0 {
 		e.share.nodes.Store(nil)
 		return
 	}
-	nodes := []string{}
-	if !e.share.empty() {
-		nodes = append(nodes, self)
-	}
+	nodes := &serving{self: digest(self)}
 	for node := range e.others {
-		nodes = append(nodes, node)
+		nodes.others = append(nodes.others, digest(node))
 	}
-	slices.Sort(nodes)
-	e.share.nodes.Store(&nodes)
+	e.share.nodes.Store(nodes)
 }
 
 // tellSpread announces something about groups, without waiting, one after the other.
@@ -196,19 +265,20 @@ func (s *Service) joinGroup(x *sub) *share {
 		if s.groups.all == nil {
 			s.groups.all = map[string]*groupEntry{}
 		}
-		e = &groupEntry{share: &share{}, others: map[string]time.Time{}}
+		e = &groupEntry{share: &share{}, others: map[string]time.Time{}, left: map[string]left{}}
 		e.entry = &sub{Subscription: Subscription{Filter: x.Filter}, inner: x.inner, share: e.share}
 		s.groups.all[x.Filter] = e
 		s.index.add(e.entry)
 	}
 	if e.share.join(x) {
+		e.leaving = nil
 		e.count(s.node)
 		s.tellSpread(spread{Filters: []string{x.Filter}, On: true, Ask: true})
 	}
 	return e.share
 }
 
-// leaveGroup takes x out of its group. When it was the last, the group stays until the other nodes have heard that.
+// leaveGroup takes x out of its group.
 func (s *Service) leaveGroup(x *sub) {
 	s.groups.mu.Lock()
 	e := s.groups.all[x.Filter]
@@ -218,19 +288,70 @@ func (s *Service) leaveGroup(x *sub) {
 	}
 	last, waited := e.share.leave(x)
 	if last {
-		e.count(s.node)
-		s.tellSpread(spread{Filters: []string{x.Filter}})
+		s.groups.marks++
+		e.leaving = &leaving{mark: s.groups.marks, at: s.Now(), told: map[string][streams]uint64{}}
+		s.tellSpread(spread{Filters: []string{x.Filter}, Mark: e.leaving.mark})
 	}
 	s.groups.mu.Unlock()
 	for _, i := range waited {
-		s.leaveToOthers(x.Filter, e.share, i)
+		s.offerShared(x.Filter, e.share, i)
 	}
+}
+
+// closeGroup has this node serve a group without members no more, when the others leave nothing to it. groups.mu is held.
+func (s *Service) closeGroup(filter string) {
+	e := s.groups.all[filter]
+	if e == nil || e.leaving == nil || !e.leaving.heard {
+		return
+	}
+	if s.Now().Sub(e.leaving.at) <= lostAfter {
+		for node := range e.others {
+			heads, told := e.leaving.told[node]
+			switch {
+			case !told:
+				return
+			case s.behindAny(heads):
+				s.hands.after(lateTime, func(context.Context) {
+					s.groups.mu.Lock()
+					defer s.groups.mu.Unlock()
+					s.closeGroup(filter)
+				})
+				return
+			}
+		}
+	}
+	delete(s.groups.all, filter)
+	s.index.remove(e.entry)
+}
+
+// waitForGroups waits until this node serves no groups any more, for a while.
+func (s *Service) waitForGroups(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, groupTime)
+	defer cancel()
+	for ctx.Err() == nil {
+		s.groups.mu.Lock()
+		n := len(s.groups.all)
+		s.groups.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		pause(ctx, lateTime)
+	}
+}
+
+// behindAny reports whether something up to these places is still to be given to the subscriptions of this node.
+func (s *Service) behindAny(places [streams]uint64) bool {
+	for x, place := range places {
+		if s.streams[x].head.Load() < place && (Stream(x) != Up || s.up.followed()) {
+			return true
+		}
+	}
+	return false
 }
 
 // leaveToOthers has another node give a message to one of its members. It reports false when there is none.
 func (s *Service) leaveToOthers(filter string, g *share, i item) bool {
-	nodes := g.nodes.Load()
-	if i.m.QoS == 0 || i.m.Seq == 0 || nodes == nil || len(*nodes) == 0 || len(*nodes) == 1 && (*nodes)[0] == s.node {
+	if i.m.QoS == 0 || i.m.Seq == 0 || g.nodes.Load() == nil {
 		return false
 	}
 	s.tellSpread(spread{Filters: []string{filter}, Take: true, Stream: i.m.Stream, Seq: i.m.Seq})
@@ -239,7 +360,7 @@ func (s *Service) leaveToOthers(filter string, g *share, i item) bool {
 
 // offerShared gives a message to a group.
 func (s *Service) offerShared(filter string, g *share, i item) {
-	if !g.offer(i) && !(g.empty() && s.leaveToOthers(filter, g, i)) {
+	if taken, nobody := g.offer(i); !taken && !(nobody && s.leaveToOthers(filter, g, i)) {
 		s.metrics.SharedDropped.Add(1)
 	}
 }
@@ -247,38 +368,47 @@ func (s *Service) offerShared(filter string, g *share, i item) {
 // heardSpread is what another node, or this one, has announced.
 func (s *Service) heardSpread(node string, x *spread) {
 	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
 	var asked []string
-	var take *share
 	for _, filter := range x.Filters {
 		e := s.groups.all[filter]
 		switch {
 		case e == nil:
-			continue
-		case node == s.node:
-			if !x.On && !x.Take && e.share.empty() { // everybody has heard it
-				delete(s.groups.all, filter)
-				s.index.remove(e.entry)
+		case x.Left != "":
+			if l := e.leaving; x.Left == s.node && l != nil && l.mark == x.Mark {
+				l.told[node] = x.Heads
+				s.closeGroup(filter)
 			}
-			continue
 		case x.Take:
-			take = e.share
-			continue
+			if l, gone := e.left[node]; node != s.node && e.share.mine(x.Seq) && !(gone && x.Seq > l.heads[x.Stream]) {
+				s.hands.do(func(ctx context.Context) { s.takeShared(ctx, x, e.share) })
+			}
+		case node == s.node:
+			if l := e.leaving; !x.On && l != nil && l.mark == x.Mark {
+				l.heard = true
+				s.closeGroup(filter)
+			}
 		case x.On:
 			e.others[node] = s.Now()
+			delete(e.left, node)
+			e.count(s.node)
+			if x.Ask && e.leaving == nil {
+				asked = append(asked, filter)
+			}
 		default:
 			delete(e.others, node)
-		}
-		e.count(s.node)
-		if x.Ask && !e.share.empty() {
-			asked = append(asked, filter)
+			e.count(s.node)
+			l := left{at: s.Now()}
+			for i := range l.heads { // what is being dispatched now is known
+				l.heads[i] = s.streams[i].now()
+			}
+			e.left[node] = l
+			s.tellSpread(spread{Filters: []string{filter}, Left: node, Mark: x.Mark, Heads: l.heads})
+			s.closeGroup(filter) // if it was the last that this one waited for
 		}
 	}
-	s.groups.mu.Unlock()
 	if len(asked) > 0 {
 		s.tellSpread(spread{Filters: asked, On: true})
-	}
-	if take != nil && take.mine(x.Seq, s.node) && !take.empty() {
-		s.hands.do(func(ctx context.Context) { s.takeShared(ctx, x, take) })
 	}
 }
 
@@ -307,12 +437,18 @@ func (s *Service) beatSpread() {
 				delete(e.others, node)
 			}
 		}
+		for node, l := range e.left {
+			if s.Now().Sub(l.at) > lostAfter {
+				delete(e.left, node)
+			}
+		}
 		if len(e.others) != before {
 			e.count(s.node)
 		}
-		if !e.share.empty() {
+		if e.leaving == nil {
 			here = append(here, filter)
 		}
+		s.closeGroup(filter)
 	}
 	for part := range slices.Chunk(here, 100) {
 		s.tellSpread(spread{Filters: part, On: true})

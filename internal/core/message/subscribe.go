@@ -329,7 +329,7 @@ func (s *Service) dispatch(m *Message, d *dispatcher) {
 		case x.tap != nil:
 			x.tap.offer(m)
 		case x.share != nil:
-			if x.share.mine(m.Seq, s.node) {
+			if x.share.mine(m.Seq) {
 				s.offerShared(x.Filter, x.share, item{m: m, share: x.share})
 			}
 		case m.Seq <= x.since[m.Stream] || x.NoLocal && x.owner.said(m):
