@@ -230,12 +230,12 @@ func (c *Conn) bring(m *Message) {
 		return
 	}
 	c.pos[m.Stream] = m.Seq
-	if ok && i.qos > 0 {
+	if ok {
 		c.send(i)
 	}
 }
 
-// wanted returns m as the session's subscriptions want it, and whether one does. What was published with QoS 0 is not queued.
+// wanted returns m as the session's subscriptions want it, and whether one does. What was published with QoS 0, or is wanted with that, is not queued.
 func (c *Conn) wanted(m *Message) (i item, ok bool) {
 	if m.QoS == 0 {
 		return item{}, false
@@ -246,7 +246,7 @@ func (c *Conn) wanted(m *Message) (i item, ok bool) {
 			ok = true
 		}
 	}
-	return i, ok && c.mayReceive(m.Topic)
+	return i, ok && i.qos > 0 && c.mayReceive(m.Topic)
 }
 
 // matching returns the session's own subscriptions that topic matches.

@@ -235,6 +235,28 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+// TestQueueOfQoS0: what a session wants with QoS 0 is not queued for it, so it takes nothing else's place there, and no identifiers.
+func TestQueueOfQoS0(t *testing.T) {
+	w := newWorld(t)
+	n := w.node()
+	w.add("dev-1")
+	w.add("back", service)
+	p := n.connect("dev-1", persistent)
+	p.subscribe("v1/dev-1/cmd/+")
+	p.subscribeTo(message.Subscription{Filter: "v1/dev-1/tree/#", QoS: 0})
+	p.leave(message.ReasonLost)
+	back := n.connect("back")
+	back.says("v1/dev-1/cmd/a", "command", 1)
+	for range 27 { // the queue may have 20
+		back.says("v1/dev-1/tree/x", "only of interest at once", 1)
+	}
+	again := n.connect("dev-1", persistent)
+	again.hears("command")
+	if dropped := n.Metrics().QueueDropped; dropped != 0 {
+		t.Errorf("%d were counted as dropped, want 0", dropped)
+	}
+}
+
 // TestRedelivery: what was not acknowledged comes again with its identifier, marked, in order, and before what is new.
 func TestRedelivery(t *testing.T) {
 	w := newWorld(t)
