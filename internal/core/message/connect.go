@@ -422,6 +422,7 @@ func (c *Conn) resume(r *record) (regained []*sub, err error) {
 		c.hold(sub)
 		regained = append(regained, sub)
 	}
+	c.resumeReplays(r.Replays)
 	for s := range c.looseFrom {
 		c.looseFrom[s] = c.s.streams[s].now()
 	}

@@ -76,7 +76,7 @@ func (c *Conn) take(s *sub, i item) bool {
 		return c.sayLoose(&i)
 	case len(c.flights) < c.window && len(c.pending) == 0:
 		c.send(i)
-	case c.roomToWait(&i):
+	case !i.again && c.roomToWait(&i): // who waits with a retained one reads it again: it stands in the record until it was said
 		c.wait(i)
 	default:
 		return false

@@ -62,7 +62,6 @@ func (c *Conn) readOne(ctx context.Context) (more bool, err error) {
 		return true, c.sayAgain(ctx, next)
 	case len(c.replays) > 0:
 		next := c.replays[0]
-		c.replays = c.replays[1:]
 		c.mu.Unlock()
 		blocked, err := c.replayOne(ctx, next)
 		if blocked {

@@ -30,6 +30,7 @@ type record struct {
 	Lost     []Subscription  `json:",omitempty"` // see Conn.lost
 	Pos      [streams]uint64 // where its queue begins in each stream
 	Flights  []flightRecord  `json:",omitempty"`
+	Replays  []replayRecord  `json:",omitempty"`
 	LastIDs  [streams]uint16 `json:",omitzero"`  // see idRange
 	Arrivals []uint16        `json:",omitempty"` // QoS 2: identifiers of what was stored and not released
 	Born     uint64          `json:",omitempty"` // the epoch in which the session began
@@ -46,6 +47,12 @@ type record struct {
 type subRecord struct {
 	Subscription
 	Since [streams]uint64 `json:",omitzero"`
+}
+
+// replayRecord is retained messages that a subscription is still to get.
+type replayRecord struct {
+	Filter string
+	Topics []string
 }
 
 // flightRecord is a delivery that was not acknowledged.
@@ -129,7 +136,7 @@ func (c *Conn) record() *record {
 	}
 	r.Flights = append(r.Flights, c.again...)
 	for i := range c.pending { // it is read again
-		if p := &c.pending[i]; p.m.Seq > 0 && p.share == nil && !p.replayed() {
+		if p := &c.pending[i]; p.m.Seq > 0 && p.share == nil {
 			r.Pos[p.m.Stream] = min(r.Pos[p.m.Stream], p.m.Seq-1)
 		}
 	}
@@ -137,6 +144,7 @@ func (c *Conn) record() *record {
 		r.Subs = append(r.Subs, s.record(r.Pos))
 	}
 	slices.SortFunc(r.Subs, func(a, b subRecord) int { return compare(a.Filter, b.Filter) })
+	r.Replays = c.replayRecords()
 	for id, a := range c.arrivals {
 		if a.stored { // what is not yet and comes again after a crash must be stored then; if it was, the fabric knows it
 			r.Arrivals = append(r.Arrivals, id)

@@ -180,6 +180,39 @@ type replay struct {
 	sub   *sub
 }
 
+// maxReplayOctets is how many octets of topics of retained messages that are to come a record has: those beyond do not come after the connection has ended.
+const maxReplayOctets = 64 << 10
+
+// replayRecords are the retained messages to come, for the record. c.mu is held.
+func (c *Conn) replayRecords() (list []replayRecord) {
+	octets := 0
+	for _, r := range c.replays {
+		if octets += len(r.topic); octets > maxReplayOctets {
+			break
+		}
+		if c.subs[r.sub.Filter] != r.sub {
+			continue
+		}
+		if n := len(list); n == 0 || list[n-1].Filter != r.sub.Filter {
+			list = append(list, replayRecord{Filter: r.sub.Filter})
+		}
+		last := &list[len(list)-1]
+		last.Topics = append(last.Topics, r.topic)
+	}
+	return list
+}
+
+// resumeReplays takes up the retained messages that were to come on an earlier connection. c.mu is held.
+func (c *Conn) resumeReplays(list []replayRecord) {
+	for i := range list {
+		for _, topic := range list[i].Topics {
+			if s := c.subs[list[i].Filter]; s != nil && len(c.replays) < maxReplays {
+				c.replays = append(c.replays, replay{topic, s})
+			}
+		}
+	}
+}
+
 // replay says the retained messages that a new subscription is to get (MQTT 5.0, section 3.3.1.3).
 func (c *Conn) replay(ctx context.Context, s *sub, isNew bool) {
 	if s.shared || s.Handling == 2 || s.Handling == 1 && !isNew {
@@ -212,6 +245,9 @@ func (c *Conn) replay(ctx context.Context, s *sub, isNew bool) {
 		rest = rest[:room]
 	}
 	c.replays = append(c.replays, rest...)
+	if len(rest) > 0 {
+		c.touch()
+	}
 	c.stir()
 }
 
@@ -224,19 +260,22 @@ func (c *Conn) sayRetained(ctx context.Context, m *Message, s *sub) bool {
 	return c.take(s, item{m: m, again: true})
 }
 
-// replayOne reads and says one of those that had to wait. It reports true when there is still no room.
+// replayOne reads and says the first of those that had to wait, and then takes it out. It reports true when there is still no room.
 func (c *Conn) replayOne(ctx context.Context, r replay) (blocked bool, err error) {
 	var found *Message
 	err = c.s.Fabric.Retained(ctx, r.topic, func(m *Message) bool {
 		found = m
 		return false
 	})
-	if err == nil && (found == nil || c.sayRetained(ctx, found, r.sub)) {
-		return false, nil
-	}
+	said := err == nil && (found == nil || c.sayRetained(ctx, found, r.sub))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.subs[r.sub.Filter] != r.sub {
+	if c.ended {
+		return false, nil
+	}
+	c.replays = c.replays[1:]
+	if said || c.subs[r.sub.Filter] != r.sub {
+		c.touch()
 		return false, nil
 	}
 	c.replays = append(c.replays, r)

@@ -229,3 +229,51 @@ func TestExpiry(t *testing.T) {
 	}
 	again.silent(back, "v1/dev-1/cmd/a")
 }
+
+// TestReplayInterrupted: retained messages that a subscription was to get and had not got when the connection was lost come when the session goes on, there or on
+// another node, also when the first one has died.
+func TestReplayInterrupted(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		dies bool
+	}{{"the connection is lost", false}, {"the node dies", true}} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.add("dev-1")
+			f := &deaf{Memory: w.fabric}
+			w.wrapped = f
+			first := w.node()
+			w.wrapped = w.fabric
+			other := w.node()
+			p := first.connect("dev-1", persistent, window(1))
+			for i := range 3 {
+				must(t, p.publish(retained(fmt.Sprint("v1/dev-1/note/", i), fmt.Sprint("note ", i))))
+			}
+			p.subscribe("v1/dev-1/note/+")
+			under := map[string]uint16{}
+			d := p.next()
+			under[string(d.Message.Payload)] = d.ID
+			if row.dies {
+				f.dead.Store(true)
+			} else {
+				p.leave(message.ReasonLost)
+				until(t, "the session is left", func() bool { return w.left(idOf("dev-1")) })
+			}
+			again := other.connect("dev-1", persistent, window(1))
+			for i := range 3 {
+				d := again.next()
+				text := string(d.Message.Payload)
+				if id, said := under[text]; said != d.Dup || said && id != d.ID || !d.Retain {
+					t.Errorf("%q comes as %d, again: %v, retained: %v", text, d.ID, d.Dup, d.Retain)
+				}
+				if i > 0 {
+					under[text] = 0
+				}
+				again.ack(d)
+			}
+			if len(under) != 3 {
+				t.Errorf("these came: %v, want all", under)
+			}
+		})
+	}
+}

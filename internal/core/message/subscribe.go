@@ -25,16 +25,15 @@ func (c *Conn) Subscribe(ctx context.Context, list []Subscription) []Grant {
 		added[i], isNew[i], grants[i] = c.subscribe(ctx, &list[i], false)
 	}
 	c.refuseFilters(ctx, grants)
+	for i, s := range added { // before it is stored: what is to come must not be forgotten either
+		if s != nil {
+			c.replay(ctx, s, isNew[i])
+		}
+	}
 	if err := c.store(ctx); err != nil { // what the peer is told and what it has would not be the same
 		c.end(ReasonFabric, Farewell{})
 		for i := range grants {
 			grants[i] = Grant{Err: err}
-		}
-		return grants
-	}
-	for i, s := range added {
-		if s != nil {
-			c.replay(ctx, s, isNew[i])
 		}
 	}
 	return grants
