@@ -30,7 +30,7 @@ func (c *Conn) end(r Reason, f Farewell) {
 	for _, s := range c.subs {
 		list = append(list, s)
 	}
-	orphans := c.orphans()
+	orphans, storing := c.orphans(), c.kept() && c.isStoring()
 	c.mu.Unlock()
 	for _, s := range list {
 		c.s.leave(s)
@@ -42,7 +42,25 @@ func (c *Conn) end(r Reason, f Farewell) {
 		c.s.purses.leave(c.id.ID, c.purse, c.s.Now())
 	}
 	c.s.metrics.ended(r)
+	if r != ReasonCut && r != ReasonStopping && storing {
+		go func() {
+			<-c.landedAll()
+			c.s.hands.do(c.finish)
+		}()
+		return
+	}
 	c.s.hands.do(c.finish)
+}
+
+// isStoring reports whether a message of QoS 2 is on its way to the fabric: the session is to know that it was stored, since the peer may send it again when the
+// fabric has forgotten that. c.mu is held.
+func (c *Conn) isStoring() bool {
+	for _, a := range c.arrivals {
+		if !a.stored {
+			return true
+		}
+	}
+	return false
 }
 
 // leaveQueue notes where the queue goes on: a session that is not behind has heard all that its node heard. c.mu is held.

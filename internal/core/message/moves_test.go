@@ -149,3 +149,48 @@ func TestEndWhileNothingIsStored(t *testing.T) {
 		t.Error("the session does not go on")
 	}
 }
+
+// slowAnswers is a fabric that stores messages of QoS 2 and is slow to say so, and that can be told to have forgotten which those were, as after two minutes.
+type slowAnswers struct {
+	*messagetest.Memory
+	answering *gate
+	forgot    atomic.Bool
+}
+
+func (f *slowAnswers) Append(m *message.Message, dedupe string, done func(uint64, error)) {
+	if f.forgot.Load() {
+		f.Memory.Append(m, "", done)
+		return
+	}
+	f.Memory.Append(m, dedupe, func(seq uint64, err error) {
+		f.answering.pass()
+		done(seq, err)
+	})
+}
+
+// TestEndWhileQoS2IsStored: a message of QoS 2 that is being stored when its connection ends is known to the session, however late the peer sends it again.
+func TestEndWhileQoS2IsStored(t *testing.T) {
+	w := newWorld(t)
+	w.add("dev-1")
+	answering := newGate()
+	opened := sync.OnceFunc(func() { close(answering.open) })
+	t.Cleanup(opened)
+	f := &slowAnswers{Memory: w.fabric, answering: answering}
+	w.wrapped = f
+	n := w.node()
+	p := n.connect("dev-1", persistent)
+	p.conn.Publish(say("v1/dev-1/telemetry/x", "once", 2), 5, func(error) {})
+	<-answering.reached
+	p.leave(message.ReasonLost)
+	soon := time.Now().Add(300 * time.Millisecond)
+	until(t, "the session is left, or that is waited for", func() bool { return w.left(idOf("dev-1")) || time.Now().After(soon) })
+	opened()
+	until(t, "the session is left", func() bool { return w.left(idOf("dev-1")) })
+	w.pass(5 * time.Minute)
+	f.forgot.Store(true)
+	p = n.connect("dev-1", persistent)
+	must(t, p.publish(say("v1/dev-1/telemetry/x", "once", 2), 5))
+	if got := w.stored(message.Up); len(got) != 1 {
+		t.Errorf("stored: %q, want it once", got)
+	}
+}
