@@ -203,6 +203,7 @@ func (s *Service) dropSessions(ctx context.Context, id device.ID) error {
 
 // unretain removes what a thing has retained.
 func (s *Service) unretain(ctx context.Context, id device.ID) error {
+	s.recent.drop(id)
 	l, _, err := s.ledger(ctx, id)
 	if err != nil {
 		return err

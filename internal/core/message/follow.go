@@ -60,6 +60,9 @@ func (s *Service) follow(ctx context.Context, x Stream, ready func()) {
 		s.allBehind(x, last)
 		ready()
 	}, func(m *Message) {
+		if m.Retain {
+			s.recent.note(m, s.Now())
+		}
 		raise(&at.known, m.Seq) // before anybody is looked for: who joins too late to hear it knows that it is there to be read
 		s.dispatch(m, d)
 		raise(&at.head, m.Seq)

@@ -3,6 +3,7 @@ package message
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"mooring/internal/base/errs"
@@ -223,6 +224,11 @@ func (s *Service) appended(m *Message, err error) {
 		return
 	}
 	s.metrics.Published.Add(1)
+	if m.Retain { // it is the caller's again afterwards
+		kept := *m
+		kept.Payload, kept.Correlation, kept.User = slices.Clone(m.Payload), slices.Clone(m.Correlation), slices.Clone(m.User)
+		s.recent.note(&kept, s.Now())
+	}
 	s.streams[m.Stream].appended(m.Seq)
 }
 

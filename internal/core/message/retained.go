@@ -221,7 +221,11 @@ func (c *Conn) replay(ctx context.Context, s *sub, isNew bool) {
 	var list []*Message
 	var rest []replay
 	octets := 0
-	err := c.s.Fabric.Retained(ctx, s.inner, func(m *Message) bool {
+	recent := c.s.recent.of(s, c.s.Now())
+	take := func(m *Message) bool {
+		if len(m.Payload) == 0 { // it is to be removed
+			return true
+		}
 		if len(list) < maxPending && octets+len(m.Payload) <= maxPendingOctets {
 			list = append(list, m)
 			octets += len(m.Payload)
@@ -229,9 +233,19 @@ func (c *Conn) replay(ctx context.Context, s *sub, isNew bool) {
 		}
 		rest = append(rest, replay{m.Topic, s})
 		return len(rest) < maxReplays
+	}
+	err := c.s.Fabric.Retained(ctx, s.inner, func(m *Message) bool {
+		if newer := recent[m.Topic]; newer != nil && newer.At >= m.At {
+			return true
+		}
+		delete(recent, m.Topic)
+		return take(m)
 	})
 	if err != nil {
 		c.s.log.LogAttrs(ctx, slog.LevelWarn, "retained messages cannot be read", slog.Any("cause", err))
+	}
+	for _, m := range recent {
+		take(m)
 	}
 	for _, m := range list {
 		if !c.sayRetained(ctx, m, s) {

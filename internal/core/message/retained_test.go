@@ -1,14 +1,18 @@
 package message_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/message"
+	"mooring/internal/core/message/messagetest"
 )
 
 // TestRetainHandling: when a subscription is told what is retained.
@@ -275,5 +279,60 @@ func TestReplayInterrupted(t *testing.T) {
 				t.Errorf("these came: %v, want all", under)
 			}
 		})
+	}
+}
+
+// slowRetain is a fabric that is slow to keep retained messages, once it is told so.
+type slowRetain struct {
+	*messagetest.Memory
+	keeping atomic.Pointer[gate]
+}
+
+func (f *slowRetain) Retain(ctx context.Context, m *message.Message) error {
+	f.keeping.Load().pass()
+	return f.Memory.Retain(ctx, m)
+}
+
+// TestSubscribeWhileRetaining: who subscribes after a retained message was stored, and before it is kept in the place of the one before, gets the new one.
+func TestSubscribeWhileRetaining(t *testing.T) {
+	for _, nodes := range []int{1, 2} {
+		for _, row := range []struct{ before, after string }{{"old", "new"}, {"", "first"}, {"old", ""}} {
+			t.Run(fmt.Sprintf("%d nodes, %q after %q", nodes, row.after, row.before), func(t *testing.T) {
+				w := newWorld(t)
+				w.add("dev-1")
+				w.add("back", service)
+				f := &slowRetain{Memory: w.fabric}
+				w.wrapped = f
+				first := w.node()
+				other := first
+				if nodes == 2 {
+					other = w.node()
+				}
+				const topic = "v1/group/g1/notice"
+				back, hears := first.connect("back"), other.connect("back", client("hears"))
+				hears.subscribe(topic)
+				if row.before != "" {
+					must(t, back.publish(retained(topic, row.before)))
+					hears.hears(row.before)
+				}
+				w.pass(time.Second)
+				keeping := newGate()
+				opened := sync.OnceFunc(func() { close(keeping.open) })
+				t.Cleanup(opened)
+				f.keeping.Store(keeping)
+				kept := make(chan error, 1)
+				back.conn.Publish(retained(topic, row.after), 0, func(err error) { kept <- err })
+				<-keeping.reached
+				hears.hears(row.after)
+				dev := other.connect("dev-1")
+				dev.subscribe(topic)
+				opened()
+				must(t, <-kept)
+				if row.after != "" {
+					dev.hears(row.after)
+				}
+				dev.silent(back, topic)
+			})
+		}
 	}
 }

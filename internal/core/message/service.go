@@ -86,6 +86,7 @@ type Service struct {
 	ends    deadlines
 	wills   deadlines
 	retains retains
+	recent  recent
 	authors authors
 	purses  purses
 	looking looking
