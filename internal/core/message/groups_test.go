@@ -16,6 +16,17 @@ import (
 type heldNews struct {
 	*messagetest.Memory
 	held atomic.Pointer[gate]
+	dead atomic.Bool // what the node announces arrives nowhere
+
+	beats atomic.Int64 // what it has announced
+}
+
+func (f *heldNews) Announce(ctx context.Context, data []byte) error {
+	if f.dead.Load() {
+		return errDead
+	}
+	defer f.beats.Add(1)
+	return f.Memory.Announce(ctx, data)
 }
 
 func (f *heldNews) Announced(ctx context.Context, after uint64, ready func(), fn func(place uint64, data []byte)) error {
@@ -181,6 +192,23 @@ func TestGroupJoining(t *testing.T) {
 	g.join(2)
 	g.hears(0, 1, 2)
 	g.publish()
+	g.complete()
+}
+
+// TestGroupDeath: what was left to a node that has died comes to members elsewhere when it was not heard of for long.
+func TestGroupDeath(t *testing.T) {
+	g := newGroup(t, 3, 3)
+	g.news[2].dead.Store(true) // what comes to its member is lost
+	g.hears(0, 1)
+	g.publish()
+	for range 5 {
+		g.pass(10 * time.Second)
+		beats := [2]int64{}
+		for i := range beats {
+			beats[i] = g.news[i].beats.Load()
+		}
+		until(t, "the others say that they live", func() bool { return g.news[0].beats.Load() > beats[0] && g.news[1].beats.Load() > beats[1] })
+	}
 	g.complete()
 }
 

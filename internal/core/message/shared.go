@@ -16,10 +16,11 @@ const maxShared = 1000
 // share is a group that shares a subscription ($share/NAME/FILTER; MQTT 5.0, section 4.8.2): each message goes to that member which has the fewest on
 // their way. Members are those that are connected. Where several nodes have some, each message is one node's: of those that serve the group the one to which hashing
 // gives it (rendezvous hashing). Nodes tell each other when their first member comes and their last one goes, and hear it at different times. A message may then
-// come to two of them; it is lost only where there is no member at all, or with a node that dies. For that, whom a node takes for one that serves must do so:
+// come to two of them; it is lost only where there is no member at all, or in the memory of a node that dies. For that, whom a node takes for one that serves must do so:
 //
 //   - The first member: a node serves before it says so. Who hears of it leaves to it only what all who know it leave to it.
 //   - The last one: the node serves on, and leaves its messages to the others (Take), until all of them have said up to where in the streams they leave some to it.
+//   - A node that dies: who finds that it was not heard of for long reads again what was left to it since, and some of what was before.
 type share struct {
 	nodes atomic.Pointer[serving] // nil = this one alone
 
@@ -171,10 +172,16 @@ type groups struct {
 
 type groupEntry struct {
 	share   *share
-	entry   *sub                 // in the index, for all members of this node
-	others  map[string]time.Time // guarded by groups.mu: nodes that serve the group, and when they said so last
-	left    map[string]left      // guarded by groups.mu: nodes that do not any more
-	leaving *leaving             // guarded by groups.mu: nil while there are members
+	entry   *sub              // in the index, for all members of this node
+	others  map[string]server // guarded by groups.mu: nodes that serve the group
+	left    map[string]left   // guarded by groups.mu: nodes that do not any more
+	leaving *leaving          // guarded by groups.mu: nil while there are members
+}
+
+// server is another node that has members.
+type server struct {
+	at            time.Time       // when it said so last
+	heads, before [streams]uint64 // up to where this node was then with the streams, and the time before
 }
 
 // left is a node that has no members any more: what lies behind heads this one takes itself if it is its own, although the other may still leave it to it.
@@ -216,6 +223,15 @@ func (e *groupEntry) count(self string) {
 		nodes.others = append(nodes.others, digest(node))
 	}
 	e.share.nodes.Store(nodes)
+}
+
+// heard notes that a node has members. groups.mu is held.
+func (e *groupEntry) heard(node string, now server) {
+	now.before = now.heads
+	if last, known := e.others[node]; known {
+		now.before = last.heads
+	}
+	e.others[node] = now
 }
 
 // tellSpread announces something about groups, without waiting, one after the other.
@@ -265,7 +281,7 @@ func (s *Service) joinGroup(x *sub) *share {
 		if s.groups.all == nil {
 			s.groups.all = map[string]*groupEntry{}
 		}
-		e = &groupEntry{share: &share{}, others: map[string]time.Time{}, left: map[string]left{}}
+		e = &groupEntry{share: &share{}, others: map[string]server{}, left: map[string]left{}}
 		e.entry = &sub{Subscription: Subscription{Filter: x.Filter}, inner: x.inner, share: e.share}
 		s.groups.all[x.Filter] = e
 		s.index.add(e.entry)
@@ -389,7 +405,7 @@ func (s *Service) heardSpread(node string, x *spread) {
 				s.closeGroup(filter)
 			}
 		case x.On:
-			e.others[node] = s.Now()
+			e.heard(node, server{at: s.Now(), heads: s.heads()})
 			delete(e.left, node)
 			e.count(s.node)
 			if x.Ask && e.leaving == nil {
@@ -431,19 +447,11 @@ func (s *Service) beatSpread() {
 	defer s.groups.mu.Unlock()
 	var here []string
 	for filter, e := range s.groups.all {
-		before := len(e.others)
-		for node, at := range e.others {
-			if s.Now().Sub(at) > lostAfter {
-				delete(e.others, node)
-			}
-		}
+		s.forgetDead(filter, e)
 		for node, l := range e.left {
 			if s.Now().Sub(l.at) > lostAfter {
 				delete(e.left, node)
 			}
-		}
-		if len(e.others) != before {
-			e.count(s.node)
 		}
 		if e.leaving == nil {
 			here = append(here, filter)
