@@ -25,6 +25,9 @@ const roomTime = 100 * time.Millisecond
 func (c *Conn) read(ctx context.Context) {
 	for range readTurn {
 		more, err := c.readOne(ctx)
+		if !more {
+			return // and another one may be reading by now
+		}
 		if err == errNoRoom {
 			c.s.hands.after(roomTime, c.read)
 			return
@@ -40,7 +43,7 @@ func (c *Conn) read(ctx context.Context) {
 			c.s.hands.after(time.Second, c.read)
 			return
 		}
-		if !more || err != nil {
+		if err != nil {
 			return
 		}
 	}
