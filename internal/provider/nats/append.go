@@ -671,7 +671,8 @@ func (fl *flight) own() {
 	}
 }
 
-// late refuses what was on its way for too long, and of what waits behind it all that is as old.
+// late refuses what was on its way for too long, and what waits behind it: all of it where a lane is one key, since who is told so sends all again, and what was
+// stored meanwhile would be before what was not; else what is as old.
 func (p *publisher) late(now time.Time) {
 	err := errs.New(errs.Unavailable, "the message was not stored within %v: NATS does not acknowledge it", giveUp)
 	var next []*flight
@@ -687,7 +688,7 @@ func (p *publisher) late(now time.Time) {
 			l.last = 0 // it may yet be stored
 		}
 		p.land(fl, answer{err: err})
-		for len(l.queue) > 0 && now.Sub(l.queue[0].since) >= giveUp {
+		for len(l.queue) > 0 && (p.manner == single || now.Sub(l.queue[0].since) >= giveUp) {
 			p.leave(l.queue[0], 0, err)
 			l.queue = l.queue[1:]
 		}

@@ -428,6 +428,35 @@ func TestNobodyAcknowledges(t *testing.T) {
 	}
 }
 
+// TestRefusedInOrder: what waits behind a message of its key that is given up is given up with it, or it would be stored before that when it is sent again.
+func TestRefusedInOrder(t *testing.T) {
+	c := natstest.Start(t, 1)
+	var at clock
+	o := options("", c.URLs()...)
+	o.Now = at.now
+	f := opened(t, o)
+	c.Lose(0)
+	eventually(t, func() bool { return !f.Standing().Reached })
+	refused := make(chan error, 2)
+	for i := range 2 {
+		f.Append(&message.Message{Topic: "t", Payload: fmt.Append(nil, i), Stream: message.Up, Key: "k"}, "", func(_ uint64, err error) { refused <- err })
+		at.ahead.Add(int64(6 * time.Second)) // the second one is not as old
+	}
+	if err := <-refused; !errs.Is(err, errs.Unavailable) {
+		t.Errorf("Append without a server: %v, want Unavailable", err)
+	}
+	c.Return(0)
+	if err := <-refused; !errs.Is(err, errs.Unavailable) {
+		t.Errorf("Append behind that: %v, want Unavailable", err)
+	}
+	for i := range 2 {
+		stored(t, f, &message.Message{Topic: "t", Payload: fmt.Append(nil, i), Stream: message.Up, Key: "k"})
+	}
+	if got := walk(t, f, message.Up, "k"); !slices.Equal(slices.Compact(got), []string{"0", "1"}) {
+		t.Errorf("stored is %v", got)
+	}
+}
+
 func TestCloseDrains(t *testing.T) {
 	dir := t.TempDir()
 	f, err := nats.Open(t.Context(), options(dir))
