@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -338,20 +340,143 @@ func TestRequesterWhoHangsUpCancelsNobody(t *testing.T) {
 		},
 	})
 	run(t, g)
-	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
-	go func() { gone <- g.Do(ctx, 1) }()
+	first := make(chan error, 1)
+	go func() { first <- g.Do(t.Context(), 1) }()
 	<-inside
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := <-gone; !errs.Is(err, errs.Unavailable) {
+	if err := g.Do(ctx, 2); !errs.Is(err, errs.Unavailable) { // it waits behind the first
 		t.Errorf("the one who hung up got %v", err)
 	}
 	close(release)
-	if err := g.Do(t.Context(), 2); err != nil {
+	if err := <-first; err != nil {
+		t.Errorf("the first got %v", err)
+	}
+	if err := g.Do(t.Context(), 3); err != nil {
 		t.Errorf("the next one got %v", err)
 	}
-	if n := count(t, d); n != 2 {
-		t.Errorf("%d rows, want 2: the first was already under way", n)
+	if n := count(t, d); n != 3 {
+		t.Errorf("%d rows, want 3: the second was queued before the third", n)
+	}
+}
+
+// onItsBehalf reports whether the function that calls it was called, by whatever way, by the function called name.
+func onItsBehalf(name string) bool {
+	var stack [64]uintptr
+	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, name) {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
+// byItself returns a group that stores each item on the goroutine that asks for it, as soon as somebody does who finds nobody committing, and then calls led.
+func byItself(d *db.DB, name string, led func(ctx context.Context)) *db.Group[int] {
+	return db.NewGroup(d, db.Plan[int]{
+		Key: func(n int) db.Key { return db.Key{ID: [16]byte(id(n))} },
+		Apply: func(ctx context.Context, tx *db.Tx, batch []int) ([]error, error) {
+			for _, n := range batch {
+				if _, err := tx.Exec(ctx, insert, 0, id(n), n, ""); err != nil {
+					return nil, err
+				}
+			}
+			if onItsBehalf(name) {
+				led(ctx)
+			}
+			return nil, nil
+		},
+	})
+}
+
+// A lonely request commits by itself. When its client hangs up meanwhile, it is committed all the same, and it is told so.
+func TestALonelyRequestCommitsByItself(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	var led bool
+	var hangUp context.CancelFunc
+	g := byItself(d, "TestALonelyRequestCommitsByItself", func(ctx context.Context) {
+		led = true
+		hangUp()
+		if ctx.Err() != nil {
+			t.Errorf("the commit was cancelled by its requester: %v", ctx.Err())
+		}
+	})
+	run(t, g)
+	n := 0
+	for ; !led; n++ { // until the committer has come to rest
+		var ctx context.Context
+		ctx, hangUp = context.WithCancel(t.Context())
+		if err := g.Do(ctx, n); err != nil {
+			t.Errorf("item %d: %v", n, err)
+		}
+		hangUp()
+	}
+	if rows := count(t, d); rows != n {
+		t.Errorf("%d rows for %d items", rows, n)
+	}
+}
+
+// What waits behind a request that commits by itself is committed, too, by somebody.
+func TestNobodyIsLeftBehind(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	others := make(chan error, 20)
+	var g *db.Group[int]
+	var led bool
+	g = byItself(d, "TestNobodyIsLeftBehind", func(context.Context) {
+		led = true
+		for k := range cap(others) {
+			go func() { others <- g.Do(t.Context(), 1_000_000+k) }()
+		}
+	})
+	run(t, g)
+	for n := 0; !led; n++ {
+		if err := g.Do(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range cap(others) {
+		if err := <-others; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A panic on the goroutine of a request is a server's to catch. The group goes on, and whoever shared the commit is told.
+func TestGroupSurvivesAPanic(t *testing.T) {
+	d := dbtest.Open(t, schema())
+	panicked := false
+	g := byItself(d, "TestGroupSurvivesAPanic", func(context.Context) {
+		if !panicked {
+			panicked = true
+			panic("bug")
+		}
+	})
+	run(t, g)
+	do := func(n int) (err error, caught any) {
+		defer func() { caught = recover() }()
+		return g.Do(t.Context(), n), nil
+	}
+	stored := 0
+	for n := 0; !panicked; n++ {
+		err, caught := do(n)
+		switch {
+		case panicked && caught == nil:
+			t.Errorf("the panic was swallowed: %v", err)
+		case !panicked && err != nil:
+			t.Fatal(err)
+		case !panicked:
+			stored++
+		}
+	}
+	if err := g.Do(t.Context(), -1); err != nil {
+		t.Errorf("after a panic: %v", err)
+	}
+	if rows := count(t, d); rows != stored+1 {
+		t.Errorf("%d rows, want %d", rows, stored+1)
 	}
 }
 

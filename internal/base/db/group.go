@@ -61,6 +61,9 @@ const (
 
 // Group turns the requests of many goroutines into few commits. One request after the other costs one durable commit each, and then the
 // disk decides everything; sixty-four at once share one.
+//
+// A request that finds nobody committing does it himself: to wake another goroutine for it and to be woken again would cost a lonely request more than
+// its statements do. He commits one batch, with whoever came along; what has gathered meanwhile is the committer's, who goes on until nothing waits.
 type Group[T any] struct {
 	db         *DB
 	plan       Plan[T]
@@ -76,29 +79,37 @@ type Group[T any] struct {
 }
 
 type pending[T any] struct {
-	item T
-	key  Key
-	size int
-	done chan error // capacity 1
+	item     T
+	key      Key
+	size     int
+	done     chan error // capacity 1
+	answered bool       // guarded by turn of its committer
 }
 
 // committer owns the cells c with c mod n equal to its number, so that two committers of a process never touch the same device.
 type committer[T any] struct {
 	group *Group[T]
 	queue chan *pending[T]
-	held  []*pending[T] // second items of a key, and what made a batch too large; for the next batch
+	wake  chan struct{} // capacity 1; something waits, and whoever had the turn does not go on
 
-	batch  []*pending[T]    // being gathered; reused
-	size   int              // octets of batch
-	seen   map[Key]struct{} // keys of batch; reused
-	linger *time.Timer      // reused
+	turn   sync.Mutex    // held by whoever commits, and by nobody else while Run does not run
+	stream *stream       // guarded by turn
+	held   []*pending[T] // guarded by turn; second items of a key, and what made a batch too large; for the next batch
+
+	// What follows is reused, and guarded by turn.
+	batch  []*pending[T] // being gathered
+	size   int           // octets of batch
+	seen   map[Key]struct{}
+	linger *time.Timer
 }
 
 // NewGroup returns a group for d that follows plan. Nothing is committed until Run runs.
 func NewGroup[T any](d *DB, plan Plan[T]) *Group[T] {
 	g := &Group[T]{db: d, plan: plan}
 	for range d.engine.writers() {
-		g.committers = append(g.committers, &committer[T]{group: g, queue: make(chan *pending[T], groupQueue), seen: make(map[Key]struct{}, groupBatch)})
+		c := &committer[T]{group: g, queue: make(chan *pending[T], groupQueue), wake: make(chan struct{}, 1), stream: newStream(d, groupAttempt), seen: make(map[Key]struct{}, groupBatch)}
+		c.turn.Lock() // until Run
+		g.committers = append(g.committers, c)
 	}
 	return g
 }
@@ -114,7 +125,8 @@ func (g *Group[T]) Expect() (done func()) {
 func (g *Group[T]) Metrics() (batches, items int64) { return g.batches.Load(), g.items.Load() }
 
 // Do returns nil when item is durable, the refusal that Apply gave it, or an error of kind Limited (too many wait) or Unavailable (not
-// durable, as far as is known). When ctx ends first the item may still be recorded: it is in a batch with others.
+// durable, as far as is known). When ctx ends first the item may still be recorded: it is in a batch with others. Whoever commits himself stays
+// until that is done, whatever becomes of ctx, as the others' items are at stake.
 func (g *Group[T]) Do(ctx context.Context, item T) error {
 	p := &pending[T]{item: item, key: g.plan.Key(item), done: make(chan error, 1)}
 	if g.plan.Size != nil {
@@ -126,6 +138,12 @@ func (g *Group[T]) Do(ctx context.Context, item T) error {
 	}
 	g.waiting.Add(1)
 	defer g.waiting.Add(-1)
+	c.lead(ctx)
+	select {
+	case err := <-p.done: // who was answered is told so, though he may have hung up meanwhile
+		return err
+	default:
+	}
 	select {
 	case err := <-p.done:
 		return err
@@ -157,6 +175,7 @@ func tooMany() error {
 
 // answer gives p its result.
 func (g *Group[T]) answer(p *pending[T], err error) {
+	p.answered = true
 	g.size.Add(int64(-p.size))
 	p.done <- err
 }
@@ -164,39 +183,94 @@ func (g *Group[T]) answer(p *pending[T], err error) {
 // Run commits until ctx ends, then commits what was admitted before, and returns.
 func (g *Group[T]) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	closed := make(chan struct{})
 	for _, c := range g.committers {
-		wg.Go(func() { c.run(ctx) })
+		wg.Go(func() { c.run(ctx, closed) })
 	}
 	<-ctx.Done()
 	g.admit.Lock()
 	g.closed = true
-	for _, c := range g.committers {
-		close(c.queue)
-	}
 	g.admit.Unlock()
+	close(closed)
 	wg.Wait()
 	return nil
 }
 
-func (c *committer[T]) run(ctx context.Context) {
+// run commits what requesters leave to it, until closed is. Then nobody gets the turn any more.
+func (c *committer[T]) run(ctx context.Context, closed <-chan struct{}) {
 	// The committer's own context: a requester that hangs up must not cancel the others' commit, and stopping drains the queue.
 	ctx = context.WithoutCancel(ctx)
 	c.linger = time.NewTimer(groupLinger)
 	defer c.linger.Stop()
-	s := newStream(c.group.db, groupAttempt)
-	for c.gather() {
-		own, cancel := context.WithTimeout(ctx, groupTime)
-		c.commit(own, s, c.batch)
-		cancel()
+	c.drain(ctx)
+	for ending := false; !ending; {
+		c.turn.Unlock()
+		if len(c.queue) == 0 {
+			select {
+			case <-c.wake:
+			case <-closed: // whoever was admitted is in the queue, or is served by who has the turn
+				ending = true
+			}
+		}
+		c.turn.Lock()
+		c.drain(ctx)
 	}
 	own, cancel := context.WithTimeout(ctx, groupAttempt)
 	defer cancel()
-	if err := s.end(own); err != nil {
+	if err := c.stream.end(own); err != nil {
 		c.group.db.log.LogAttrs(ctx, slog.LevelWarn, "a stream was left open", slog.Any("cause", err))
 	}
 }
 
-// gather fills c.batch with the next batch, sorted. It returns false when the queue is closed and everything was committed.
+// drain commits until nothing waits.
+func (c *committer[T]) drain(ctx context.Context) {
+	for c.gather() {
+		c.round(ctx)
+	}
+}
+
+// call wakes the committer.
+func (c *committer[T]) call() {
+	select {
+	case c.wake <- struct{}{}:
+	default: // it has been called
+	}
+}
+
+// lead commits one batch of what waits, unless somebody commits already. Everybody who gives the turn back looks then at what waits, so nothing is
+// left over.
+func (c *committer[T]) lead(ctx context.Context) {
+	if !c.turn.TryLock() {
+		return
+	}
+	defer func() { // also when Apply panics: those who wait are not part of that
+		more := len(c.held) > 0
+		c.turn.Unlock()
+		if more || len(c.queue) > 0 {
+			c.call()
+		}
+	}()
+	if c.gather() {
+		// The leader serves others, too, so his own hanging up must not end it.
+		c.round(context.WithoutCancel(ctx))
+	}
+}
+
+// round commits what was gathered.
+func (c *committer[T]) round(ctx context.Context) {
+	defer func() { // there is somebody only when Apply panicked
+		for _, p := range c.batch {
+			if !p.answered {
+				c.group.answer(p, errs.New(errs.Internal, "the commit did not come to its end"))
+			}
+		}
+	}()
+	own, cancel := context.WithTimeout(ctx, groupTime)
+	defer cancel()
+	c.commit(own, c.stream, c.batch)
+}
+
+// gather fills c.batch with the next batch, sorted. It returns false when nothing waits.
 func (c *committer[T]) gather() bool {
 	clear(c.batch) // a reused slice must not keep what was answered
 	clear(c.seen)
@@ -207,11 +281,12 @@ func (c *committer[T]) gather() bool {
 		c.take(p)
 	}
 	if len(c.batch) == 0 {
-		p, ok := <-c.queue
-		if !ok {
+		select {
+		case p := <-c.queue:
+			c.take(p)
+		default:
 			return false
 		}
-		c.take(p)
 	}
 	c.fill()
 	slices.SortFunc(c.batch, func(a, b *pending[T]) int { return a.key.compare(b.key) })
@@ -224,10 +299,7 @@ func (c *committer[T]) fill() {
 	wait, small := c.group.plan.linger()
 	for len(c.batch) < groupBatch && c.size < groupBatchSize {
 		select {
-		case p, ok := <-c.queue:
-			if !ok {
-				return
-			}
+		case p := <-c.queue:
 			c.take(p)
 			continue
 		default:
@@ -240,10 +312,7 @@ func (c *committer[T]) fill() {
 			c.linger.Reset(wait)
 		}
 		select {
-		case p, ok := <-c.queue:
-			if !ok {
-				return
-			}
+		case p := <-c.queue:
 			c.take(p)
 		case <-c.linger.C:
 			return

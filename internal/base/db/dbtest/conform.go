@@ -371,11 +371,14 @@ func testCancel(t *testing.T, d *db.DB) {
 		},
 	})
 	running(t, g)
+	first := make(chan error, 1)
+	go func() { first <- g.Do(t.Context(), 1) }()
+	<-inside // 1 is being committed
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error, 2)
-	go func() { gone <- g.Do(ctx, 1) }()
-	<-inside                             // 1 is being committed
-	go func() { gone <- g.Do(ctx, 2) }() // 2 is queued, or about to be
+	for n := range 2 {
+		go func() { gone <- g.Do(ctx, 2+n) }() // 2 and 3 are queued, or about to be
+	}
 	cancel()
 	for range 2 {
 		if err := <-gone; !errs.Is(err, errs.Unavailable) {
@@ -383,11 +386,14 @@ func testCancel(t *testing.T, d *db.DB) {
 		}
 	}
 	close(release)
-	if err := g.Do(t.Context(), 3); err != nil {
+	if err := <-first; err != nil {
+		t.Errorf("who was being served got %v", err)
+	}
+	if err := g.Do(t.Context(), 4); err != nil {
 		t.Errorf("who did not hang up got %v", err)
 	}
-	if rows, _ := sum(t, d); rows < 2 || rows > 3 {
-		t.Errorf("%d rows: the batch under way was cancelled by one requester", rows)
+	if rows, _ := sum(t, d); rows != 4 {
+		t.Errorf("%d rows, want 4: what was queued was cancelled by its requester", rows)
 	}
 }
 
