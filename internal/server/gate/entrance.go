@@ -14,10 +14,11 @@ import (
 
 // entrance is the net.Listener that net/http sees: its connections have passed the limits and the handshake.
 type entrance struct {
-	gate   *Gate
-	ready  chan net.Conn
-	failed chan error // why accept ended by itself; room for one
-	done   <-chan struct{}
+	gate    *Gate
+	ready   chan net.Conn
+	failed  chan error // why accept ended by itself; room for one
+	done    <-chan struct{}
+	lookout lookout
 
 	// Of a listener with streams.
 	streams  *streams
@@ -25,7 +26,7 @@ type entrance struct {
 	sessions context.Context // of serve
 }
 
-// Accept returns the next admitted connection: a *tls.Conn after its handshake, or a *conn.
+// Accept returns the next admitted connection: a *tls.Conn after its handshake, or a *conn; with HTTP/1.1 and no streams, either of them watched.
 func (in *entrance) Accept() (net.Conn, error) {
 	select {
 	case c := <-in.ready:
@@ -188,6 +189,9 @@ func (in *entrance) hand(ctx context.Context, c *conn, out net.Conn) {
 		in.begin(c)
 		return
 	}
+	if in.streams == nil { // what is upgraded from HTTP reads as it likes
+		out = in.lookout.watch(out)
+	}
 	select {
 	case in.ready <- out:
 	case <-ctx.Done():
@@ -253,6 +257,12 @@ type peerKey struct{}
 
 // withPeer puts the connection's Peer into the context of its requests.
 func withPeer(ctx context.Context, out net.Conn) context.Context {
+	switch w := out.(type) {
+	case *watchedTLS:
+		out = w.secure
+	case *watched:
+		out = w.Conn
+	}
 	if secure, ok := out.(*tls.Conn); ok {
 		out = secure.NetConn()
 	}
