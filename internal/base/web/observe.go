@@ -69,6 +69,9 @@ func (o Observer) finish(r *http.Request, out *response, rec *record, took time.
 	if o.Quiet {
 		level = slog.LevelDebug
 	}
+	if rec.err == nil && !o.Log.Enabled(r.Context(), level) {
+		return
+	}
 	attrs := []slog.Attr{slog.String("surface", o.Surface), slog.String("method", method(r)), slog.String("route", route(r)),
 		slog.Int("status", out.status), slog.Duration("took", took), slog.Int64("octets", out.octets)}
 	if rec.err != nil {

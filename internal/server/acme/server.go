@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"mooring/internal/base/errs"
@@ -51,7 +52,10 @@ const (
 	pathBirth      = "/acme/birth"
 )
 
-type server struct{ Deps }
+type server struct {
+	Deps
+	text func() []byte // of the directory, which stays as it is: profiles are read once
+}
 
 // signer says how a message must name the key that signed it.
 type signer int
@@ -64,7 +68,8 @@ const (
 
 // New returns the handler for everything below /acme/.
 func New(d Deps) http.Handler {
-	s := &server{d}
+	s := &server{Deps: d}
+	s.text = sync.OnceValue(s.directoryText)
 	mux := http.NewServeMux()
 	mux.HandleFunc(pathDirectory, s.get(s.directory))
 	mux.HandleFunc(pathRenewal+"/{id}", s.get(s.renewal))
@@ -127,6 +132,11 @@ func (s *server) notAllowed(w http.ResponseWriter, r *http.Request, allow ...str
 // directory answers section 7.1.1. It holds a nonce, too, which saves those clients a request that take one wherever it is (section 6.5).
 func (s *server) directory(w http.ResponseWriter, _ *http.Request) error {
 	s.fresh(w)
+	web.Write(w, http.StatusOK, typeJSON, s.text())
+	return nil
+}
+
+func (s *server) directoryText() []byte {
 	d := acme.Directory{NewNonce: s.Base + pathNonce, NewAccount: s.Base + pathNewAccount, NewOrder: s.Base + pathNewOrder, RevokeCert: s.Base + pathRevoke,
 		KeyChange: s.Base + pathKeyChange, RenewalInfo: s.Base + pathRenewal, ActivateTPM: s.Base + pathActivate, BindBirth: s.Base + pathBirth,
 		Meta: acme.Meta{TermsOfService: s.Terms, ExternalAccountRequired: !s.ACME.Open, Profiles: map[string]string{}}}
@@ -135,7 +145,11 @@ func (s *server) directory(w http.ResponseWriter, _ *http.Request) error {
 			d.Meta.Profiles[p.Name] = p.Description
 		}
 	}
-	return write(w, http.StatusOK, d)
+	text, err := json.Marshal(d)
+	if err != nil {
+		panic("acme: " + err.Error()) // strings always marshal
+	}
+	return append(text, '\n')
 }
 
 // nonce answers RFC 8555, section 7.2.
@@ -159,12 +173,14 @@ func (s *server) fresh(w http.ResponseWriter) {
 	w.Header().Set("Link", `<`+s.Base+pathDirectory+`>;rel="index"`)
 }
 
+const typeJSON = "application/json"
+
 func write(w http.ResponseWriter, status int, body any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	web.Write(w, status, "application/json", append(text, '\n'))
+	web.Write(w, status, typeJSON, append(text, '\n'))
 	return nil
 }
 
