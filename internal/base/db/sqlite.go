@@ -209,11 +209,28 @@ func (e *sqliteEngine) run(ctx context.Context) (err error) {
 		if st, err := os.Stat(e.path + "-wal"); err != nil || st.Size() < checkpointAt {
 			continue
 		}
-		if err := c.each(ctx, func(Row) (bool, error) { return true, nil }, "PRAGMA wal_checkpoint(PASSIVE)", nil); err != nil {
+		if err := e.checkpoint(ctx, c); err != nil {
 			e.log.LogAttrs(ctx, slog.LevelWarn, "the checkpoint of the database failed", slog.Any("cause", err))
 		}
 	}
 	return nil
+}
+
+// checkpoint puts the log into the file: nearly all of it beside the writer, and what he wrote meanwhile while he waits for a moment. Only a log that is in the file
+// as a whole is begun anew by the next commit. Else it would grow up to its safety net, and to append to a file costs a commit more than to write over it.
+func (e *sqliteEngine) checkpoint(ctx context.Context, c *sqliteConn) error {
+	const passive = "PRAGMA wal_checkpoint(PASSIVE)"
+	skip := func(Row) (bool, error) { return true, nil }
+	if err := c.each(ctx, skip, passive, nil); err != nil {
+		return err
+	}
+	select {
+	case w := <-e.writer:
+		defer func() { e.writer <- w }()
+		return c.each(ctx, skip, passive, nil)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 func (e *sqliteEngine) migrate(ctx context.Context, schemas []Schema) error {
