@@ -67,10 +67,10 @@ func DecodeConnect(r Rules, h Header, body []byte) (Connect, error) {
 		p.Will = c.will(flags)
 	}
 	if flags&flagUserName != 0 {
-		p.UserName = Some(c.name("the user name", c.limits.UserName, BadUserNameOrPassword))
+		p.UserName = Some(c.name("the user name", c.rules.Limits.Resolved().UserName, BadUserNameOrPassword))
 	}
 	if flags&flagPassword != 0 {
-		if p.Password = c.binary("the password"); len(p.Password) > c.limits.Password {
+		if p.Password = c.binary("the password"); len(p.Password) > c.rules.Limits.Resolved().Password {
 			c.fail(BadUserNameOrPassword, "the password is too long")
 		}
 	}
@@ -148,7 +148,7 @@ func (c *cursor) authentication() {
 }
 
 func (c *cursor) clientID(clean bool) string {
-	id := c.name("the client identifier", c.limits.ClientID, ClientIDNotValid)
+	id := c.name("the client identifier", c.rules.Limits.Resolved().ClientID, ClientIDNotValid)
 	if c.err == nil && id == "" && !clean && c.rules.Version == V311 { // 3.1.1, section 3.1.3.1
 		c.fail(ClientIDNotValid, "the client identifier is empty, and yet the session is to be kept")
 	}

@@ -187,6 +187,22 @@ func (l *Limits) Resolved() Limits {
 	}
 }
 
+// packet is the limit of a packet other than CONNECT, without a copy of all limits: each packet asks.
+func (l *Limits) packet() int {
+	if l == nil {
+		return defaultPacket
+	}
+	return or(l.Packet, defaultPacket)
+}
+
+// name are the limits of a topic: likewise.
+func (l *Limits) name() (octets, levels int) {
+	if l == nil {
+		return defaultTopic, defaultLevels
+	}
+	return or(l.Topic, defaultTopic), or(l.Levels, defaultLevels)
+}
+
 func or(limit, instead int) int {
 	if limit == 0 {
 		return instead
@@ -287,10 +303,9 @@ func (h Header) check(r Rules) *Error {
 	if err := h.comes(r); err != nil {
 		return err
 	}
-	limits, header := r.Limits.Resolved(), len(appendVarint(make([]byte, 0, 4), uint32(h.Length)))+1
-	limit := limits.Packet
+	limit, header := r.Limits.packet(), len(appendVarint(make([]byte, 0, 4), uint32(h.Length)))+1
 	if h.Type == CONNECT {
-		limit = limits.Connect
+		limit = r.Limits.Resolved().Connect
 	}
 	if h.Length > limit-header {
 		return &Error{PacketTooLarge, h.Type, fmt.Sprintf("the packet has %d octets, more than %d", h.Length+header, limit)}

@@ -11,7 +11,6 @@ import (
 type cursor struct {
 	rest   []byte
 	rules  Rules
-	limits Limits
 	packet Type
 	err    *Error
 	p      properties
@@ -19,7 +18,7 @@ type cursor struct {
 
 // begin checks that the header is one of a packet of this type that may come, and that the body is all of it.
 func begin(r Rules, h Header, body []byte, want Type) cursor {
-	c := cursor{rest: body, rules: r, limits: r.Limits.Resolved(), packet: want}
+	c := cursor{rest: body, rules: r, packet: want}
 	switch err := h.check(r); {
 	case h.Type != want:
 		c.fail(ProtocolError, "the packet is of another type")
@@ -147,7 +146,7 @@ func (c *cursor) topic(what string, mayBeEmpty bool) []byte {
 	if c.err != nil || len(name) == 0 && mayBeEmpty {
 		return name
 	}
-	if fault := checkTopic(name, c.limits); fault != "" {
+	if fault := checkTopic(name, c.rules.Limits); fault != "" {
 		c.noText(what, name)
 		c.fail(TopicNameInvalid, what+" "+fault)
 	}

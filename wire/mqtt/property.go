@@ -180,7 +180,7 @@ func (c *cursor) user(start int) {
 	c.p.users++
 	c.p.octets += len(name) + len(value)
 	c.p.to = len(c.p.block) - len(c.rest)
-	if c.p.users > c.limits.UserProperties || c.p.octets > c.limits.UserOctets {
+	if c.p.users > c.rules.Limits.Resolved().UserProperties || c.p.octets > c.rules.Limits.Resolved().UserOctets {
 		c.fail(PacketTooLarge, "it has too many User Properties, or too long ones")
 	}
 }

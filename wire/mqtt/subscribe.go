@@ -54,7 +54,7 @@ func DecodeSubscribe(r Rules, h Header, body []byte) (Subscribe, error) {
 		c.options(filter, options)
 		switch {
 		case c.err != nil:
-		case len(p.Filters) >= c.limits.Filters:
+		case len(p.Filters) >= c.rules.Limits.Resolved().Filters:
 			p.Beyond++
 		default:
 			p.Filters = append(p.Filters, subscription(filter, options))
@@ -203,7 +203,7 @@ func DecodeUnsubscribe(r Rules, h Header, body []byte) (Unsubscribe, error) {
 	}
 	p.User = c.userProperties()
 	c.filters(func(filter []byte) {
-		if len(p.Filters) >= c.limits.Filters {
+		if len(p.Filters) >= c.rules.Limits.Resolved().Filters {
 			p.Beyond++
 			return
 		}

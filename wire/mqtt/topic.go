@@ -17,7 +17,7 @@ const sharePrefix = "$share/"
 // CheckTopic says whether a name may be published to: 1 octet at least, no wildcards, no control characters, within the limits. l may be nil. The error is
 // an *Error with TopicNameInvalid.
 func CheckTopic[T string | []byte](name T, l *Limits) error {
-	if fault := checkTopic(name, l.Resolved()); fault != "" {
+	if fault := checkTopic(name, l); fault != "" {
 		return &Error{TopicNameInvalid, 0, "the topic name " + fault}
 	}
 	return nil
@@ -30,13 +30,13 @@ func CheckFilter(filter string, l *Limits) error {
 	if err != nil {
 		return err
 	}
-	limits := l.Resolved()
-	seen, fault := checkName(inner, limits.Topic-(len(filter)-len(inner)), limits.Levels)
+	octets, levels := l.name()
+	seen, fault := checkName(inner, octets-(len(filter)-len(inner)), levels)
 	if fault == "" && seen&seenWildcard != 0 {
 		fault = checkWildcards(inner)
 	}
 	if fault == "" && group != "" {
-		_, fault = checkName(group, limits.Topic, 1)
+		_, fault = checkName(group, octets, 1)
 	}
 	if fault != "" {
 		return &Error{TopicFilterInvalid, 0, "the topic filter " + fault}
@@ -44,8 +44,9 @@ func CheckFilter(filter string, l *Limits) error {
 	return nil
 }
 
-func checkTopic[T string | []byte](name T, l Limits) (fault string) {
-	seen, fault := checkName(name, l.Topic, l.Levels)
+func checkTopic[T string | []byte](name T, l *Limits) (fault string) {
+	octets, levels := l.name()
+	seen, fault := checkName(name, octets, levels)
 	if fault == "" && seen&seenWildcard != 0 {
 		return "holds a wildcard"
 	}
