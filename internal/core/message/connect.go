@@ -222,7 +222,7 @@ func (c *Conn) payWill(ctx context.Context) error {
 		return nil
 	}
 	rights, m := c.rights.Load(), &c.will.Message
-	delay := c.spend(rights, rights.Will(m.Topic, m.QoS, m.Retain, len(m.Payload)), m)
+	delay := c.spend(rights, rights.Will(m.Topic, m.QoS, m.Retain, len(m.Payload)), m, c.s.Now())
 	if delay == 0 {
 		return nil
 	}

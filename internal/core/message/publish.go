@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"mooring/internal/base/errs"
 	"mooring/internal/core/audit"
@@ -56,7 +57,7 @@ func (c *Conn) publish(m *Message, id uint16, done func(error)) (err error, wait
 		return errGone, false
 	}
 	rights := c.rights.Load()
-	v := rights.Publish(m.Topic, m.QoS, m.Retain, len(m.Payload))
+	v := c.decide(rights, m)
 	if v.OK() && v.Child != "" {
 		v = c.forChild(rights, v)
 	}
@@ -72,7 +73,8 @@ func (c *Conn) publish(m *Message, id uint16, done func(error)) (err error, wait
 			return errs.New(errs.Limited, "%d messages of QoS 2 are not released, which is the most there may be", most), false
 		}
 	}
-	if delay := c.spend(rights, v, m); delay > 0 {
+	now := c.s.Now()
+	if delay := c.spend(rights, v, m, now); delay > 0 {
 		c.s.metrics.RateLimited.Add(1)
 		return errs.WithRetry(errs.New(errs.Limited, "too many messages: publish more slowly"), delay), false
 	}
@@ -80,8 +82,32 @@ func (c *Conn) publish(m *Message, id uint16, done func(error)) (err error, wait
 		c.refuseMessage(policy.Verdict{})
 		return errs.New(errs.Denied, "the response topic is not one that this thing may receive"), false
 	}
-	c.sign(m, v.Child)
+	c.sign(m, v.Child, now)
 	return c.hand(m, id, done)
+}
+
+// decision is what the policy said last about what a connection publishes. Most peers say the same again and again, and what deciding anew looks at is seldom in the
+// processor's cache: in the server it took 1 µs where a benchmark takes 50 ns.
+type decision struct {
+	rights  *policy.Rights // nil: none
+	topic   string
+	size    int
+	qos     byte
+	retain  bool
+	verdict policy.Verdict
+}
+
+// decide asks the policy about m, unless it was asked just that before. c.in is held.
+func (c *Conn) decide(rights *policy.Rights, m *Message) policy.Verdict {
+	d := &c.decided
+	if d.rights == rights && d.size == len(m.Payload) && d.qos == m.QoS && d.retain == m.Retain && d.topic == m.Topic {
+		return d.verdict
+	}
+	v := rights.Publish(m.Topic, m.QoS, m.Retain, len(m.Payload))
+	if *d = (decision{}); v.OK() && rights.Constant() {
+		*d = decision{rights, m.Topic, len(m.Payload), m.QoS, m.Retain, v}
+	}
+	return v
 }
 
 // answerable looks at the response topic of m, which is taken off where the policy says so. It reports false when m is to be refused for it.
@@ -124,8 +150,8 @@ func (c *Conn) refuseMessage(v policy.Verdict) error {
 }
 
 // sign says who published m, under what, when, and where it belongs.
-func (c *Conn) sign(m *Message, child string) {
-	m.Thing, m.Child, m.ID, m.Cert, m.At, m.Seq, m.From = c.id.Subject.Thing, child, c.id.ID, c.id.Cert, c.s.milli(), 0, ""
+func (c *Conn) sign(m *Message, child string, now time.Time) {
+	m.Thing, m.Child, m.ID, m.Cert, m.At, m.Seq, m.From = c.id.Subject.Thing, child, c.id.ID, c.id.Cert, now.UnixMilli(), 0, ""
 	if c.client != m.Thing {
 		m.From = c.client
 	}

@@ -121,6 +121,51 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+// TestDecisionsAreRememberedForTheSameOnly: what was allowed just before opens nothing that differs in one point, and not beyond a change of the policy.
+func TestDecisionsAreRememberedForTheSameOnly(t *testing.T) {
+	w := newWorld(t)
+	n := w.node()
+	w.add("dev-1")
+	p := n.connect("dev-1")
+	note := func(topic string, octets int, qos byte, retain bool) error {
+		m := say(topic, strings.Repeat("x", octets), qos)
+		m.Retain = retain
+		return p.publish(m, 1)
+	}
+	for _, row := range []struct {
+		name   string
+		topic  string
+		octets int
+		qos    byte
+		retain bool
+	}{
+		{"the size", "v1/dev-1/note/a", 101, 1, false},
+		{"the QoS", "v1/dev-1/note/a", 100, 2, false},
+		{"the topic", "v1/dev-2/note/a", 100, 1, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for range 2 {
+				must(t, note("v1/dev-1/note/a", 100, 1, false))
+				if err := note(row.topic, row.octets, row.qos, row.retain); err == nil {
+					t.Errorf("Publish(%s, %d octets, QoS %d) = nil, want it refused", row.topic, row.octets, row.qos)
+				}
+			}
+		})
+	}
+	t.Run("retain", func(t *testing.T) {
+		must(t, note("v1/dev-1/telemetry/x", 1, 1, false))
+		if err := note("v1/dev-1/telemetry/x", 1, 1, true); !errs.Is(err, errs.Denied) {
+			t.Errorf("Publish of a retained message = %v, want Denied", err)
+		}
+	})
+	t.Run("the policy", func(t *testing.T) {
+		must(t, note("v1/dev-1/telemetry/x", 1, 1, false))
+		_, err := n.SetPolicy(t.Context(), operator, strings.ReplaceAll(standard, "allow publish v1/${thing}/telemetry/# max_qos 2", ""), 0)
+		must(t, err)
+		until(t, "the message is refused", func() bool { return errs.Is(note("v1/dev-1/telemetry/x", 1, 1, false), errs.Denied) })
+	})
+}
+
 // TestResponseTopic: a request that names a topic which its sender may not receive would have somebody else publish there for him.
 func TestResponseTopic(t *testing.T) {
 	w := newWorld(t)

@@ -28,10 +28,10 @@ type purse struct {
 }
 
 // spend takes m from what c may publish, or returns how long to wait before it could.
-func (c *Conn) spend(rights *policy.Rights, v policy.Verdict, m *Message) time.Duration {
+func (c *Conn) spend(rights *policy.Rights, v policy.Verdict, m *Message, now time.Time) time.Duration {
 	c.purse.mu.Lock()
 	defer c.purse.mu.Unlock()
-	return c.purse.meter.Take(rights, v, m.weight(), c.s.Now())
+	return c.purse.meter.Take(rights, v, m.weight(), now)
 }
 
 const (

@@ -151,7 +151,8 @@ type Conn struct {
 	// in is held from the look at gone and the policy until a message is on its way to the fabric. Whoever sets gone, or takes a right away, locks it
 	// once afterwards: what was not stored before is not stored then.
 	in       sync.Mutex
-	deniedAt int64 // guarded by in: when a refusal was recorded last, Unix seconds
+	deniedAt int64    // guarded by in: when a refusal was recorded last, Unix seconds
+	decided  decision // guarded by in
 
 	flow  sync.Mutex
 	onWay int           // guarded by flow: messages on their way to the fabric
@@ -204,6 +205,7 @@ func (c *Conn) isService() bool { return c.rights.Load().Limits.Principal == pol
 func (c *Conn) barrier() {
 	c.in.Lock()
 	defer c.in.Unlock()
+	c.decided = decision{} // else it would keep a policy that is no more
 }
 
 func (c *Conn) mayReceive(topic string) bool { return c.rights.Load().Receive(topic).OK() }

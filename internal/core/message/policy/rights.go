@@ -240,6 +240,9 @@ func (r *Rights) Publish(topic string, qos byte, retain bool, size int) Verdict 
 	return r.decide(&question{action: publish, topic: topic, qos: qos, retain: retain, size: size})
 }
 
+// Constant reports whether Publish says the same whenever it is asked the same: not of a gateway, for which the registry may list other children meanwhile.
+func (r *Rights) Constant() bool { return r.group.actFor == nil }
+
 // Will says whether a will may be left. It is to be asked when the will is left, and again when it is said.
 func (r *Rights) Will(topic string, qos byte, retain bool, size int) Verdict {
 	if code := r.checkTopic(topic); code != Allowed {

@@ -81,6 +81,26 @@ func gateway() Subject {
 		Child: func(name string) bool { return name == "c1" || name == "gw" || name == "site" }}
 }
 
+// TestConstant: who may act for children gets other answers when the registry lists other ones.
+func TestConstant(t *testing.T) {
+	const text = `
+group gateways { match kind=gateway; extends things; allow act-for children; allow publish t/${child}/x }
+group things { match any; allow publish t/${thing}/# }
+`
+	if !compiled(t, text, meter("m-1")).Constant() {
+		t.Error("Constant() of a thing without children = false, want true")
+	}
+	child := true
+	subject := gateway()
+	subject.Child = func(string) bool { return child }
+	r := compiled(t, text, subject)
+	was := r.Publish("t/c1/x", 0, false, 1).OK()
+	child = false
+	if is := r.Publish("t/c1/x", 0, false, 1).OK(); was == is || r.Constant() {
+		t.Errorf("the child may be spoken for: %v, and %v when it is not listed any more; Constant() = %v, want false", was, is, r.Constant())
+	}
+}
+
 // TestPublish is the list of ways out of one's own topics, among what is allowed.
 func TestPublish(t *testing.T) {
 	t.Parallel()
