@@ -81,8 +81,9 @@ type lane struct {
 
 	// Of Up in rows, where last may be wrong: then the next row is refused, and it is looked.
 	rows  bool
-	place uint64 // the last one in last
-	row   []byte // memory for the next row
+	place uint64   // the last one in last
+	row   []byte   // memory for the next row
+	spare []*entry // memory for queue, when nothing is left in it
 }
 
 // flight is what is on its way of one lane.
@@ -112,15 +113,18 @@ type answer struct {
 	err error
 }
 
+// entry is a message that is to be stored. What stands first is all that is touched of one in a row: thousands a second pass, and what is touched is seldom in the
+// processor's cache.
 type entry struct {
-	msg         natsgo.Msg
-	topic, meta [1]string // of msg.Header
-	record      []byte    // instead, in a row
-	size        int
-	since       time.Time // Append
-	dedupe      string
-	again       bool // it was sent a second time, and msg.Data is its own
-	done        func(uint64, error)
+	record []byte // in a row
+	size   int
+	since  time.Time // Append
+	done   func(uint64, error)
+	dedupe string
+	again  bool // it was sent a second time, and msg.Data is its own
+
+	msg         natsgo.Msg // not in a row
+	topic, meta [1]string  // of msg.Header
 }
 
 // landing is who is to be told what.
@@ -128,6 +132,7 @@ type landing struct {
 	done func(uint64, error)
 	seq  uint64
 	err  error
+	e    *entry // which is free then, or nil
 }
 
 func newPublisher(f *Fabric) (*publisher, error) {
@@ -153,7 +158,12 @@ func newPublisher(f *Fabric) (*publisher, error) {
 
 // Append stores m, as message.Fabric says.
 func (f *Fabric) Append(m *message.Message, dedupe string, done func(seq uint64, err error)) {
-	subject, err := f.name.subject(m.Stream, m.Key)
+	inRow := m.Stream == message.Up && f.rows
+	var subject string
+	var err error
+	if !inRow || !fitsToken(m.Key) { // a row has a subject of its own
+		subject, err = f.name.subject(m.Stream, m.Key)
+	}
 	if err == nil && f.diskFull.Load() {
 		err = f.errDisk()
 	}
@@ -163,7 +173,7 @@ func (f *Fabric) Append(m *message.Message, dedupe string, done func(seq uint64,
 	}
 	e := newEntry()
 	e.dedupe, e.done = dedupe, done
-	if m.Stream == message.Up && f.rows {
+	if inRow {
 		e.record = appendRecord(e.record, m)
 		e.size = len(e.record) + len(dedupe) + 32
 		f.out.add(laneRows, e)
@@ -219,6 +229,14 @@ func (e *entry) free() {
 	if e.again {
 		return
 	}
+	if len(e.record) > 0 {
+		if e.record = e.record[:0]; cap(e.record) > keptRecord {
+			e.record = nil
+		}
+		e.size, e.since, e.done, e.dedupe = 0, time.Time{}, nil, ""
+		entries.Put(e)
+		return
+	}
 	if len(e.msg.Header) > 2 {
 		for name := range e.msg.Header {
 			if name != headerTopic && name != headerMeta {
@@ -226,10 +244,7 @@ func (e *entry) free() {
 			}
 		}
 	}
-	header, record := e.msg.Header, e.record[:0]
-	if cap(record) > keptRecord {
-		record = nil
-	}
+	header, record := e.msg.Header, e.record
 	*e = entry{}
 	e.msg.Header, e.record = header, record
 	entries.Put(e)
@@ -238,17 +253,18 @@ func (e *entry) free() {
 // refuse has done called by another goroutine.
 func (p *publisher) refuse(done func(uint64, error), err error) {
 	p.mu.Lock()
-	p.later(done, 0, err)
+	p.later(landing{done: done, err: err})
 	p.mu.Unlock()
 }
 
-func (p *publisher) later(done func(uint64, error), seq uint64, err error) {
+func (p *publisher) later(l landing) {
 	select {
 	case <-p.over:
-		go done(seq, err)
+		go l.done(l.seq, l.err)
 	default:
-		p.landed = append(p.landed, landing{done, seq, err})
-		p.todo.Signal()
+		if p.landed = append(p.landed, l); len(p.landed) == 1 {
+			p.todo.Signal()
+		}
 	}
 }
 
@@ -259,17 +275,16 @@ func (p *publisher) add(name string, e *entry) {
 		p.room.Wait()
 	}
 	if p.ended {
-		p.later(e.done, 0, errClosed())
+		p.later(landing{done: e.done, err: errClosed()})
 		p.mu.Unlock()
 		return
 	}
 	p.count++
 	p.octets += e.size
 	e.since = now
-	l := p.lanes[name]
-	if l == nil {
-		l = &lane{name: name}
-		p.lanes[name] = l
+	l := p.rows
+	if l == nil || name != laneRows {
+		l = p.lane(name)
 	}
 	l.queue = append(l.queue, e)
 	var fl *flight
@@ -278,6 +293,16 @@ func (p *publisher) add(name string, e *entry) {
 	}
 	p.mu.Unlock()
 	p.send(fl)
+}
+
+// lane returns that of a name. mu is held.
+func (p *publisher) lane(name string) *lane {
+	l := p.lanes[name]
+	if l == nil {
+		l = &lane{name: name}
+		p.lanes[name] = l
+	}
+	return l
 }
 
 func errClosed() error { return errs.New(errs.Unavailable, "the store of messages is closed") }
@@ -299,7 +324,12 @@ func (p *publisher) board(l *lane, now time.Time) *flight {
 	l.set = false
 	p.token++
 	fl := &flight{lane: l, token: p.token, entries: l.queue[:n:n], first: now, sent: now, sending: true}
-	l.queue, l.busy, l.since = l.queue[n:], true, now
+	if n < len(l.queue) {
+		l.queue = l.queue[n:]
+	} else {
+		l.queue, l.spare = l.spare, nil
+	}
+	l.busy, l.since = true, now
 	if l.below++; n >= l.peak || l.below > lately {
 		l.peak, l.below = n, 0
 	}
@@ -601,8 +631,7 @@ func (p *publisher) leave(e *entry, seq uint64, err error) {
 	p.count--
 	p.octets -= e.size
 	p.room.Signal()
-	p.later(e.done, seq, err)
-	e.free()
+	p.later(landing{e.done, seq, err, e})
 }
 
 // sweep sends again what was not acknowledged in time, and refuses what was not for too long. The embedded server loses nothing: where it is slow, sending
@@ -717,6 +746,9 @@ func (p *publisher) finish() {
 		p.mu.Unlock()
 		for i := range calls {
 			calls[i].done(calls[i].seq, calls[i].err)
+			if calls[i].e != nil {
+				calls[i].e.free()
+			}
 			calls[i] = landing{}
 		}
 		p.spare = calls // of this goroutine alone, between two turns

@@ -10,6 +10,9 @@ import (
 // maxToken bounds an escaped key or topic: what NATS writes on one line (4 KiB) holds subject, reply subject and sizes.
 const maxToken = 3 << 10
 
+// fitsToken reports whether key fits in one token, whatever it consists of. Few keys are so long that they have to be escaped to know.
+func fitsToken(key string) bool { return 3*len(key) <= maxToken }
+
 // shards is over how many subjects the keys of a stream are spread, so that whoever reads a part of it can say which.
 const shards = 64
 

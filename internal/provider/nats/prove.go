@@ -192,6 +192,10 @@ func (p *publisher) landRow(fl *flight, a answer) {
 		}
 		p.leave(e, place, a.err)
 	}
+	if l := fl.lane; cap(fl.entries) > cap(l.spare) {
+		clear(fl.entries)
+		l.spare, fl.entries = fl.entries[:0], nil
+	}
 }
 
 // locate settles a row that JetStream has not stored where it was to lie. It is there already, when it was sent twice; or its only message is elsewhere, under the
