@@ -456,13 +456,13 @@ func TestGroupSurvivesAPanic(t *testing.T) {
 		}
 	})
 	run(t, g)
-	do := func(n int) (err error, caught any) {
+	do := func(n int) (caught any, err error) {
 		defer func() { caught = recover() }()
-		return g.Do(t.Context(), n), nil
+		return nil, g.Do(t.Context(), n)
 	}
 	stored := 0
 	for n := 0; !panicked; n++ {
-		err, caught := do(n)
+		caught, err := do(n)
 		switch {
 		case panicked && caught == nil:
 			t.Errorf("the panic was swallowed: %v", err)

@@ -70,12 +70,6 @@ func (g *share) leave(s *sub) (last bool, waited []item) {
 	return false, nil
 }
 
-func (g *share) empty() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.members) == 0
-}
-
 // offer gives a message to the member with the fewest on their way, or keeps it until one has room. Else it reports whether there is no member, or it was dropped.
 func (g *share) offer(i item) (taken, nobody bool) {
 	g.mu.Lock()
