@@ -60,10 +60,13 @@ wait $PID; SAID up`, want: "v1/dev/telemetry/x 0 0 with 0\nv1/dev/telemetry/x 1 
 	{name: "each QoS down", script: `LISTEN down SUB -q 1 -t "v1/$NAME/cmd/+" -C 3
 for q in 0 1 2; do TELL -q $q -t "v1/$NAME/cmd/x" -m "with $q"; done
 wait $PID; SAID down`, want: "v1/dev/cmd/x 0 0 with 0\nv1/dev/cmd/x 1 0 with 1\nv1/dev/cmd/x 1 0 with 2"},
-	{name: "many with QoS 2, in order and once", script: `LISTEN up HEAR -q 2 -t "v1/$NAME/telemetry/many" -C 40
-seq 40 | PUB -q 2 -t "v1/$NAME/telemetry/many" -l
+	// In version 5 mosquitto_sub 2.0.11 takes 20 on their way to it and counts one until its PUBCOMP has been written, so that it may end with a protocol error when the
+	// server, to which that has come, sends the 21st.
+	{name: "many with QoS 2, in order and once", script: `N=40; [ $V = mqttv311 ] || N=20
+LISTEN up HEAR -q 2 -t "v1/$NAME/telemetry/many" -C $N
+seq $N | PUB -q 2 -t "v1/$NAME/telemetry/many" -l
 wait $PID || true
-SAID up | cut -d' ' -f4 | cmp - <(seq 40) && echo same`, want: "same"},
+SAID up | cut -d' ' -f4 | cmp - <(seq $N) && echo same || { grep -v '^=' up | tail -n 5; exit 1; }`, want: "same"},
 	{name: "a large one and an empty one", script: `head -c 75000 /dev/urandom | base64 -w0 > large
 LISTEN up HEAR -q 1 -t "v1/$NAME/telemetry/file/#" -C 2
 PUB -q 1 -t "v1/$NAME/telemetry/file/größe" -f large
