@@ -231,6 +231,9 @@ func (c *Conn) bring(m *Message) {
 	if c.ended || m.Seq <= c.pos[m.Stream] {
 		return
 	}
+	if ok && (len(c.flights) >= c.window || len(c.pending) > 0) {
+		return // a retained message took the room meanwhile; this one is read again
+	}
 	c.pos[m.Stream] = m.Seq
 	if ok {
 		c.send(i)
