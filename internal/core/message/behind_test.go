@@ -178,3 +178,57 @@ func TestServerBehindShared(t *testing.T) {
 		got[string(d.Message.Payload)] = true
 	}
 }
+
+// slowQueue is a fabric that has who first reads the queue of a thing wait.
+type slowQueue struct {
+	*messagetest.Memory
+	first sync.Once
+	gate  *gate
+}
+
+func (f *slowQueue) Next(ctx context.Context, x message.Stream, key string, after uint64) (*message.Message, error) {
+	if x == message.Down {
+		f.first.Do(f.gate.pass)
+	}
+	return f.Memory.Next(ctx, x, key, after)
+}
+
+// TestRoomWhileCatchingUp: where a retained message takes the last place on the way to a peer while the queue is read for it, what was read waits: no more is
+// on its way than the peer takes (MQTT 5.0, section 3.3.4).
+func TestRoomWhileCatchingUp(t *testing.T) {
+	w := newWorld(t)
+	f := &slowQueue{Memory: w.fabric, gate: newGate()}
+	opened := sync.OnceFunc(func() { close(f.gate.open) })
+	t.Cleanup(opened)
+	w.wrapped = f
+	n := w.node()
+	w.add("dev-1")
+	w.add("back", service)
+	back, dev := n.connect("back"), n.connect("dev-1", window(1))
+	must(t, dev.publish(retained("v1/dev-1/state", "on")))
+	back.subscribe("v1/dev-1/cmd/+")
+	dev.subscribe("v1/dev-1/cmd/+")
+	var all []string
+	for n.Metrics().Behind == 0 {
+		all = append(all, fmt.Sprint("command ", len(all)))
+		back.says("v1/dev-1/cmd/a", all[len(all)-1], 1)
+		back.hears(all[len(all)-1]) // so it was given to all
+	}
+	for len(f.gate.reached) == 0 {
+		dev.hears(all[0])
+		all = all[1:]
+		until(t, "the next one comes, or is read", func() bool { return dev.waits() > 0 || len(f.gate.reached) > 0 })
+	}
+	dev.subscribe("v1/dev-1/state")
+	d := dev.next()
+	if got := string(d.Message.Payload); got != "on" || d.QoS == 0 {
+		t.Fatalf("%q comes with QoS %d, want the retained message", got, d.QoS)
+	}
+	opened()
+	until(t, "nobody reads", func() bool { return !dev.conn.Reads() })
+	if more := dev.waits(); more > 0 {
+		t.Errorf("%d more are on their way to a peer that takes one", more)
+	}
+	dev.ack(d)
+	dev.hears(all...)
+}

@@ -41,3 +41,10 @@ func (s *Service) Serving(filter string) (nodes int, left bool) {
 	}
 	return 1 + len(e.others), e.leaving != nil && e.leaving.heard
 }
+
+// Reads reports whether somebody reads what the session is behind with.
+func (c *Conn) Reads() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reading
+}

@@ -460,6 +460,13 @@ func (p *peer) next() message.Delivery {
 	}
 }
 
+// waits returns how many deliveries nobody has looked at yet.
+func (p *peer) waits() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.arrived)
+}
+
 // hears wants the next deliveries to have these texts, and acknowledges them.
 func (p *peer) hears(texts ...string) {
 	p.t.Helper()
